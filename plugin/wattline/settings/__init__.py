@@ -1,0 +1,85 @@
+"""Reading a TOML file into typed settings; every mistake is named with its file, its key and what is allowed."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from wattline.errors import UsageError
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, strict in its types, no unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+def load_settings(path: Path, model: type[SettingsT]) -> SettingsT:
+    """The settings in the TOML file at ``path``. Raises UsageError with a line per mistake; nothing is changed."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UsageError("config_missing", f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError("config_unreadable", f"{path}: cannot be read: {error}") from error
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError("config_syntax", f"{path}: not valid TOML: {error}") from error
+    return parse_settings(values, model, str(path))
+
+
+def parse_settings(values: dict[str, Any], model: type[SettingsT], source: str) -> SettingsT:
+    """``values`` as ``model``; ``source`` names where they came from in errors. Raises UsageError."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UsageError("config_invalid", "; ".join(_lines(error, model, source))) from error
+
+
+def _lines(error: ValidationError, model: type[Settings], source: str) -> list[str]:
+    lines = []
+    for item in error.errors():
+        key = ".".join(str(part) for part in item["loc"]) or "(file)"
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = f"unknown key; allowed here: {', '.join(_siblings(model, item['loc']))}"
+        elif item["type"] != "missing" and not isinstance(item.get("input"), (dict, list)):
+            message = f"{message} (it is {item.get('input')!r})"
+        lines.append(f"{source}: {key}: {message}")
+    return lines
+
+
+def _siblings(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """The keys that are allowed beside the unknown one at ``location``."""
+    current: list[type[BaseModel]] = [model]
+    for part in location[:-1]:
+        if isinstance(part, int):
+            continue
+        found: list[type[BaseModel]] = []
+        for candidate in current:
+            field = candidate.model_fields.get(part)
+            if field is not None:
+                found.extend(_models_in(field.annotation))
+        tagged = [m for m in current if _tag_of(m) == part]
+        current = found or tagged or current
+    return sorted({name for candidate in current for name in candidate.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [m for inner in getattr(annotation, "__args__", ()) for m in _models_in(inner)]
+
+
+def _tag_of(model: type[BaseModel]) -> str | None:
+    """The value of a discriminating ``driver`` field, as it stands in pydantic's location of an error."""
+    field = model.model_fields.get("driver")
+    literals = getattr(field.annotation, "__args__", ()) if field is not None else ()
+    return str(literals[0]) if literals else None
