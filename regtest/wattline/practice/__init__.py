@@ -1,0 +1,1 @@
+"""The practice node, and harnesses for real bitcoind and lightningd on regtest."""
