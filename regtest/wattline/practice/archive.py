@@ -43,7 +43,7 @@ class Source:
         return "\n".join(lines) + "\n"
 
 
-class SuiteLacksPackage(StopError):
+class SuiteLacksPackageError(StopError):
     """The suite's verified index does not offer the package."""
 
 
@@ -89,7 +89,7 @@ class Suite:
 
     def closure(self, package: str) -> list[str]:
         """``package`` and all *libraries* it needs, recursively; its services (systemd, debconf) are left out because
-        the programs are only run, not installed. Raises SuiteLacksPackage."""
+        the programs are only run, not installed. Raises SuiteLacksPackageError."""
         seen: dict[str, None] = {}
         waiting = [package]
         while waiting:
@@ -99,7 +99,7 @@ class Suite:
             record = self._record(name)
             if record is None:
                 if name == package:
-                    raise SuiteLacksPackage("package_missing", f"Debian's {self.name} offers no package {package}")
+                    raise SuiteLacksPackageError("package_missing", f"Debian's {self.name} offers no package {package}")
                 continue
             if name != package and record.get("Section", "") not in {"libs", "oldlibs"}:
                 continue
@@ -200,7 +200,7 @@ def _apt_error(suite: str, text: str) -> WattlineError:
             "archive_untrusted", f"Debian's {suite} could not be verified with the system's keys: {detail}"
         )
     if re.search(r"404|does not have a Release file", detail):
-        return SuiteLacksPackage("suite_missing", f"the archive has no suite {suite}: {detail}")
+        return SuiteLacksPackageError("suite_missing", f"the archive has no suite {suite}: {detail}")
     return RetryError("archive_unreachable", f"Debian's archive did not deliver {suite}: {detail}")
 
 

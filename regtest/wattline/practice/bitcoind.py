@@ -1,7 +1,8 @@
 """A bitcoind for regtest: the one on PATH, else Debian's ``bitcoin-knots`` of a newer suite, kept in a cache.
 
-The cached one comes with the C library and loader of its own suite and is run through small wrapper scripts, so it works
-on an older Debian and changes nothing on it. ``python -m wattline.practice.bitcoind`` provides it and prints its path.
+The cached one comes with the C library and loader of its own suite and is run through small wrapper scripts, so it
+works on an older Debian and changes nothing on it. ``python -m wattline.practice.bitcoind`` provides it and prints its
+path.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wattline.errors import RetryError, StopError, WattlineError
-from wattline.practice.archive import Suite, SuiteLacksPackage, distribution_sources, unpack
+from wattline.practice.archive import Suite, distribution_sources, unpack
 from wattline.practice.cache import cache_directory, exclusive
 
 PACKAGE = "bitcoin-knots"
@@ -72,7 +73,7 @@ def _cached(home: Path) -> BitcoindPrograms | None:
 
 
 def _provide(cache: Path) -> BitcoindPrograms:
-    """Fetch, unpack and try in a temporary directory beside the final one, then rename: there is never half a bitcoind."""
+    """Fetch, unpack and try in a temporary directory beside the final one, then rename: never half a bitcoind."""
     with tempfile.TemporaryDirectory(prefix="bitcoind-", dir=cache) as name:
         work = Path(name)
         home = work / "home"
@@ -102,8 +103,6 @@ def _fetch(work: Path) -> tuple[str, list[Path]]:
                 suite = Suite(source, name, state)
                 suite.refresh()
                 return name, suite.download(suite.closure(PACKAGE), work / "packages")
-            except SuiteLacksPackage as error:
-                reasons.append(error.message)
             except StopError as error:
                 reasons.append(error.message)
             except RetryError as error:
@@ -166,13 +165,15 @@ def _loader_name(program: Path) -> str:
 def _try(home: Path) -> str:
     """The first line of ``bitcoind -version``; proves that loader, libraries and kernel fit. Raises StopError."""
     first = ""
-    for name in reversed(PROGRAMS):
-        result = subprocess.run(
-            [str(home / "bin" / name), "-version"], capture_output=True, text=True, timeout=60, check=False
-        )
-        if result.returncode != 0:
-            raise StopError("bitcoind_unusable", f"the fetched {name} does not run here: {result.stderr.strip()[:400]}")
-        first = result.stdout.splitlines()[0]
+    # Knots makes its data directory even to print its version; without this it would be the person's ~/.bitcoin.
+    with tempfile.TemporaryDirectory(prefix="version-", dir=home.parent) as data:
+        for name in reversed(PROGRAMS):
+            command = [str(home / "bin" / name), f"-datadir={data}", "-version"]
+            result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+            if result.returncode != 0:
+                reason = result.stderr.strip()[:400]
+                raise StopError("bitcoind_unusable", f"the fetched {name} does not run here: {reason}")
+            first = result.stdout.splitlines()[0]
     return first
 
 
