@@ -1,0 +1,89 @@
+"""What energy and time cost, exactly.
+
+All functions work in one common unit, 1/(3.6 * 10^12) msat, in which every price is a whole number:
+
+- 1 uWh at 1 msat/kWh is 10^-9 msat = 3600 units;
+- 1 ms at 1 msat/h is 1/(3.6 * 10^6) msat = 10^6 units;
+- 1 mW for 1 ms is 1/3600 uWh, so at 1 msat/kWh it is 1 unit.
+
+Only the last step divides, so nothing is lost however finely a session is cut.
+"""
+
+from __future__ import annotations
+
+from wattline.errors import StopError
+from wattline.tariff.tariff import Tariff
+
+UNITS_PER_MSAT = 3_600_000_000_000
+UNITS_PER_UWH = 3600
+UNITS_PER_MS = 1_000_000
+
+FOREVER_MS = 10**15
+"""What :func:`lasts_ms` and :func:`left_ms` answer at most (30 000 years): the load costs nothing."""
+
+
+def cost_msat(tariff: Tariff, energy_uwh: int, delivered_ms: int, started: bool) -> int:
+    """What a session owes for its *cumulative* energy and time in delivery, rounded up once.
+
+    The session fee is in it when delivery has begun (``started``). Raises StopError ``cost_of_negative`` for negative
+    energy or time.
+    """
+    _check(energy_uwh=energy_uwh, delivered_ms=delivered_ms)
+    fee_msat = tariff.session_fee_msat if started else 0
+    return fee_msat + _round_up(_used_units(tariff, energy_uwh, delivered_ms))
+
+
+def worth_msat(tariff: Tariff, power_mw: int, duration_ms: int) -> int:
+    """The price of a constant ``power_mw`` for ``duration_ms``, rounded up, session fee not counted: the smallest
+    balance that lasts so long. Raises StopError ``cost_of_negative``."""
+    _check(power_mw=power_mw, duration_ms=duration_ms)
+    return _round_up(_units_per_ms(tariff, power_mw) * duration_ms)
+
+
+def lasts_ms(tariff: Tariff, balance_msat: int, power_mw: int) -> int:
+    """For how long ``balance_msat`` pays for a constant ``power_mw``, rounded down; the inverse of :func:`worth_msat`.
+
+    0 for a negative balance, at most FOREVER_MS. Raises StopError ``cost_of_negative`` for a negative power.
+    """
+    _check(power_mw=power_mw)
+    return _duration_ms(balance_msat * UNITS_PER_MSAT, _units_per_ms(tariff, power_mw))
+
+
+def left_ms(tariff: Tariff, credited_msat: int, energy_uwh: int, delivered_ms: int, power_mw: int) -> int:
+    """How much longer a session in delivery can take ``power_mw`` until its *cost* reaches ``credited_msat``.
+
+    Counted from the cumulative ``energy_uwh`` and ``delivered_ms``, session fee included, rounded down: for every
+    duration up to this one, cost_msat(energy then, time then, started) <= credited_msat. Unlike :func:`lasts_ms` of the
+    balance it does not lose the part of a msat by which the cost was rounded up. 0 when the credit is used up, at most
+    FOREVER_MS. Raises StopError ``cost_of_negative``.
+    """
+    _check(energy_uwh=energy_uwh, delivered_ms=delivered_ms, power_mw=power_mw)
+    paid_units = (credited_msat - tariff.session_fee_msat) * UNITS_PER_MSAT
+    return _duration_ms(paid_units - _used_units(tariff, energy_uwh, delivered_ms), _units_per_ms(tariff, power_mw))
+
+
+def _used_units(tariff: Tariff, energy_uwh: int, delivered_ms: int) -> int:
+    energy_units = UNITS_PER_UWH * tariff.energy_msat_per_kwh * energy_uwh
+    return energy_units + UNITS_PER_MS * tariff.time_msat_per_hour * delivered_ms
+
+
+def _units_per_ms(tariff: Tariff, power_mw: int) -> int:
+    return tariff.energy_msat_per_kwh * power_mw + UNITS_PER_MS * tariff.time_msat_per_hour
+
+
+def _duration_ms(units: int, units_per_ms: int) -> int:
+    if units < 0:
+        return 0
+    if units_per_ms == 0:
+        return FOREVER_MS
+    return min(FOREVER_MS, units // units_per_ms)
+
+
+def _round_up(units: int) -> int:
+    return -(-units // UNITS_PER_MSAT)
+
+
+def _check(**values: int) -> None:
+    for name, value in values.items():
+        if value < 0:
+            raise StopError("cost_of_negative", f"{name} cannot be negative, it is {value}")
