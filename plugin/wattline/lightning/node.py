@@ -14,11 +14,11 @@ from typing import Protocol
 from wattline.errors import RetryError, StopError
 
 
-class NodeUnavailable(RetryError):
+class NodeUnavailable(RetryError):  # noqa: N818 - says what the node is
     """The node does not answer (restarting, socket gone). What was under way is in doubt, not failed."""
 
 
-class NodeRefused(StopError):
+class NodeRefused(StopError):  # noqa: N818 - says what the node did
     """The node answered with an error that repeating the call will not cure; ``rpc_code`` is Core Lightning's."""
 
     def __init__(self, code: str, message: str, rpc_code: int | None = None) -> None:
@@ -26,7 +26,7 @@ class NodeRefused(StopError):
         self.rpc_code = rpc_code
 
 
-class NoRoute(RetryError):
+class NoRoute(RetryError):  # noqa: N818 - says what there is
     """No single route carries the amount within its fee limit just now; a smaller amount may pass."""
 
 
@@ -52,17 +52,18 @@ class ChannelBalance:
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One channel of a route, in the order in which the payment travels."""
+    """One channel of a route, in the order in which the payment travels. The htlc on it carries the ``_out`` figures;
+    the difference to ``_in`` is what the node before it keeps (nothing where that is ourselves)."""
 
     short_channel_id_dir: str
     """``scid/direction`` as getroutes gives it."""
     next_node_id: str
     amount_in_msat: int
-    """What this channel's sender puts into it."""
+    """What arrives at the node before this channel, or leaves our wallet when the channel is our own."""
     cltv_in: int
     """Blocks from now, as getroutes counts (not a height)."""
     amount_out_msat: int
-    """What the node behind this channel passes on, or receives when it is the last."""
+    """What goes through this channel and arrives at the node behind it."""
     cltv_out: int
 
 
@@ -101,6 +102,12 @@ class SentPayment:
     preimage: str | None
 
 
+# BOLT #4, "Failure Messages": those by which a destination says that it does not want the payment as it is.
+_REFUSALS = frozenset(
+    {"incorrect_or_unknown_payment_details", "required_node_feature_missing", "permanent_node_failure"}
+)
+
+
 @dataclass(frozen=True, slots=True)
 class SendFailure:
     """Why a payment failed for good (its htlc is gone and the money is back)."""
@@ -110,6 +117,13 @@ class SendFailure:
     message: str
     at_destination: bool
     """The destination itself refused it; another route will not help."""
+
+    @property
+    def transient(self) -> bool:
+        """Whether a later payment may well pass: the way was blocked, or the destination was just starting (it then
+        answers ``invalid_onion_payload`` or ``temporary_node_failure``). False when the destination, asked properly,
+        does not want this payment."""
+        return self.code not in _REFUSALS
 
 
 @dataclass(frozen=True, slots=True)

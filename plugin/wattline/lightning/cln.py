@@ -1,0 +1,352 @@
+"""Core Lightning behind the Wallet, Signer and Journal Protocols."""
+
+from __future__ import annotations
+
+import math
+import re
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pyln.client import Millisatoshi
+from wattline.errors import StopError
+from wattline.lightning.node import (
+    ChannelBalance,
+    Hop,
+    NodeInfo,
+    NodeRefused,
+    NoRoute,
+    PaidInvoice,
+    Route,
+    SendFailure,
+    SendStatus,
+    SentPayment,
+)
+from wattline.lightning.onion import onion_hops
+from wattline.lightning.rpc import ANSWER_TIMEOUT_S, NodeRpc, RpcRefused
+
+OLDEST_VERSION = (24, 11)
+"""The first with getroutes as used here, and with the keysend descriptions that make the journal."""
+HEIGHT_MAX_AGE_S = 5.0
+"""For how long a block height is used without asking again."""
+PART_ID = 0
+GROUP_ID = 1
+"""Fixed, so that lightningd knows a repeated payment_hash for the same payment: while it is pending or complete the
+second sendonion only reports it, and after a failure it is refused (lightningd/pay.c, check_progress)."""
+
+_MAXPARTS_SINCE = (25, 9)
+_PATHS_REMEMBERED = 10_000
+# BOLT #4 lets only the final node send these.
+_FINAL_FAILCODES = frozenset(
+    {
+        "incorrect_or_unknown_payment_details",
+        "final_incorrect_cltv_expiry",
+        "final_incorrect_htlc_amount",
+        "mpp_timeout",
+    }
+)
+
+
+class CoreLightning:
+    """One lightningd, by its JSON-RPC socket. Thread-safe, with any number of calls under way.
+
+    Every method raises NodeUnavailable when lightningd does not answer, and NodeRefused when it answers with an error
+    that the method does not turn into a result.
+    """
+
+    def __init__(
+        self,
+        rpc_path: Path | str,
+        answer_timeout_s: float = ANSWER_TIMEOUT_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.rpc = NodeRpc(rpc_path, answer_timeout_s)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._info: NodeInfo | None = None
+        self._info_at = -math.inf
+        self._path_lengths: OrderedDict[str, int] = OrderedDict()
+
+    # --- Wallet -------------------------------------------------------------------------------------------------------
+
+    def info(self) -> NodeInfo:
+        answer = self.rpc.call("getinfo")
+        with _reading("getinfo"):
+            info = NodeInfo(answer["id"], answer["network"], answer["version"], int(answer["blockheight"]))
+        with self._lock:
+            self._info, self._info_at = info, self._clock()
+        return info
+
+    def check_version(self) -> NodeInfo:
+        """The node's info. Raises StopError (``node_too_old``) when it is older than OLDEST_VERSION."""
+        info = self.info()
+        if version_numbers(info.version) < OLDEST_VERSION:
+            oldest = ".".join(str(number) for number in OLDEST_VERSION)
+            raise StopError("node_too_old", f"lightningd is {info.version}; wattline needs v{oldest} or newer")
+        return info
+
+    def channels(self) -> Sequence[ChannelBalance]:
+        answer = self.rpc.call("listpeerchannels")
+        with _reading("listpeerchannels"):
+            return [
+                ChannelBalance(
+                    row["peer_id"],
+                    row.get("short_channel_id") or row["alias"]["local"],
+                    _msat(row["spendable_msat"]),
+                    _msat(row["receivable_msat"]),
+                )
+                for row in answer["channels"]
+                if row["state"] == "CHANNELD_NORMAL" and row["peer_connected"]
+            ]
+
+    def find_route(self, destination: str, amount_msat: int, maxfee_msat: int, final_cltv: int) -> Route:
+        info = self._known_info()
+        params: dict[str, Any] = {
+            "source": info.node_id,
+            "destination": destination,
+            "amount_msat": amount_msat,
+            "maxfee_msat": maxfee_msat,
+            "final_cltv": final_cltv,
+            "layers": ["auto.localchans", "auto.sourcefree"],
+        }
+        if version_numbers(info.version) >= _MAXPARTS_SINCE:
+            params["maxparts"] = 1
+        else:
+            params["layers"].append("auto.no_mpp_support")
+        try:
+            answer = self.rpc.call("getroutes", params)
+        except RpcRefused as error:
+            if error.rpc_code == 205:
+                raise NoRoute("no_route", f"no single route for {amount_msat} msat: {error.message}") from error
+            if error.rpc_code == 206:
+                raise NoRoute("route_too_expensive", f"no route within {maxfee_msat} msat: {error.message}") from error
+            raise
+        with _reading("getroutes"):
+            if len(answer["routes"]) != 1:
+                raise NoRoute("no_route", f"{amount_msat} msat would take {len(answer['routes'])} parts")
+            return route_of(answer["routes"][0], destination)
+
+    def send(self, route: Route, payment_hash: str, preimage: str, record: str, label: str) -> None:
+        # One more than the height, as lightningd counts itself when it turns first_hop.delay into an expiry.
+        hops = onion_hops(route, self._height() + 1, preimage, record)
+        onion = self.rpc.call(
+            "createonion",
+            {"hops": [{"pubkey": hop.node_id, "payload": hop.payload} for hop in hops], "assocdata": payment_hash},
+        )
+        with _reading("createonion"):
+            packet, secrets = onion["onion"], onion["shared_secrets"]
+        first = route.hops[0]
+        self._remember_path(payment_hash, len(route.hops))
+        try:
+            self.rpc.call(
+                "sendonion",
+                {
+                    "onion": packet,
+                    "first_hop": {
+                        "id": first.next_node_id,
+                        "channel": first.short_channel_id_dir.partition("/")[0],
+                        "amount_msat": first.amount_out_msat,
+                        "delay": first.cltv_out,
+                    },
+                    "payment_hash": payment_hash,
+                    "label": label,
+                    "shared_secrets": secrets,
+                    "partid": PART_ID,
+                    "groupid": GROUP_ID,
+                    "amount_msat": route.amount_msat,
+                    "destination": route.destination,
+                },
+            )
+        except RpcRefused:
+            self._forget_height()
+            raise
+
+    def wait(self, payment_hash: str, timeout_s: float) -> SentPayment | SendFailure | None:
+        seconds = max(0, math.ceil(timeout_s))
+        try:
+            row = self.rpc.call(
+                "waitsendpay",
+                {"payment_hash": payment_hash, "timeout": seconds, "partid": PART_ID, "groupid": GROUP_ID},
+                takes_s=seconds,
+            )
+        except RpcRefused as error:
+            if error.rpc_code == 200:
+                return None
+            if error.rpc_code not in (202, 203, 204, 209):
+                raise
+            # Whatever failed, the next onion should count from a fresh height: an expiry may have been the reason.
+            self._forget_height()
+            return self._failure(payment_hash, error)
+        self._forget_path(payment_hash)
+        with _reading("waitsendpay"):
+            return _sent_payment(payment_hash, [row])
+
+    def sent(self, payment_hash: str) -> SentPayment | None:
+        answer = self.rpc.call("listsendpays", {"payment_hash": payment_hash})
+        with _reading("listsendpays"):
+            return _sent_payment(payment_hash, answer["payments"]) if answer["payments"] else None
+
+    # --- Signer -------------------------------------------------------------------------------------------------------
+
+    def sign(self, message: str) -> str:
+        if not message.isascii() or not message.isprintable():
+            # signmessage signs the JSON-escaped text, so anything else would be signed as something else.
+            raise NodeRefused("not_ascii", "only printable ASCII is signed")
+        answer = self.rpc.call("signmessage", {"message": message})
+        with _reading("signmessage"):
+            return str(answer["zbase"])
+
+    def verify(self, message: str, signature: str, node_id: str) -> bool:
+        if not message.isascii() or not message.isprintable():
+            return False
+        try:
+            answer = self.rpc.call("checkmessage", {"message": message, "zbase": signature, "pubkey": node_id})
+        except RpcRefused as error:
+            if error.rpc_code == -32602:  # not zbase32, or not a public key: a forgery like any other
+                return False
+            raise
+        with _reading("checkmessage"):
+            return answer["verified"] is True
+
+    # --- Journal ------------------------------------------------------------------------------------------------------
+
+    def paid_since(self, updated_index: int, limit: int) -> Sequence[PaidInvoice]:
+        # `start` is inclusive; an invoice that was never updated has no updated_index and is not listed.
+        answer = self.rpc.call("listinvoices", {"index": "updated", "start": updated_index + 1, "limit": limit})
+        with _reading("listinvoices"):
+            return [_paid_invoice(row) for row in answer["invoices"]]
+
+    def wait_paid(self, pay_index: int, timeout_s: float) -> int | None:
+        seconds = max(0, math.ceil(timeout_s))
+        try:
+            row = self.rpc.call("waitanyinvoice", {"lastpay_index": pay_index, "timeout": seconds}, takes_s=seconds)
+        except RpcRefused as error:
+            if error.rpc_code == 904:
+                return None
+            raise
+        with _reading("waitanyinvoice"):
+            return int(row["pay_index"])
+
+    def autoclean_paid_age_s(self) -> int | None:
+        """After how many seconds autoclean deletes paid invoices (the journal); None when it never does."""
+        answer = self.rpc.call("listconfigs", {"config": "autoclean-paidinvoices-age"})
+        with _reading("listconfigs"):
+            row = answer["configs"].get("autoclean-paidinvoices-age", {})
+            age_s = int(row.get("value_int", row.get("value_str", 0)))
+        return age_s or None
+
+    # --- what is remembered -------------------------------------------------------------------------------------------
+
+    def _known_info(self) -> NodeInfo:
+        with self._lock:
+            known = self._info
+        return known if known is not None else self.info()
+
+    def _height(self) -> int:
+        with self._lock:
+            known = self._info if self._clock() - self._info_at <= HEIGHT_MAX_AGE_S else None
+        return (known if known is not None else self.info()).blockheight
+
+    def _forget_height(self) -> None:
+        with self._lock:
+            self._info_at = -math.inf
+
+    def _remember_path(self, payment_hash: str, length: int) -> None:
+        with self._lock:
+            self._path_lengths[payment_hash] = length
+            while len(self._path_lengths) > _PATHS_REMEMBERED:
+                self._path_lengths.popitem(last=False)
+
+    def _forget_path(self, payment_hash: str) -> int | None:
+        with self._lock:
+            return self._path_lengths.pop(payment_hash, None)
+
+    def _failure(self, payment_hash: str, error: RpcRefused) -> SendFailure:
+        code = error.code if "failcodename" in error.data else "unknown"
+        length = self._forget_path(payment_hash)
+        by_index = length is not None and error.data.get("erring_index") == length
+        return SendFailure(code, error.message, by_index or code in _FINAL_FAILCODES or error.rpc_code == 203)
+
+
+def version_numbers(version: str) -> tuple[int, int]:
+    """``v26.06.6`` or ``v25.12-modded`` as (26, 6); a build without a number counts as new."""
+    match = re.match(r"v?(\d+)\.(\d+)", version)
+    return (int(match[1]), int(match[2])) if match else (9999, 0)
+
+
+def route_of(answer: Mapping[str, Any], destination: str) -> Route:
+    """One element of getroutes' ``routes``. Before v26.06 a hop tells only what it starts with; its end is then the
+    start of the next one. Raises KeyError, TypeError or ValueError for anything else."""
+    amount_msat = _msat(answer["amount_msat"])
+    starts = [
+        (
+            _msat(hop["amount_in_msat"] if "amount_in_msat" in hop else hop["amount_msat"]),
+            int(hop["cltv_in"] if "cltv_in" in hop else hop["delay"]),
+        )
+        for hop in answer["path"]
+    ]
+    ends = [*starts[1:], (amount_msat, int(answer["final_cltv"]))]
+    hops = tuple(
+        Hop(
+            hop["short_channel_id_dir"],
+            hop["node_id_out"] if "node_id_out" in hop else hop["next_node_id"],
+            start[0],
+            start[1],
+            _msat(hop["amount_out_msat"]) if "amount_out_msat" in hop else end[0],
+            int(hop["cltv_out"]) if "cltv_out" in hop else end[1],
+        )
+        for hop, start, end in zip(answer["path"], starts, ends, strict=True)
+    )
+    if not hops:
+        raise ValueError("the route has no hops")
+    return Route(destination, amount_msat, hops)
+
+
+def _sent_payment(payment_hash: str, rows: Sequence[Mapping[str, Any]]) -> SentPayment:
+    """What all attempts at one hash come to: complete if any is, else pending if any is, else failed."""
+    statuses = [SendStatus(row["status"]) for row in rows]
+    for status in (SendStatus.COMPLETE, SendStatus.PENDING, SendStatus.FAILED):
+        chosen = [row for row, own in zip(rows, statuses, strict=True) if own is status]
+        if chosen:
+            break
+    if any(row["payment_hash"] != payment_hash for row in rows):
+        raise ValueError("the answer is about another payment")
+    amounts = [_msat(row["amount_msat"]) for row in chosen if "amount_msat" in row]
+    return SentPayment(
+        payment_hash,
+        status,
+        sum(amounts) if len(amounts) == len(chosen) else None,
+        sum(_msat(row["amount_sent_msat"]) for row in chosen),
+        next((row["payment_preimage"] for row in chosen if "payment_preimage" in row), None),
+    )
+
+
+def _paid_invoice(row: Mapping[str, Any]) -> PaidInvoice:
+    is_paid = row["status"] == "paid"
+    return PaidInvoice(
+        int(row["updated_index"]),
+        int(row["pay_index"]) if is_paid else None,
+        row["label"],
+        row.get("description") or "",
+        row["payment_hash"],
+        _msat(row["amount_received_msat"]) if is_paid else 0,
+        int(row["paid_at"]) if is_paid else 0,
+        is_paid,
+    )
+
+
+def _msat(value: object) -> int:
+    return int(Millisatoshi(value))
+
+
+@contextmanager
+def _reading(method: str) -> Iterator[None]:
+    """Turns a missing or wrong field of lightningd's answer into NodeRefused (``unexpected_answer``)."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise NodeRefused("unexpected_answer", f"{method}: {type(error).__name__}: {error}") from error
