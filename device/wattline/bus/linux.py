@@ -1,0 +1,89 @@
+"""The I2C buses of a Linux machine (``/dev/i2c-N``) through smbus2."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+from smbus2 import SMBus
+
+from wattline.bus.i2c import BusError
+
+T = TypeVar("T")
+
+CODES = {
+    errno.ENXIO: "no_answer",
+    errno.EREMOTEIO: "no_answer",
+    errno.ENOENT: "no_bus",
+    errno.ENODEV: "no_bus",
+    errno.EACCES: "no_permission",
+    errno.EPERM: "no_permission",
+}
+"""Linux kernel, Documentation/i2c/fault-codes.rst: a NACK is ENXIO, with some adapters EREMOTEIO."""
+
+MEANINGS = {
+    "no_answer": "no chip answers",
+    "no_bus": "there is no such bus (is I2C switched on?)",
+    "no_permission": "no permission (is the user in the group i2c?)",
+    "bus_error": "transfer failed",
+}
+
+
+class SmbusDevice(Protocol):
+    """What is used of :class:`smbus2.SMBus`; word transfers are little-endian there, as SMBus has it."""
+
+    def read_byte(self, i2c_addr: int, /) -> int: ...
+
+    def write_byte(self, i2c_addr: int, value: int, /) -> None: ...
+
+    def read_word_data(self, i2c_addr: int, register: int, /) -> int: ...
+
+    def write_word_data(self, i2c_addr: int, register: int, value: int, /) -> None: ...
+
+    def read_i2c_block_data(self, i2c_addr: int, register: int, length: int, /) -> Sequence[int]: ...
+
+    def close(self) -> None: ...
+
+
+class LinuxBus:
+    """``/dev/i2c-N`` as :class:`wattline.bus.i2c.I2CBus`."""
+
+    def __init__(self, number: int, open_device: Callable[[int], SmbusDevice] = SMBus) -> None:
+        """Open bus ``number``. Raises BusError (``no_bus``, ``no_permission``)."""
+        self._name = f"/dev/i2c-{number}"
+        self._device = self._run(None, lambda: open_device(number))
+
+    def read_byte(self, address: int) -> int:
+        return self._run(address, lambda: self._device.read_byte(address))
+
+    def write_byte(self, address: int, value: int) -> None:
+        self._run(address, lambda: self._device.write_byte(address, value))
+
+    def read_word(self, address: int, register: int) -> int:
+        return _swapped(self._run(address, lambda: self._device.read_word_data(address, register)))
+
+    def write_word(self, address: int, register: int, value: int) -> None:
+        self._run(address, lambda: self._device.write_word_data(address, register, _swapped(value)))
+
+    def read_block(self, address: int, register: int, length: int) -> bytes:
+        data = bytes(self._run(address, lambda: self._device.read_i2c_block_data(address, register, length)))
+        if len(data) != length:
+            raise BusError("bus_error", f"{self._name}: chip {address:#04x} sent {len(data)} bytes instead of {length}")
+        return data
+
+    def close(self) -> None:
+        self._device.close()
+
+    def _run(self, address: int | None, transfer: Callable[[], T]) -> T:
+        try:
+            return transfer()
+        except OSError as error:
+            code = CODES.get(error.errno or 0, "bus_error")
+            chip = "" if address is None else f" at {address:#04x}"
+            raise BusError(code, f"{self._name}: {MEANINGS[code]}{chip} ({error})") from error
+
+
+def _swapped(word: int) -> int:
+    """SMBus sends the low byte of a word first, the chips their high byte: this is the one place that swaps."""
+    return (word & 0xFF) << 8 | word >> 8

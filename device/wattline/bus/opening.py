@@ -1,0 +1,31 @@
+"""From the ``bus`` of a configuration file to a bus."""
+
+from __future__ import annotations
+
+from wattline.bus.i2c import I2CBus
+from wattline.bus.linux import LinuxBus
+from wattline.bus.simulation.bus import SimulatedBus
+from wattline.bus.simulation.place import Place
+
+HIGHEST_BUS = 255
+
+
+def open_bus(spec: int | str) -> I2CBus:
+    """Bus N of the machine for an int; a simulated one for ``"sim:PROFILE"`` or ``"sim:PROFILE/INSTANCE"``.
+
+    Raises BusError when it cannot be opened, ValueError when ``spec`` is no such thing.
+    """
+    check_bus_spec(spec)
+    if isinstance(spec, int):
+        return LinuxBus(spec)
+    return SimulatedBus(Place.of(spec))
+
+
+def check_bus_spec(spec: int | str) -> int | str:
+    """``spec`` itself when it names a bus. Raises ValueError saying what is allowed."""
+    if isinstance(spec, int):
+        if not 0 <= spec <= HIGHEST_BUS:
+            raise ValueError(f"bus {spec}: the number of an I2C bus is 0 to {HIGHEST_BUS}")
+        return spec
+    Place.of(spec)
+    return spec
