@@ -22,7 +22,7 @@ def subpackages() -> dict[str, Path]:
 def files_of_the_checkout() -> list[Path]:
     """Every file that is committed or could be (new and not ignored), and is still there."""
     listing = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=CHECKOUT,
         check=True,
         capture_output=True,
