@@ -56,7 +56,7 @@ class _Window:
 
 @dataclass(slots=True)
 class Ina228Model:
-    """One chip. ``sample`` lets time pass with a voltage and a current at its terminals; registers change only there."""
+    """One chip. ``sample`` lets time pass with a voltage and a current at its terminals; results change only there."""
 
     gain: float = 1.0
     """What its shunt measures, relative to the truth (tolerance of the resistor, or a lie)."""

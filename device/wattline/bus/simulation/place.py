@@ -26,7 +26,7 @@ class Place:
 
     @staticmethod
     def of(spec: str) -> Place:
-        """The world that ``sim:PROFILE`` or ``sim:PROFILE/INSTANCE`` names. Raises ValueError saying what is allowed."""
+        """The world that ``sim:PROFILE[/INSTANCE]`` names. Raises ValueError saying what is allowed."""
         if not spec.startswith(PREFIX):
             raise ValueError(f"bus {spec!r}: a bus is the number N of /dev/i2c-N or 'sim:PROFILE[/INSTANCE]'")
         profile, slash, instance = spec.removeprefix(PREFIX).partition("/")

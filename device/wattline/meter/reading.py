@@ -1,0 +1,47 @@
+"""What a meter says, and the ways in which it can fail to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from wattline.errors import StopError
+
+
+class MeterError(StopError):
+    """A reading that cannot be trusted: delivery stops. A meter never says zero when it does not know.
+
+    Codes: ``meter_bus_error`` (no answer after some tries), ``meter_wrong_chip`` (another chip at the address),
+    ``meter_saturated`` (beyond its range), ``meter_frozen`` (no new values), ``meter_backwards`` (cumulative energy got
+    smaller), ``meter_reset`` (the chip has lost its configuration), ``meter_implausible`` (more than the outlet can
+    deliver, or current flowing back).
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One look at a meter."""
+
+    energy_uwh: int
+    """Cumulative since the chip's accumulator was last reset."""
+    power_mw: int
+    """Negative when current flows back."""
+    voltage_mv: int
+    current_ma: int
+    """Negative when current flows back."""
+    at_ms: int
+    """Monotonic clock of the machine when the energy was read."""
+
+    def __post_init__(self) -> None:
+        if self.energy_uwh < 0:
+            raise ValueError(f"cumulative energy is not negative: {self.energy_uwh}")
+
+
+class Meter(Protocol):
+    """An energy meter. Not to be shared by threads."""
+
+    def read(self) -> Reading:
+        """The present values. Raises MeterError."""
+
+    def close(self) -> None:
+        """Let go of the hardware; it goes on counting."""

@@ -1,0 +1,104 @@
+"""What makes a reading trustworthy whatever the chip: it goes forward, it goes on, and it is possible."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wattline.meter.reading import Meter, MeterError, Reading
+
+UJ_PER_UWH = 3600
+FROZEN_AFTER_MS = 1000
+FROZEN_UWH = 2000
+"""Energy that must have shown up when the power says so; far above the resolution of any chip used here."""
+IMPLAUSIBLE_FACTOR = 2
+BACKFLOW_DIVISOR = 50
+"""Current flowing back with more than 1/50 of the rated power is no offset of the meter."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Standstill:
+    """Energy has not advanced since ``since_ms`` though the power was never below ``lowest_mw``."""
+
+    since_ms: int
+    lowest_mw: int
+
+
+class TrustedMeter:
+    """A meter whose readings are held against each other; passes on those that agree, raises MeterError otherwise.
+
+    ``max_power_mw`` is the rated power of the outlet (None: unknown, then possible is whatever the chip can measure).
+    """
+
+    def __init__(self, meter: Meter, max_power_mw: int | None = None) -> None:
+        if max_power_mw is not None and max_power_mw <= 0:
+            raise ValueError(f"a rated power is positive: {max_power_mw}")
+        self._meter = meter
+        self._max_power_mw = max_power_mw
+        self._last: Reading | None = None
+        self._standstill: _Standstill | None = None
+        self._flowed_back = False
+
+    def read(self) -> Reading:
+        reading = self._meter.read()
+        if self._last is not None:
+            self._check_forward(self._last, reading)
+            self._check_advance(self._last, reading)
+        self._check_possible(self._last, reading)
+        self._last = reading
+        return reading
+
+    def close(self) -> None:
+        self._meter.close()
+
+    def _check_forward(self, last: Reading, reading: Reading) -> None:
+        if reading.energy_uwh < last.energy_uwh:
+            raise MeterError(
+                "meter_backwards",
+                f"cumulative energy went back from {last.energy_uwh} to {reading.energy_uwh} uWh",
+            )
+        if reading.at_ms < last.at_ms:
+            raise MeterError("meter_backwards", f"time went back from {last.at_ms} to {reading.at_ms} ms")
+
+    def _check_advance(self, last: Reading, reading: Reading) -> None:
+        """Under power the energy must grow, within a time in which it would have become visible."""
+        lowest_mw = min(abs(last.power_mw), abs(reading.power_mw))
+        if reading.energy_uwh > last.energy_uwh or lowest_mw == 0:
+            self._standstill = None
+            return
+        before = self._standstill or _Standstill(last.at_ms, lowest_mw)
+        self._standstill = _Standstill(before.since_ms, min(before.lowest_mw, lowest_mw))
+        duration_ms = reading.at_ms - before.since_ms
+        missing_uwh = self._standstill.lowest_mw * duration_ms // UJ_PER_UWH
+        if duration_ms >= FROZEN_AFTER_MS and missing_uwh >= FROZEN_UWH:
+            raise MeterError(
+                "meter_frozen",
+                f"energy stands still at {reading.energy_uwh} uWh for {duration_ms} ms under {reading.power_mw} mW",
+            )
+
+    def _check_possible(self, last: Reading | None, reading: Reading) -> None:
+        if self._max_power_mw is None:
+            return
+        possible_mw = IMPLAUSIBLE_FACTOR * self._max_power_mw
+        if abs(reading.power_mw) > possible_mw:
+            raise MeterError(
+                "meter_implausible",
+                f"{reading.power_mw} mW where the outlet is rated {self._max_power_mw} mW",
+            )
+        flows_back = reading.power_mw < -self._max_power_mw // BACKFLOW_DIVISOR
+        # One such reading may be what a load gives back when it is switched off.
+        if flows_back and self._flowed_back:
+            raise MeterError(
+                "meter_implausible",
+                f"{reading.power_mw} mW: current flows back (is the shunt the wrong way round?)",
+            )
+        self._flowed_back = flows_back
+        if last is None:
+            return
+        # A reading may hold energy of a conversion that began before the last one: allow a tenth of a second more.
+        possible_uwh = possible_mw * (reading.at_ms - last.at_ms + 100) // UJ_PER_UWH
+        if reading.energy_uwh - last.energy_uwh > possible_uwh:
+            raise MeterError(
+                "meter_implausible",
+                f"{reading.energy_uwh - last.energy_uwh} uWh in {reading.at_ms - last.at_ms} ms"
+                f" where the outlet is rated {self._max_power_mw} mW",
+            )
