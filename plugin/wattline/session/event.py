@@ -1,0 +1,115 @@
+"""What can happen to a session. The shell makes these; :func:`wattline.session.step` answers them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from wattline.errors import StopError
+from wattline.session.state import FAULTS, StopReason
+
+
+@dataclass(frozen=True, slots=True)
+class CreditArrived:
+    """A payment was received for this session. Raises StopError ``amount_invalid`` unless it is positive."""
+
+    amount_msat: int
+
+    def __post_init__(self) -> None:
+        _whole("amount_msat", self.amount_msat, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class MeterValue:
+    """A reading of the outlet's meter that the driver trusts, taken just now. To be fed in every state: a relay closes
+    only on a meter that has just been read."""
+
+    energy_uwh: int
+    """Cumulative since the open of the session. Any value below an earlier one (or below 0) stops delivery."""
+    power_mw: int
+    """Momentary; negative when power flows back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time has passed. To be fed at least once per meter interval, and more often than the longest lease."""
+
+
+@dataclass(frozen=True, slots=True)
+class CableSeen:
+    """The cable's stream is up (again)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CableClosed:
+    """The cable ends the session."""
+
+
+@dataclass(frozen=True, slots=True)
+class CableLost:
+    """The cable's stream was cut. The session goes on for cable_lost_s, unless CableSeen comes before."""
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorStopped:
+    """The socket's operator ends the session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Delivery cannot be trusted any more. Raises StopError ``not_a_fault`` for a reason that is none."""
+
+    stop_reason: StopReason
+
+    def __post_init__(self) -> None:
+        if self.stop_reason not in FAULTS:
+            raise StopError("not_a_fault", f"{self.stop_reason} is not a fault; allowed: {', '.join(sorted(FAULTS))}")
+
+
+@dataclass(frozen=True, slots=True)
+class BooksClosed:
+    """While SETTLING: the relay is confirmed open, no payment is in flight, the journal was read to its end and the
+    final meter value was taken. Nothing will be added to the account any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefundSent:
+    """The refund arrived. Raises StopError ``amount_invalid`` for impossible amounts."""
+
+    amount_msat: int
+    fee_msat: int
+    """Routing fee that left the socket's wallet on top."""
+
+    def __post_init__(self) -> None:
+        _whole("amount_msat", self.amount_msat, 1)
+        _whole("fee_msat", self.fee_msat, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class RefundOwed:
+    """The refund cannot be sent now (no route, nothing above the reserve); it will be tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class RefundKept:
+    """The refund is not worth sending: its fee would exceed it."""
+
+
+Event = (
+    CreditArrived
+    | MeterValue
+    | Tick
+    | CableSeen
+    | CableClosed
+    | CableLost
+    | OperatorStopped
+    | Fault
+    | BooksClosed
+    | RefundSent
+    | RefundOwed
+    | RefundKept
+)
+
+
+def _whole(name: str, value: object, lowest: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
+        raise StopError("amount_invalid", f"{name}: a whole number of at least {lowest}, not {value!r}")
