@@ -11,10 +11,10 @@ from wattline.errors import StopError
 class MeterError(StopError):
     """A reading that cannot be trusted: delivery stops. A meter never says zero when it does not know.
 
-    Codes: ``meter_bus_error`` (no answer after some tries), ``meter_wrong_chip`` (another chip at the address),
-    ``meter_saturated`` (beyond its range), ``meter_frozen`` (no new values), ``meter_backwards`` (cumulative energy got
-    smaller), ``meter_reset`` (the chip has lost its configuration), ``meter_implausible`` (more than the outlet can
-    deliver, or current flowing back).
+    Codes: ``meter_bus_error`` (no answer after some tries), ``meter_wrong_chip`` (another chip at the address, or a
+    damaged one), ``meter_saturated`` (beyond its range), ``meter_frozen`` (no new values), ``meter_backwards``
+    (cumulative energy got smaller, or current flows back), ``meter_reset`` (the chip has lost its configuration or its
+    count: more energy than the outlet can deliver in that time).
     """
 
 

@@ -76,29 +76,25 @@ class TrustedMeter:
             )
 
     def _check_possible(self, last: Reading | None, reading: Reading) -> None:
+        """Power above the rating may be true, and is the session's business; energy that cannot have flowed is neither."""
         if self._max_power_mw is None:
             return
-        possible_mw = IMPLAUSIBLE_FACTOR * self._max_power_mw
-        if abs(reading.power_mw) > possible_mw:
-            raise MeterError(
-                "meter_implausible",
-                f"{reading.power_mw} mW where the outlet is rated {self._max_power_mw} mW",
-            )
         flows_back = reading.power_mw < -self._max_power_mw // BACKFLOW_DIVISOR
         # One such reading may be what a load gives back when it is switched off.
         if flows_back and self._flowed_back:
             raise MeterError(
-                "meter_implausible",
+                "meter_backwards",
                 f"{reading.power_mw} mW: current flows back (is the shunt the wrong way round?)",
             )
         self._flowed_back = flows_back
         if last is None:
             return
         # A reading may hold energy of a conversion that began before the last one: allow a tenth of a second more.
+        possible_mw = IMPLAUSIBLE_FACTOR * self._max_power_mw
         possible_uwh = possible_mw * (reading.at_ms - last.at_ms + 100) // UJ_PER_UWH
         if reading.energy_uwh - last.energy_uwh > possible_uwh:
             raise MeterError(
-                "meter_implausible",
+                "meter_reset",
                 f"{reading.energy_uwh - last.energy_uwh} uWh in {reading.at_ms - last.at_ms} ms"
                 f" where the outlet is rated {self._max_power_mw} mW",
             )

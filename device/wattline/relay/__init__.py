@@ -1,0 +1,23 @@
+"""Relays behind one Protocol, and the guard: the separate process that holds them on short leases."""
+
+from wattline.relay.guard_settings import GuardSettings, LightningdSettings
+from wattline.relay.lease import GuardClient
+from wattline.relay.opening import Expanders, RelaySettings, open_relay
+from wattline.relay.relay import Relay, RelayError
+from wattline.relay.spawning import guard_for, spawn_guard
+from wattline.relay.state import GuardState, RelayState
+
+__all__ = [
+    "Expanders",
+    "GuardClient",
+    "GuardSettings",
+    "GuardState",
+    "LightningdSettings",
+    "Relay",
+    "RelayError",
+    "RelaySettings",
+    "RelayState",
+    "guard_for",
+    "open_relay",
+    "spawn_guard",
+]

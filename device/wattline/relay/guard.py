@@ -1,0 +1,309 @@
+"""The guard: the one process that drives the relays (``python -m wattline.relay.guard --config FILE``).
+
+It holds a relay closed only as long as its client's lease lasts, and a lease only as long as the client lives. It
+knows nothing of money, opens everything before it does anything else, and ends only when everything is open.
+
+Requests and answers are lines of JSON: ``{"ask": "hold", "outlet_id", "lease_ms", "asked_ms"}``, ``{"ask": "open",
+"outlet_id"}``, ``{"ask": "state"}``, ``{"ask": "bye"}``; answered by ``{"relay": ...}``, ``{"guard": ...}`` or
+``{"code", "message"}``. Times are ms of the machine's monotonic clock.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from wattline.bus.unixsocket import listen_unix
+from wattline.errors import UsageError
+from wattline.relay.contacts import Contacts
+from wattline.relay.guard_settings import GuardSettings
+from wattline.relay.lease import GuardClient
+from wattline.relay.opening import Expanders, open_relay
+from wattline.relay.process import is_running
+from wattline.relay.relay import RelayError
+from wattline.relay.starter import PluginStarter
+from wattline.relay.state import GuardState
+from wattline.settings import parse_settings
+
+log = logging.getLogger(__name__)
+
+LONGEST_LINE = 4096
+POLL_MS = 250
+LOCK_POLL_S = 0.1
+LOG_BYTES = 1_000_000
+
+
+def clock_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
+class Guard:
+    """One thread, one loop: requests, leases, the life of lightningd."""
+
+    def __init__(self, settings: GuardSettings, contacts: Contacts, listener: socket.socket) -> None:
+        self._settings = settings
+        self._contacts = contacts
+        self._listener = listener
+        self._selector = selectors.DefaultSelector()
+        self._clients: dict[socket.socket, bytes] = {}
+        self._holder: socket.socket | None = None
+        self._leaving = False
+        self._started_ms = clock_ms()
+        self._had_client = False
+        self._starter = None if settings.lightningd is None else PluginStarter(settings.lightningd, clock_ms)
+
+    def leave(self, reason: str) -> None:
+        """Open everything now; ``run`` returns as soon as that is confirmed."""
+        if not self._leaving:
+            log.info("leaving: %s", reason)
+        self._leaving = True
+        self._contacts.open_all()
+
+    def run(self, wakeup: socket.socket) -> None:
+        """Guard until it is time to leave and every relay is open. ``wakeup`` gets a byte for every signal."""
+        for readable in (self._listener, wakeup):
+            readable.setblocking(False)
+            self._selector.register(readable, selectors.EVENT_READ)
+        while not (self._leaving and self._contacts.all_open):
+            wait_ms = min(POLL_MS, max(0, self._contacts.next_ms() - clock_ms()))
+            for key, _ in self._selector.select(wait_ms / 1000):
+                if key.fileobj is self._listener:
+                    self._accept()
+                elif key.fileobj is wakeup:
+                    wakeup.recv(64)
+                    self.leave("told by a signal")
+                elif isinstance(key.fileobj, socket.socket):
+                    self._serve(key.fileobj)
+            # After the requests: a renewal that came in time must not make the relay clatter.
+            self._contacts.tend()
+            self._watch()
+
+    def _watch(self) -> None:
+        node = self._settings.lightningd
+        if node is None or self._starter is None or self._leaving:
+            return
+        if not is_running(node.pid, node.start_time):
+            self.leave("lightningd is gone")
+            return
+        if not self._had_client and clock_ms() - self._started_ms > self._settings.first_client_s * 1000:
+            self._had_client = True
+            self._starter.client_vanished()
+        self._starter.tick()
+
+    def _accept(self) -> None:
+        try:
+            client, _ = self._listener.accept()
+        except OSError as error:
+            log.warning("a client was gone before it was accepted: %s", error)
+            return
+        client.setblocking(False)
+        self._clients[client] = b""
+        self._selector.register(client, selectors.EVENT_READ)
+
+    def _serve(self, client: socket.socket) -> None:
+        try:
+            data = client.recv(LONGEST_LINE)
+            if not data:
+                self._forget(client, "has closed its connection")
+                return
+            lines = (self._clients[client] + data).split(b"\n")
+            self._clients[client] = lines.pop()
+            for line in lines:
+                answer = self._answer(client, line)
+                # An answer fits into the buffer of the socket unless the client has stopped reading.
+                encoded = json.dumps(answer).encode() + b"\n"
+                if client.send(encoded) != len(encoded):
+                    raise BlockingIOError("it does not read its answers")
+                if answer.get("code") == "bad_request":
+                    self._forget(client, f"speaks nonsense: {answer['message']}")
+                    return
+        except OSError as error:
+            self._forget(client, f"is gone: {error}")
+            return
+        if len(self._clients[client]) > LONGEST_LINE:
+            self._forget(client, "speaks nonsense: a line without end")
+
+    def _forget(self, client: socket.socket, why: str) -> None:
+        self._contacts.release(client)
+        self._selector.unregister(client)
+        del self._clients[client]
+        client.close()
+        if self._holder is client:
+            self._holder = None
+            log.warning("the client %s; its relays are open", why)
+            if self._starter is not None and not self._leaving:
+                self._starter.client_vanished()
+
+    def _answer(self, client: socket.socket, line: bytes) -> dict[str, Any]:
+        try:
+            request = json.loads(line)
+            match request:
+                case {"ask": "hold", "outlet_id": str(outlet_id), "lease_ms": int(lease), "asked_ms": int(asked)}:
+                    self._let_hold(client)
+                    return {"relay": self._contacts.hold(outlet_id, client, asked, lease).as_json()}
+                case {"ask": "open", "outlet_id": str(outlet_id)}:
+                    return {"relay": self._contacts.open(outlet_id).as_json()}
+                case {"ask": "state"}:
+                    return {"guard": self._state().as_json()}
+                case {"ask": "bye"}:
+                    self._check_not_held(client)
+                    self.leave("the client said goodbye")
+                    return {"guard": self._state().as_json()}
+        except RelayError as error:
+            return {"code": error.code, "message": error.message}
+        except (ValueError, RecursionError) as error:
+            return {"code": "bad_request", "message": f"not JSON: {error}"}
+        return {"code": "bad_request", "message": "ask hold, open, state or bye"}
+
+    def _let_hold(self, client: socket.socket) -> None:
+        """Only one client holds relays, and the first one keeps them as long as it lives. Raises RelayError."""
+        if self._leaving:
+            raise RelayError("guard_leaving", f"the guard is ending; still to be opened: {self._unopened()}")
+        self._check_not_held(client)
+        if self._holder is None:
+            self._holder = client
+            self._had_client = True
+            if self._starter is not None:
+                self._starter.client_came()
+
+    def _check_not_held(self, client: socket.socket) -> None:
+        if self._holder not in (None, client):
+            raise RelayError("guard_busy", "another client holds relays")
+
+    def _unopened(self) -> str:
+        return ", ".join(s.outlet_id for s in self._contacts.states() if s.closed) or "none"
+
+    def _state(self) -> GuardState:
+        return GuardState(
+            pid=os.getpid(),
+            fingerprint=self._settings.fingerprint,
+            leaving=self._leaving,
+            held=self._holder is not None,
+            plugin_starts=0 if self._starter is None else self._starter.tries,
+            relays=self._contacts.states(),
+        )
+
+
+def take_lock(settings: GuardSettings) -> BinaryIO | None:
+    """The lock of the one guard, waited for; None when there is nothing to wait for any more.
+
+    That is when lightningd has gone, or when the guard that has the lock does what this one would do.
+    """
+    lock = settings.lock.open("ab")
+    node = settings.lightningd
+    waiting = False
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not waiting:
+                log.info("waiting for another guard to end")
+            waiting = True
+        else:
+            return lock
+        if _is_guarded(settings) or (node is not None and not is_running(node.pid, node.start_time)):
+            lock.close()
+            return None
+        time.sleep(LOCK_POLL_S)
+
+
+def _is_guarded(settings: GuardSettings) -> bool:
+    try:
+        client = GuardClient.connect(settings.socket, timeout_s=0.5)
+    except RelayError:
+        return False
+    try:
+        state = client.state()
+    except RelayError:
+        return False
+    finally:
+        client.close()
+    return state.fingerprint == settings.fingerprint and not state.leaving
+
+
+def guard(settings: GuardSettings) -> None:
+    """Be the guard until it is time to go. Raises OSError when the socket or the lock cannot be made."""
+    lock = take_lock(settings)
+    if lock is None:
+        log.info("not needed")
+        return
+    with lock:
+        wakeup, woken = socket.socketpair()
+        woken.setblocking(False)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(woken.fileno(), warn_on_full_buffer=False)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        expanders = Expanders()
+        contacts = Contacts(settings.relays, lambda relay: open_relay(relay, expanders), clock_ms)
+        contacts.open_all()
+        log.info("guarding %s", ", ".join(settings.relays))
+        listener = listen_unix(Path(settings.socket))
+        try:
+            Guard(settings, contacts, listener).run(wakeup)
+        finally:
+            # Also when the loop has died of a fault of its own.
+            contacts.open_all()
+            Path(settings.socket).unlink(missing_ok=True)
+        log.info("every relay is open; good night")
+
+
+def _detach(output: Path) -> None:
+    """Become nobody's child, in a session of its own, with its output in a file."""
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    os.chdir("/")
+    null = os.open(os.devnull, os.O_RDWR)
+    log_file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for target, source in ((0, null), (1, log_file), (2, log_file)):
+        os.dup2(source, target)
+    os.close(null)
+    os.close(log_file)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Hold relays closed on short leases; open them whatever happens.")
+    parser.add_argument("--config", required=True, help="JSON file with the settings; '-' reads them from stdin")
+    parser.add_argument("--foreground", action="store_true", help="stay a child of the caller, for service managers")
+    given = parser.parse_args(arguments)
+    try:
+        text = sys.stdin.read() if given.config == "-" else Path(given.config).read_text(encoding="utf-8")
+        settings = parse_settings(json.loads(text), GuardSettings, given.config)
+        for needed in (Path(settings.log), settings.lock):
+            os.close(os.open(needed, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+    except (OSError, ValueError, UsageError) as error:
+        sys.stderr.write(f"guard: {error}\n")
+        return 2
+    os.umask(0o077)
+    # A lease is kept as exactly as the scheduler lets us; without the right to it we go on as we are.
+    with contextlib.suppress(OSError):
+        os.nice(-10)
+    if not given.foreground:
+        _detach(Path(settings.log))
+    handler = RotatingFileHandler(settings.log, maxBytes=LOG_BYTES, backupCount=1, encoding="utf-8")
+    logging.basicConfig(
+        level=logging.INFO, handlers=[handler], format="%(asctime)s guard[%(process)d] %(levelname)s %(message)s"
+    )
+    try:
+        guard(settings)
+    except OSError:
+        log.exception("the guard cannot work")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""The guard's client: it holds relays closed by renewing leases."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any, Self
+
+from wattline.bus.unixsocket import connect_unix
+from wattline.relay.relay import RelayError
+from wattline.relay.state import GuardState, RelayState
+
+TIMEOUT_S = 2.0
+
+
+class GuardClient:
+    """A connection to the guard; may be shared by threads. When it ends, however, every relay held by it opens.
+
+    Every method raises RelayError. After ``guard_lost`` the connection is closed for good: make a new one.
+    """
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = connected
+        self._received = b""
+
+    @classmethod
+    def connect(cls, path: Path | str, timeout_s: float = TIMEOUT_S) -> Self:
+        """To the guard that listens at ``path``; ``timeout_s`` is for each answer, too. Raises RelayError."""
+        try:
+            return cls(connect_unix(Path(path), timeout_s))
+        except OSError as error:
+            raise RelayError("guard_lost", f"no guard answers at {path}: {error}") from error
+
+    def hold(self, outlet_id: str, lease_ms: int) -> RelayState:
+        """Keep the relay closed for ``lease_ms`` (at most 1000) from this call on, or until the next hold.
+
+        Raises RelayError: the relay is open then, or opens when an earlier lease ends.
+        """
+        asked_ms = time.monotonic_ns() // 1_000_000
+        return self._relay({"ask": "hold", "outlet_id": outlet_id, "lease_ms": lease_ms, "asked_ms": asked_ms})
+
+    def open(self, outlet_id: str) -> RelayState:
+        """Open the relay now. Raises RelayError when that could not be confirmed; the guard goes on trying."""
+        return self._relay({"ask": "open", "outlet_id": outlet_id})
+
+    def state(self) -> GuardState:
+        return self._guard({"ask": "state"})
+
+    def bye(self) -> GuardState:
+        """Open every relay; the guard ends as soon as they are, and does not start the plugin again."""
+        return self._guard({"ask": "bye"})
+
+    def close(self) -> None:
+        """Without ``bye`` this is what a crash is: relays open, and the plugin is started again."""
+        with self._lock:
+            self._drop()
+
+    def _relay(self, request: dict[str, Any]) -> RelayState:
+        return RelayState.of(self._ask(request)["relay"])
+
+    def _guard(self, request: dict[str, Any]) -> GuardState:
+        return GuardState.of(self._ask(request)["guard"])
+
+    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
+        with self._lock:
+            if self._socket is None:
+                raise RelayError("guard_lost", "the connection to the guard is closed")
+            try:
+                self._socket.sendall(json.dumps(request).encode() + b"\n")
+                answer = json.loads(self._line(self._socket))
+            except (OSError, ValueError) as error:
+                # An answer that comes late would be taken for that of the next request.
+                self._drop()
+                raise RelayError("guard_lost", f"the guard does not answer: {error}") from error
+        if not isinstance(answer, dict):
+            raise RelayError("guard_lost", f"the guard answers {answer!r}")
+        if "code" in answer:
+            raise RelayError(answer["code"], answer["message"])
+        return answer
+
+    def _line(self, connected: socket.socket) -> bytes:
+        while b"\n" not in self._received:
+            data = connected.recv(65_536)
+            if not data:
+                raise ConnectionResetError("closed by the other side")
+            self._received += data
+        line, _, self._received = self._received.partition(b"\n")
+        return line
+
+    def _drop(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
