@@ -72,15 +72,18 @@ def distribution_sources(etc: Path = Path("/etc")) -> list[Source]:
 
 
 class Suite:
-    """One suite of a trusted archive, seen through the system's apt with private lists under ``state``."""
+    """One suite of a trusted archive, seen through the system's apt with private lists under ``state``.
 
-    def __init__(self, source: Source, name: str, state: Path) -> None:
+    ``retries`` is how often apt repeats a download that failed, waiting longer each time.
+    """
+
+    def __init__(self, source: Source, name: str, state: Path, retries: int = 3) -> None:
         self.name = name
         self._state = state
         for part in ("lists/partial", "cache/archives/partial", "empty"):
             (state / part).mkdir(parents=True, exist_ok=True)
         (state / "archive.sources").write_text(source.stanza(name), encoding="utf-8")
-        (state / "apt.conf").write_text(_private_configuration(state), encoding="utf-8")
+        (state / "apt.conf").write_text(_private_configuration(state, retries), encoding="utf-8")
 
     def refresh(self) -> None:
         """Fetch and verify the suite's index. Raises RetryError when the archive does not answer, StopError when its
@@ -160,7 +163,7 @@ def unpack(packages: Sequence[Path], root: Path) -> None:
             raise StopError("package_broken", f"{package.name} cannot be unpacked: {result.stderr.strip()}")
 
 
-def _private_configuration(state: Path) -> str:
+def _private_configuration(state: Path, retries: int) -> str:
     """The system's apt configuration (proxies, timeouts, certificates) with its directories and hooks replaced."""
     try:
         dump = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=True).stdout
@@ -185,7 +188,7 @@ def _private_configuration(state: Path) -> str:
         "APT::Get::AllowUnauthenticated": "false",
         "Acquire::AllowInsecureRepositories": "false",
         "Acquire::AllowWeakRepositories": "false",
-        "Acquire::Retries": "3",
+        "Acquire::Retries": str(retries),
     }
     return "\n".join([*kept, *(f'{key} "{value}";' for key, value in directories.items())]) + "\n"
 

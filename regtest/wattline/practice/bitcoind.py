@@ -134,7 +134,9 @@ def _write_wrappers(home: Path) -> None:
         script = home / "bin" / name
         script.write_text(
             "#!/bin/sh\n"
-            'home=$(dirname "$(dirname "$(readlink -f "$0")")")\n'
+            # lightningd runs bitcoin-cli several times a second: no process is started unless $0 is a link.
+            'self=$0; [ ! -L "$self" ] || self=$(readlink -f "$self")\n'
+            "home=${self%/*}/..\n"
             f'exec "$home"/{shlex.quote(loader)} --library-path {search} --argv0 {name} '
             f'"$home"/root/usr/bin/{name} "$@"\n',
             encoding="ascii",
