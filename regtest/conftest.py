@@ -61,6 +61,7 @@ def pytest_runtest_makereport(
     if report.failed and isinstance(item, pytest.Function):
         networks = {id(value): value for value in item.funcargs.values() if isinstance(value, RegtestNetwork)}
         for network in networks.values():
+            network.keep_logs = True
             for node in network.all_nodes:
                 report.sections.append((f"log of {node.name}: {node.log_path}", node.log_tail(LOG_LINES)))
             report.sections.append(("log of bitcoind", network.chain.log_tail(LOG_LINES)))

@@ -52,6 +52,8 @@ class RegtestNetwork:
     def __init__(self, chain: Chain | None = None) -> None:
         self._program: LightningdProgram = find_lightningd()
         self.directory = Path(tempfile.mkdtemp(prefix="wattline-"))
+        self.keep_logs = False
+        """Set it to keep the directory at the end even though the block did not raise."""
         self._own_chain = chain is None
         self._nodes: dict[str, Node] = {}
         self._handlers: dict[signal.Signals, signal.Handlers] = {}
@@ -88,7 +90,7 @@ class RegtestNetwork:
                 steps.callback(node.close)
                 node.terminate()
         self._handlers.clear()
-        if keep:
+        if keep or self.keep_logs:
             sys.stderr.write(f"the nodes' logs are kept: {self.directory}\n")
         else:
             shutil.rmtree(self.directory, ignore_errors=True)
