@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from wattline.errors import StopError
 from wattline.lightning.tlv import PayloadError, decode_bigsize, parse_tlv_stream
+from wattline.session.identity import decode_session_id
 
 RECORD_TLV_TYPE = 1463899221
 """0x57415454 ('WATT') + 1: odd, so that nodes which do not know it ignore it (BOLT #1)."""
@@ -20,7 +21,6 @@ PREIMAGE_TLV_TYPE = 5482373484
 SEQUENCE_MAX = 2**63 - 1
 DESCRIPTION_PREFIX = "keysend: "
 
-_SESSION_ID = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 _RECORD = re.compile(r"wattline:1:([^:]*):([^:]*)")
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,18}")
 _AMOUNT_TYPE = 2
@@ -61,8 +61,10 @@ class Record:
     """0 to 2^63 - 1; each payment of a session has its own."""
 
     def __post_init__(self) -> None:
-        if not _SESSION_ID.fullmatch(self.session_id):
-            raise RecordError(f"{self.session_id[:40]!r} is not 26 characters of upper-case Crockford base32")
+        try:
+            decode_session_id(self.session_id)
+        except StopError as error:
+            raise RecordError(error.message) from error
         if not 0 <= self.sequence <= SEQUENCE_MAX:
             raise RecordError(f"the sequence must be 0 to 2^63 - 1, not {self.sequence}")
 
