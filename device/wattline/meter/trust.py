@@ -76,7 +76,7 @@ class TrustedMeter:
             )
 
     def _check_possible(self, last: Reading | None, reading: Reading) -> None:
-        """Power above the rating may be true, and is the session's business; energy that cannot have flowed is neither."""
+        """Power above the rating may be true and is the session's business; energy that cannot have flowed is not."""
         if self._max_power_mw is None:
             return
         flows_back = reading.power_mw < -self._max_power_mw // BACKFLOW_DIVISOR

@@ -1,0 +1,108 @@
+"""The bus of a Linux machine, over a fake below smbus2's interface."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from wattline.bus import BusError
+from wattline.bus.linux import LinuxBus
+
+
+class FakeAdapter:
+    """One chip at 0x40 with a register 0x3E, behind little-endian SMBus words."""
+
+    def __init__(self, fails_with: int | None = None, block: bytes = b"") -> None:
+        self.fails_with = fails_with
+        self.block = block
+        self.words = {0x3E: 0x4954}
+        self.latch = 0xFF
+        self.closed = False
+
+    def _fail(self) -> None:
+        if self.fails_with is not None:
+            raise OSError(self.fails_with, "as told")
+
+    def read_byte(self, i2c_addr: int, /) -> int:
+        self._fail()
+        return self.latch
+
+    def write_byte(self, i2c_addr: int, value: int, /) -> None:
+        self._fail()
+        self.latch = value
+
+    def read_word_data(self, i2c_addr: int, register: int, /) -> int:
+        self._fail()
+        return self.words[register]
+
+    def write_word_data(self, i2c_addr: int, register: int, value: int, /) -> None:
+        self._fail()
+        self.words[register] = value
+
+    def read_i2c_block_data(self, i2c_addr: int, register: int, length: int, /) -> list[int]:
+        self._fail()
+        return list(self.block)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_words_are_swapped_once_each_way() -> None:
+    adapter = FakeAdapter()
+    bus = LinuxBus(1, lambda number: adapter)
+    assert bus.read_word(0x40, 0x3E) == 0x5449
+    bus.write_word(0x40, 0x02, 0x0FA0)
+    assert adapter.words[0x02] == 0xA00F
+    assert bus.read_word(0x40, 0x02) == 0x0FA0
+
+
+def test_blocks_and_bytes_are_passed_as_they_are() -> None:
+    adapter = FakeAdapter(block=b"\x01\x02\x03")
+    bus = LinuxBus(1, lambda number: adapter)
+    assert bus.read_block(0x40, 0x08, 3) == b"\x01\x02\x03"
+    bus.write_byte(0x20, 0xFE)
+    assert bus.read_byte(0x20) == 0xFE
+    bus.close()
+    assert adapter.closed
+
+
+def test_a_block_that_is_too_short_is_an_error() -> None:
+    bus = LinuxBus(1, lambda number: FakeAdapter(block=b"\x01"))
+    with pytest.raises(BusError, match="1 bytes instead of 5") as caught:
+        bus.read_block(0x40, 0x09, 5)
+    assert caught.value.code == "bus_error"
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (errno.ENXIO, "no_answer"),
+        (errno.EREMOTEIO, "no_answer"),
+        (errno.ETIMEDOUT, "bus_error"),
+        (errno.EIO, "bus_error"),
+    ],
+)
+def test_a_failed_transfer_names_the_bus_and_the_chip(number: int, code: str) -> None:
+    bus = LinuxBus(7, lambda _: FakeAdapter(fails_with=number))
+    with pytest.raises(BusError, match=r"/dev/i2c-7: .* at 0x41") as caught:
+        bus.read_word(0x41, 0x3E)
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(errno.ENOENT, "no_bus"), (errno.EACCES, "no_permission"), (errno.EPERM, "no_permission")]
+)
+def test_a_bus_that_cannot_be_opened_says_why(number: int, code: str) -> None:
+    def refuse(_: int) -> FakeAdapter:
+        raise OSError(number, "as told")
+
+    with pytest.raises(BusError, match="/dev/i2c-3") as caught:
+        LinuxBus(3, refuse)
+    assert caught.value.code == code
+
+
+def test_a_bus_that_this_machine_does_not_have_is_no_bus() -> None:
+    with pytest.raises(BusError, match="/dev/i2c-253") as caught:
+        LinuxBus(253)
+    assert caught.value.code == "no_bus"
