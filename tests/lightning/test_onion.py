@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from wattline.lightning.node import Hop, Route
 from wattline.lightning.onion import encode_short_channel_id, onion_hops, payment_hash_of
 from wattline.lightning.record import PREIMAGE_TLV_TYPE, RECORD_TLV_TYPE, invoice_description, parse_payload
