@@ -1,0 +1,71 @@
+"""From settings to a meter, over the process of a simulated world."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from wattline.bus import open_bus
+from wattline.bus.simulation import Fault, SimulatedWorld
+from wattline.meter import MeterError, open_meter
+from wattline.meter.ina228_calibration import Ina228Settings
+
+
+@pytest.fixture(autouse=True)
+def _own_worlds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WATTLINE_SIM_DIR", str(tmp_path))
+    monkeypatch.setenv("WATTLINE_SIM_IDLE_S", "0.3")
+
+
+def settings(bus: int | str = "sim:constant-1000", address: int = 0x40) -> Ina228Settings:
+    return Ina228Settings(driver="ina228", bus=bus, address=address, shunt_ohms=0.001, max_current_a=40)
+
+
+def test_the_meters_of_both_sides_agree_within_one_percent() -> None:
+    socket, cable = open_meter(settings(), 1_400_000), open_meter(settings(address=0x44))
+    bus = open_bus("sim:constant-1000")
+    with SimulatedWorld.connect("sim:constant-1000") as world:
+        bus.write_byte(0x20, 0xFE)
+        while world.energy_uwh(0) < 100_000:
+            socket.read()
+            cable.read()
+        bus.write_byte(0x20, 0xFF)
+        opened_ms = world.history(0)[-1].at_ms
+        # Until the conversion under way when the relay opened is done.
+        while cable.read().at_ms < opened_ms + 20:
+            pass
+        truth = world.energy_uwh(0)
+        assert socket.read().energy_uwh == pytest.approx(truth, rel=0.001)
+        # Its voltage comes and goes with the relay: of the two conversions at the edges it sees only a part.
+        assert cable.read().energy_uwh == pytest.approx(truth, abs=truth // 200 + 2 * 600)
+        assert cable.read().energy_uwh < socket.read().energy_uwh
+    for closable in (socket, cable, bus):
+        closable.close()
+
+
+def test_a_lying_meter_is_a_meter_like_any_other() -> None:
+    cable = open_meter(settings(address=0x44))
+    bus = open_bus("sim:constant-1000")
+    with SimulatedWorld.connect("sim:constant-1000") as world:
+        world.break_meter(0x44, Fault.GAIN, 0.9)
+        bus.write_byte(0x20, 0xFE)
+        while (reading := cable.read()).power_mw == 0:
+            pass
+        while (reading := cable.read()).power_mw < 850_000:
+            pass
+        assert reading.power_mw < 950_000
+    cable.close()
+    bus.close()
+
+
+def test_a_bus_that_is_not_there_is_a_meter_error_naming_it() -> None:
+    with pytest.raises(MeterError, match="/dev/i2c-254") as caught:
+        open_meter(settings(bus=254))
+    assert caught.value.code == "meter_bus_error"
+
+
+def test_an_address_without_a_chip_is_a_meter_error_naming_it() -> None:
+    with pytest.raises(MeterError, match="0x4f") as caught:
+        open_meter(settings(address=0x4F))
+    assert caught.value.code == "meter_bus_error"
