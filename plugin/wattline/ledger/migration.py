@@ -1,0 +1,51 @@
+"""From whatever version a database has to this program's.
+
+A new database is made in the newest version at once. An older one gets the migrations between its version and ours, in
+one unit of work each; a database of a newer program is refused, because we cannot know what its rows mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from sqlalchemy import Connection, delete, insert, inspect, select
+
+from wattline.errors import UsageError
+from wattline.ledger.schema import SCHEMA_VERSION, metadata, schema_version
+
+Migration = Callable[[Connection], None]
+
+MIGRATIONS: Mapping[int, Migration] = {}
+"""By the version that they lead to, from 2 on. A migration spells out its own SQL and never uses the tables of
+:mod:`wattline.ledger.schema`, which are those of the newest version."""
+
+
+def bring_up_to_date(
+    connection: Connection, migrations: Mapping[int, Migration] = MIGRATIONS, version: int = SCHEMA_VERSION
+) -> int:
+    """Make or migrate the tables within the caller's unit of work; the version that was found, 0 for a new database.
+
+    Raises UsageError ``ledger_too_new`` for a database of a newer program, ``ledger_foreign`` for one that holds
+    something else. Nothing is changed then.
+    """
+    names = set(inspect(connection).get_table_names())
+    if schema_version.name not in names:
+        if names:
+            raise UsageError("ledger_foreign", f"the database is not a wattline ledger: it holds {sorted(names)[0]!r}")
+        metadata.create_all(connection)
+        connection.execute(insert(schema_version).values(version=version))
+        return 0
+    found = connection.execute(select(schema_version.c.version)).scalar_one_or_none()
+    if found is None:
+        raise UsageError("ledger_foreign", "the database has no schema version: it was not made by wattline")
+    if found > version:
+        raise UsageError(
+            "ledger_too_new",
+            f"the database has schema version {found}, this wattline knows versions up to {version}: update wattline",
+        )
+    for number in range(found + 1, version + 1):
+        migrations[number](connection)
+    if found < version:
+        connection.execute(delete(schema_version))
+        connection.execute(insert(schema_version).values(version=version))
+    return int(found)

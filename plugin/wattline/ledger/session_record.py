@@ -1,0 +1,165 @@
+"""Sessions, as they are kept over restarts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from sqlalchemy import Row, Select, func, insert, select, update
+
+from wattline.errors import StopError
+from wattline.ledger.payment import Kind
+from wattline.ledger.schema import payments, sessions
+from wattline.ledger.store import Store
+from wattline.session import Account, Method, RefundStatus, Session, State, StopReason, Terms
+from wattline.tariff import Tariff
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_RULES = [field.name for field in fields(Terms) if field.name != "tariff"]
+_SESSION_COLUMNS = [
+    "session_id",
+    "outlet_id",
+    "energy_uwh",
+    "delivered_ms",
+    "started",
+    "refund_budget_msat",
+    "refund_fee_msat",
+]
+_RECORD_COLUMNS = [
+    "token_sha256",
+    "cable_node_id",
+    "opened_at",
+    "closed_at",
+    "meter_base_uwh",
+    "chip_uwh",
+    "statement_sequence",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionRecord:
+    """A session with what the shell has to know of it. Raises StopError ``record_invalid``."""
+
+    session: Session
+    """What is saved of it is all but its monotonic times, its momentary power, and its credit: as read from the
+    ledger, credit and payments are what is booked for it. Hand it to ``restored`` before use."""
+    token_sha256: str
+    """SHA-256 of the cable's token, hex."""
+    cable_node_id: str
+    """Where a refund goes, hex; empty when the cable named none."""
+    opened_at: int
+    closed_at: int | None = None
+    meter_base_uwh: int = 0
+    """The chip's cumulative energy at the open: chip - base is the session's energy. Negative when the chip was reset
+    during the session."""
+    chip_uwh: int = 0
+    """The chip's cumulative energy at the latest reading that counts in the session's energy."""
+    statement_sequence: int = 0
+    """Of the latest statement; the next one is larger also after a restart."""
+
+    def __post_init__(self) -> None:
+        if not _SHA256.fullmatch(self.token_sha256):
+            raise StopError("record_invalid", f"token_sha256: 64 lower-case hex digits, not {self.token_sha256!r}")
+        if self.statement_sequence < 0:
+            raise StopError("record_invalid", f"statement_sequence: at least 0, not {self.statement_sequence}")
+
+
+class SessionStore(Store):
+    """All sessions that were ever opened."""
+
+    def save_session(self, record: SessionRecord) -> None:
+        """Insert or replace the session's row. Its credit is not saved: see :meth:`PaymentStore.book`. Raises
+        StopError ``token_in_use`` when another session has the same token."""
+        values = _values(record)
+        with self._database.unit() as connection:
+            holder = connection.execute(
+                select(sessions.c.session_id).where(sessions.c.token_sha256 == record.token_sha256)
+            ).scalar()
+            if holder is not None and holder != record.session.session_id:
+                raise StopError("token_in_use", f"session {holder} has the same token")
+            known = sessions.c.session_id == record.session.session_id
+            if connection.execute(update(sessions).where(known).values(values)).rowcount == 0:
+                connection.execute(insert(sessions).values(values))
+
+    def session(self, session_id: str) -> SessionRecord | None:
+        """The session, or None when there is none of that id."""
+        found = self._records(_with_credit().where(sessions.c.session_id == session_id))
+        return found[0] if found else None
+
+    def session_by_token(self, token_sha256: str) -> SessionRecord | None:
+        """The session whose token has this SHA-256 (hex), or None."""
+        found = self._records(_with_credit().where(sessions.c.token_sha256 == token_sha256))
+        return found[0] if found else None
+
+    def live_sessions(self) -> Sequence[SessionRecord]:
+        """Sessions that are not CLOSED, oldest first."""
+        query = _with_credit().where(sessions.c.state != State.CLOSED)
+        return self._records(query.order_by(sessions.c.opened_at, sessions.c.session_id))
+
+    def sessions(self, limit: int) -> Sequence[SessionRecord]:
+        """The ``limit`` sessions opened last, newest first."""
+        query = _with_credit().order_by(sessions.c.opened_at.desc(), sessions.c.session_id.desc())
+        return self._records(query.limit(limit))
+
+    def owed_refunds(self) -> Sequence[SessionRecord]:
+        """CLOSED sessions whose refund could not be sent yet, oldest first."""
+        query = _with_credit().where(sessions.c.refund_status == RefundStatus.OWED)
+        return self._records(query.order_by(sessions.c.opened_at, sessions.c.session_id))
+
+    def _records(self, query: Select[Any]) -> list[SessionRecord]:
+        with self._database.view() as connection:
+            return [_record(row) for row in connection.execute(query)]
+
+
+def _with_credit() -> Select[Any]:
+    of_session = (payments.c.session_id == sessions.c.session_id) & (payments.c.kind == Kind.CREDIT)
+    return select(
+        sessions,
+        select(func.coalesce(func.sum(payments.c.amount_msat), 0))
+        .where(of_session)
+        .scalar_subquery()
+        .label("credited_msat"),
+        select(func.count()).select_from(payments).where(of_session).scalar_subquery().label("payments"),
+    )
+
+
+def _values(record: SessionRecord) -> dict[str, Any]:
+    session, tariff = record.session, record.session.terms.tariff
+    return {
+        **{name: getattr(session, name) for name in _SESSION_COLUMNS},
+        **{name: getattr(session.terms, name) for name in _RULES},
+        **{name: getattr(record, name) for name in _RECORD_COLUMNS},
+        **{field.name: getattr(tariff, field.name) for field in fields(Tariff)},
+        "method": session.method.value,
+        "state": session.state.value,
+        "stop_reason": session.stop_reason.value if session.stop_reason is not None else None,
+        "refund_status": session.refund_status.value,
+        "charged_msat": session.account.charged_msat,
+        "refunded_msat": session.account.refunded_msat,
+    }
+
+
+def _record(row: Row[Any]) -> SessionRecord:
+    values = row._mapping
+    account = Account(
+        credited_msat=int(values["credited_msat"]),
+        charged_msat=values["charged_msat"],
+        refunded_msat=values["refunded_msat"],
+        payments=int(values["payments"]),
+    )
+    session = Session(
+        **{name: values[name] for name in _SESSION_COLUMNS},
+        method=Method(values["method"]),
+        terms=Terms(
+            tariff=Tariff(**{field.name: values[field.name] for field in fields(Tariff)}),
+            **{name: values[name] for name in _RULES},
+        ),
+        state=State(values["state"]),
+        account=account,
+        stop_reason=StopReason(values["stop_reason"]) if values["stop_reason"] is not None else None,
+        refund_status=RefundStatus(values["refund_status"]),
+        metered_ms=values["delivered_ms"],
+    )
+    return SessionRecord(session=session, **{name: values[name] for name in _RECORD_COLUMNS})
