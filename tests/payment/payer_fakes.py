@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from wattline.errors import StopError
-from wattline.ledger.outgoing import Intent, IntentStatus
+from wattline.ledger import AlreadyPaying, Intent, IntentStatus, LedgerBusy, Outgoing
 from wattline.lightning.node import (
     ChannelBalance,
     Hop,
@@ -30,11 +29,6 @@ LATE_REQUEST_S = 1.5
 
 class Crash(BaseException):
     """The process dies here. Not an Exception: no code of ours may catch it."""
-
-
-class AlreadyOrderedError(StopError):
-    def __init__(self) -> None:
-        super().__init__("already_ordered", "an intent that has not failed exists")
 
 
 class Clock:
@@ -216,7 +210,7 @@ class FakeWallet:
 
 @dataclass
 class FakeStore:
-    """The ledger's outgoing intents; may die just before or just after a commit."""
+    """The ledger's outgoing intents in memory; may be busy, and die just before or just after a commit."""
 
     fault: Callable[[str], str] = no_fault
     rows: dict[str, Intent] = field(default_factory=dict)
@@ -225,7 +219,7 @@ class FakeStore:
         key = (intent.purpose, intent.session_id, intent.sequence)
         for row in self.rows.values():
             if (row.purpose, row.session_id, row.sequence) == key and row.status is not IntentStatus.FAILED:
-                raise AlreadyOrderedError
+                raise AlreadyPaying("already_paying", "an intent that has not failed exists")
         self._commit("add", intent)
 
     def complete(self, payment_hash: str, amount_sent_msat: int, at: int) -> None:
@@ -247,10 +241,42 @@ class FakeStore:
         assert row.status is IntentStatus.PENDING, "an intent is resolved once"
         return row
 
+    def intent(self, payment_hash: str) -> Intent | None:
+        return self.rows.get(payment_hash)
+
     def _commit(self, step: str, row: Intent) -> None:
-        fault = self.fault(step)
-        if fault == "crash before":
+        faulty(self.fault(step), lambda: self.rows.update({row.payment_hash: row}))
+
+
+@dataclass
+class FaultyLedger:
+    """The real ledger's outgoing intents, with the same faults around each commit."""
+
+    outgoing: Outgoing
+    fault: Callable[[str], str] = no_fault
+
+    def add(self, intent: Intent) -> None:
+        faulty(self.fault("add"), lambda: self.outgoing.add(intent))
+
+    def complete(self, payment_hash: str, amount_sent_msat: int, at: int) -> None:
+        faulty(self.fault("complete"), lambda: self.outgoing.complete(payment_hash, amount_sent_msat, at))
+
+    def fail(self, payment_hash: str, failure: str, at: int) -> None:
+        faulty(self.fault("fail"), lambda: self.outgoing.fail(payment_hash, failure, at))
+
+    def pending(self) -> Sequence[Intent]:
+        return self.outgoing.pending()
+
+    def intent(self, payment_hash: str) -> Intent | None:
+        return self.outgoing.intent(payment_hash)
+
+
+def faulty(fault: str, commit: Callable[[], None]) -> None:
+    match fault:
+        case "busy":
+            raise LedgerBusy("ledger_busy", "locked")
+        case "crash before":
             raise Crash
-        self.rows[row.payment_hash] = row
-        if fault == "crash after":
-            raise Crash
+    commit()
+    if fault == "crash after":
+        raise Crash

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.payment.payer_fakes import SOCKET, AlreadyOrderedError, Clock, Crash, FakeStore, FakeWallet
+from tests.payment.payer_fakes import SOCKET, Clock, Crash, FakeStore, FakeWallet
 from wattline.errors import RetryError
-from wattline.ledger.outgoing import IntentStatus
+from wattline.ledger import AlreadyPaying, IntentStatus, LedgerBusy
 from wattline.lightning.node import NodeUnavailable, NoRoute, SendFailure, SendStatus
 from wattline.payment.payer import FeeTooHigh, Order, Outcome, Payer
 
@@ -66,6 +66,11 @@ def test_an_order_that_pays_nothing_or_less_is_no_order(amount_msat: int, maxfee
         order(1, amount_msat, maxfee_msat)
 
 
+def test_an_order_without_a_known_purpose_is_no_order() -> None:
+    with pytest.raises(ValueError, match="increment, refund, orphan_refund"):
+        Order("gift", "S", 1, SOCKET, 1, 0, "record", "label")
+
+
 def test_the_intent_is_durable_before_anything_is_sent() -> None:
     bench = Bench(add=["crash before"])
     with pytest.raises(Crash):
@@ -113,7 +118,7 @@ def test_what_cannot_be_known_is_in_doubt_and_counts_with_its_whole_fee_limit(st
     outcome = bench.pay()
     assert (outcome.status, outcome.amount_sent_msat, outcome.failure) == (SendStatus.PENDING, 1050, None)
     assert bench.statuses() == [IntentStatus.PENDING]
-    with pytest.raises(AlreadyOrderedError):
+    with pytest.raises(AlreadyPaying):
         bench.pay()
 
 
@@ -144,6 +149,22 @@ def test_a_failure_that_the_nodes_record_contradicts_is_not_believed() -> None:
     outcome = bench.pay()
     assert outcome.status is SendStatus.COMPLETE
     assert bench.statuses() == [IntentStatus.COMPLETE]
+
+
+@pytest.mark.parametrize("step", ["complete", "fail"])
+def test_an_end_that_cannot_be_written_down_now_stays_in_doubt_and_is_settled_later(step: str) -> None:
+    bench = Bench(**{step: ["busy"]})
+    status = SendStatus.COMPLETE if step == "complete" else SendStatus.FAILED
+    bench.wallet.outcome = lambda: status
+    assert bench.pay().status is SendStatus.PENDING
+    assert [outcome.status for outcome in bench.payer.resolve()] == [status]
+
+
+def test_an_intent_that_cannot_be_written_down_is_not_sent() -> None:
+    bench = Bench(add=["busy"])
+    with pytest.raises(LedgerBusy):
+        bench.pay()
+    assert bench.wallet.sends == []
 
 
 def test_a_failure_that_cannot_be_checked_leaves_a_doubt() -> None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.payment.payer_fakes import SOCKET, AlreadyOrderedError, Clock, Crash, FakeStore, FakeWallet, no_fault
+from tests.payment.payer_fakes import SOCKET, Clock, Crash, FakeStore, FakeWallet, FaultyLedger, no_fault
 from wattline.errors import WattlineError
-from wattline.ledger.outgoing import IntentStatus
+from wattline.ledger import AlreadyPaying, IntentStatus, open_ledger
 from wattline.lightning.node import SendStatus
 from wattline.payment.payer import Order, Payer
 
 FAULTS = {
     "find_route": ["ok", "ok", "crash", "gone"],
-    "add": ["ok", "ok", "crash before", "crash after"],
+    "add": ["ok", "ok", "crash before", "crash after", "busy"],
     "send": [
         "ok",
         "ok",
@@ -30,8 +34,8 @@ FAULTS = {
     ],
     "wait": ["ok", "ok", "crash", "gone", "late", "lie"],
     "sent": ["ok", "ok", "crash", "gone", "ended"],
-    "complete": ["ok", "ok", "crash before", "crash after"],
-    "fail": ["ok", "ok", "crash before", "crash after"],
+    "complete": ["ok", "ok", "crash before", "crash after", "busy"],
+    "fail": ["ok", "ok", "crash before", "crash after", "busy"],
 }
 OUTCOMES = [SendStatus.COMPLETE, SendStatus.COMPLETE, SendStatus.FAILED, SendStatus.PENDING]
 ACTS = st.one_of(
@@ -47,16 +51,32 @@ def order(sequence: int) -> Order:
     return Order("increment", "S", sequence, SOCKET, 1000 + sequence, 50, f"record {sequence}", f"label {sequence}")
 
 
+Fault = Callable[[str], str]
+
+
 @settings(max_examples=400, deadline=None)
 @given(acts=st.lists(ACTS, min_size=1, max_size=12), data=st.data())
 def test_an_order_is_paid_at_most_once_and_the_ledger_says_what_left_the_wallet(
     acts: list[tuple[str, object]], data: st.DataObject
 ) -> None:
+    run(acts, data, FakeStore)
+
+
+@settings(max_examples=40, deadline=None)
+@given(acts=st.lists(ACTS, min_size=4, max_size=12), data=st.data())
+def test_the_same_holds_with_the_real_ledger(acts: list[tuple[str, object]], data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as directory, open_ledger(Path(directory) / "ledger.sqlite3") as ledger:
+        run(acts, data, lambda fault: FaultyLedger(ledger.outgoing, fault))
+
+
+def run(
+    acts: list[tuple[str, object]], data: st.DataObject, make_store: Callable[[Fault], FakeStore | FaultyLedger]
+) -> None:
     def fault(step: str) -> str:
         return data.draw(st.sampled_from(FAULTS[step]), label=step)
 
     clock = Clock()
-    store = FakeStore(fault)
+    store = make_store(fault)
     wallet = FakeWallet(clock, fault, outcome=lambda: data.draw(st.sampled_from(OUTCOMES), label="outcome"), fee_msat=7)
 
     def fresh() -> Payer:
@@ -69,8 +89,9 @@ def test_an_order_is_paid_at_most_once_and_the_ledger_says_what_left_the_wallet(
                 assert isinstance(value, int)
                 with contextlib.suppress(WattlineError):
                     outcome = payer.pay(order(value), timeout_s=1.0)
-                    told = store.rows[outcome.payment_hash].status
-                    assert told.value == outcome.status.value, "the caller is told what the ledger says"
+                    row = store.intent(outcome.payment_hash)
+                    assert row is not None
+                    assert row.status.value == outcome.status.value, "the caller is told what the ledger says"
             elif act == "resolve":
                 payer.resolve(resend=bool(value), timeout_s=1.0)
             elif act == "pass_by":
@@ -93,21 +114,29 @@ def test_an_order_is_paid_at_most_once_and_the_ledger_says_what_left_the_wallet(
         clock.pass_by(30.0)
         payer.resolve(timeout_s=1.0)
     assert not store.pending()
+    assert not wallet.late
     check_once(wallet, store)
-    paid = {h for h, row in store.rows.items() if row.status is IntentStatus.COMPLETE}
-    assert paid == set(wallet.paid())
-    assert sum(store.rows[h].amount_sent_msat for h in paid) == wallet.spent_msat()
+    check_books(wallet, store)
 
 
-def check_once(wallet: FakeWallet, store: FakeStore) -> None:
+def check_once(wallet: FakeWallet, store: FakeStore | FaultyLedger) -> None:
     paid = Counter(wallet.labels[h] for h in wallet.paid())
     assert all(times == 1 for times in paid.values()), paid
     for payment_hash, payment in wallet.record.items():
-        row = store.rows[payment_hash]  # nothing is sent before its intent is written
+        row = store.intent(payment_hash)
+        assert row is not None, "nothing is sent before its intent is written"
         if row.status is IntentStatus.COMPLETE:
             assert payment.status is SendStatus.COMPLETE
         if row.status is IntentStatus.FAILED:
             assert payment.status is SendStatus.FAILED
+
+
+def check_books(wallet: FakeWallet, store: FakeStore | FaultyLedger) -> None:
+    """Nothing is pending any more: what the ledger calls complete is what left the wallet, to the msat."""
+    rows = [store.intent(h) for h in wallet.sends]
+    complete = {row.payment_hash: row for row in rows if row is not None and row.status is IntentStatus.COMPLETE}
+    assert set(complete) == set(wallet.paid())
+    assert sum(row.amount_sent_msat for row in complete.values()) == wallet.spent_msat()
 
 
 def test_a_second_order_of_the_same_name_is_refused_before_anything_is_sent() -> None:
@@ -116,7 +145,6 @@ def test_a_second_order_of_the_same_name_is_refused_before_anything_is_sent() ->
     wallet = FakeWallet(clock)
     payer = Payer(wallet, store, clock.unix, clock, clock.pass_by)
     assert payer.pay(order(1)).status is SendStatus.COMPLETE
-    with contextlib.suppress(AlreadyOrderedError):
+    with pytest.raises(AlreadyPaying):
         payer.pay(order(1))
-        raise AssertionError("paid twice")
     assert len(wallet.sends) == 1

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from wattline.errors import RetryError
-from wattline.ledger.outgoing import Intent, IntentStatus
+from wattline.ledger.outgoing import Intent, Purpose
 from wattline.lightning.node import NodeRefused, NodeUnavailable, Route, SendFailure, SendStatus, SentPayment, Wallet
 from wattline.lightning.onion import payment_hash_of
 from wattline.payment.routes import FeeTooHigh, KeptRoutes
@@ -31,7 +31,8 @@ __all__ = ["FeeTooHigh", "IntentStore", "Order", "Outcome", "Payer"]
 
 
 class IntentStore(Protocol):
-    """What the payer needs of the ledger's outgoing intents. Every method has committed when it returns."""
+    """What the payer needs of the ledger's outgoing intents. Every method has committed when it returns. A RetryError
+    (the database is busy) means that nothing was changed."""
 
     def add(self, intent: Intent) -> None:
         """Raises when one that has not failed exists for the same purpose, session and sequence."""
@@ -48,7 +49,7 @@ class Order:
     """One payment to make. (purpose, session_id, sequence) names it: whatever happens, it is paid at most once."""
 
     purpose: str
-    """``increment``, ``refund`` or ``orphan_refund``."""
+    """A Purpose: ``increment``, ``refund`` or ``orphan_refund``."""
     session_id: str
     sequence: int
     destination: str
@@ -62,6 +63,8 @@ class Order:
     label: str
 
     def __post_init__(self) -> None:
+        if self.purpose not in set(Purpose):
+            raise ValueError(f"the purpose is one of {', '.join(Purpose)}, not {self.purpose!r}")
         if self.amount_msat <= 0:
             raise ValueError(f"an order pays something, not {self.amount_msat} msat")
         if self.maxfee_msat < 0:
@@ -108,9 +111,10 @@ class Payer:
     def pay(self, order: Order, timeout_s: float = 60.0) -> Outcome:
         """Pay ``order`` in one part and wait for the outcome.
 
-        Raises NoRoute, FeeTooHigh, NodeUnavailable or NodeRefused when no way was found: then nothing was written or
-        sent. Raises the store's error when the order is already paid or in doubt. From the intent on it raises nothing
-        of the node's: what cannot be known now is PENDING.
+        Raises NoRoute, FeeTooHigh, NodeUnavailable or NodeRefused when no way was found, and the ledger's error when
+        the order is already paid or in doubt or cannot be written down: then nothing was sent. From the intent on,
+        nothing of the node's is raised, nor that the ledger is busy: what cannot be known or written now is PENDING.
+        Only a ledger that is broken for good (LedgerError) is raised even then; the intent is still pending in it.
         """
         began = self._clock()
         route = self._routes.route(order.destination, order.amount_msat, order.maxfee_msat)
@@ -118,7 +122,7 @@ class Payer:
         intent = Intent(
             payment_hash=payment_hash_of(preimage),
             preimage=preimage,
-            purpose=order.purpose,
+            purpose=Purpose(order.purpose),
             session_id=order.session_id,
             sequence=order.sequence,
             destination=order.destination,
@@ -126,11 +130,7 @@ class Payer:
             maxfee_msat=order.maxfee_msat,
             record=order.record,
             label=order.label,
-            status=IntentStatus.PENDING,
-            amount_sent_msat=0,
-            failure=None,
             created_at=self._now(),
-            resolved_at=None,
         )
         with self._claim(intent.payment_hash):
             self._outgoing.add(intent)
@@ -204,11 +204,17 @@ class Payer:
         if sent.status is SendStatus.FAILED:
             known = failure or SendFailure("unknown", "the node's record says that it failed", False)
             return self._fail(intent, known, began)
-        self._outgoing.complete(intent.payment_hash, sent.amount_sent_msat, self._now())
+        try:
+            self._outgoing.complete(intent.payment_hash, sent.amount_sent_msat, self._now())
+        except RetryError:
+            return self._doubt(intent, began)
         return self._outcome(intent, SendStatus.COMPLETE, sent.amount_sent_msat, None, began)
 
     def _fail(self, intent: Intent, failure: SendFailure, began: float) -> Outcome:
-        self._outgoing.fail(intent.payment_hash, f"{failure.code}: {failure.message}", self._now())
+        try:
+            self._outgoing.fail(intent.payment_hash, f"{failure.code}: {failure.message}", self._now())
+        except RetryError:
+            return self._doubt(intent, began)
         return self._outcome(intent, SendStatus.FAILED, 0, failure, began)
 
     def _doubt(self, intent: Intent, began: float) -> Outcome:
