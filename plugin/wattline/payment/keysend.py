@@ -1,0 +1,180 @@
+"""Keysend payments on the socket's side: what the ``htlc_accepted`` hook refuses, and what is in flight.
+
+The hook only refuses. A payment that it lets pass is *reserved* (it counts against the session's credit cap) until its
+credit has reached the session; the money itself is counted from lightningd's paid invoices alone (the journal), never
+from the hook. Everything here is in memory and quick: lightningd waits for the answer.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from wattline.lightning.record import (
+    PREIMAGE_TLV_TYPE,
+    RECORD_TLV_TYPE,
+    PayloadError,
+    RecordError,
+    invoice_description,
+    parse_payload,
+    parse_record,
+    quick_test,
+)
+
+DESCRIPTION_PREFIX = "keysend: "
+PAYMENT_DATA_TLV_TYPE = 8
+"""``payment_data`` of a final hop (BOLT #4): payment_secret (32 bytes) and total_msat (tu64)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Htlc:
+    """An incoming htlc as the hook shows it."""
+
+    payment_hash: str
+    amount_msat: int
+    payload: str
+    """The decrypted per-hop payload, hex, with its length prefix."""
+    is_forward: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Let lightningd go on with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Fail it: the payer keeps the money. ``session_id`` is None when the record does not name a known session."""
+
+    code: str
+    message: str
+    session_id: str | None = None
+
+
+class CreditDesk(Protocol):
+    """Who knows the sessions: says whether one can use a payment now."""
+
+    def refusal(self, session_id: str, amount_msat: int, in_flight_msat: int) -> tuple[str, str] | None:
+        """None when ``amount_msat`` more, on top of ``in_flight_msat`` not yet credited, can be used; else code and
+        message."""
+
+
+class Reservations:
+    """Payments that passed the hook and are not yet credited, by payment_hash. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Condition()
+        self._amounts: dict[str, tuple[str, int]] = {}
+        self._totals: dict[str, int] = {}
+
+    def reserve(self, payment_hash: str, session_id: str, amount_msat: int, test: Callable[[int], bool]) -> bool:
+        """Reserve when ``test(in_flight_msat)`` of the session's other payments agrees, in one step.
+
+        The same hash again (lightningd replays htlcs at its start) is not counted twice."""
+        with self._lock:
+            known = self._amounts.get(payment_hash)
+            if known is not None and known[0] != session_id:
+                return False
+            others = self._totals.get(session_id, 0) - (known[1] if known else 0)
+            if not test(others):
+                return False
+            self._amounts[payment_hash] = (session_id, amount_msat)
+            self._totals[session_id] = others + amount_msat
+            return True
+
+    def session_of(self, payment_hash: str) -> str | None:
+        with self._lock:
+            known = self._amounts.get(payment_hash)
+            return known[0] if known else None
+
+    def release(self, payment_hash: str) -> None:
+        """Its credit has arrived (or it never will)."""
+        with self._lock:
+            known = self._amounts.pop(payment_hash, None)
+            if known is None:
+                return
+            session_id, amount_msat = known
+            left = self._totals[session_id] - amount_msat
+            if left:
+                self._totals[session_id] = left
+            else:
+                del self._totals[session_id]
+            self._lock.notify_all()
+
+    def forget(self, session_id: str) -> None:
+        """Drop what is left of a session that is over."""
+        with self._lock:
+            for payment_hash in [h for h, (owner, _) in self._amounts.items() if owner == session_id]:
+                del self._amounts[payment_hash]
+            self._totals.pop(session_id, None)
+            self._lock.notify_all()
+
+    def in_flight_msat(self, session_id: str) -> int:
+        with self._lock:
+            return self._totals.get(session_id, 0)
+
+    def wait_drained(self, session_id: str, timeout_s: float) -> bool:
+        """Wait until nothing of the session is in flight; False when the time ran out."""
+        with self._lock:
+            return self._lock.wait_for(lambda: session_id not in self._totals, timeout_s)
+
+
+class KeysendGate:
+    """The refusing side of the hook."""
+
+    def __init__(self, desk: CreditDesk, reservations: Reservations) -> None:
+        self._desk = desk
+        self._reservations = reservations
+
+    def speaks_of_wattline(self, payload: str) -> bool:
+        """The quick test on the hex: False lets a stranger's payment pass without another look."""
+        return quick_test(payload)
+
+    def judge(self, htlc: Htlc) -> Pass | Refuse:
+        """Whether the session that an htlc names can use it; reserves the amount when it can."""
+        if htlc.is_forward or not quick_test(htlc.payload):
+            return Pass()
+        try:
+            payload = bytes.fromhex(htlc.payload)
+            fields = parse_payload(payload)
+        except (PayloadError, ValueError) as error:
+            return Refuse("malformed_record", f"the payload cannot be read: {error}")
+        own = fields.get(RECORD_TLV_TYPE)
+        description = invoice_description(payload) if PREIMAGE_TLV_TYPE in fields else None
+        text = (description or "").removeprefix(DESCRIPTION_PREFIX)
+        if own is None and not text.startswith("wattline"):
+            return Pass()
+        if own is None or own != text.encode():
+            return Refuse(
+                "malformed_record",
+                f"the record must be the longest text of the payment and stand under type {RECORD_TLV_TYPE}",
+            )
+        try:
+            record = parse_record(text)
+        except RecordError as error:
+            return Refuse("malformed_record", str(error))
+        if _total_msat(fields, htlc.amount_msat) != htlc.amount_msat:
+            return Refuse("in_parts", "a payment for a session must come in one part", record.session_id)
+        return self._reserve(htlc, record.session_id)
+
+    def _reserve(self, htlc: Htlc, session_id: str) -> Pass | Refuse:
+        refusals: list[tuple[str, str]] = []
+
+        def can_use(in_flight_msat: int) -> bool:
+            refusal = self._desk.refusal(session_id, htlc.amount_msat, in_flight_msat)
+            if refusal is not None:
+                refusals.append(refusal)
+            return refusal is None
+
+        if self._reservations.reserve(htlc.payment_hash, session_id, htlc.amount_msat, can_use):
+            return Pass()
+        code, message = refusals[0] if refusals else ("wrong_session", "this payment_hash pays another session")
+        return Refuse(code, message, session_id)
+
+
+def _total_msat(fields: dict[int, bytes], amount_msat: int) -> int:
+    """What the whole payment is to be: ``payment_data.total_msat``, or the htlc itself where there is none."""
+    data = fields.get(PAYMENT_DATA_TLV_TYPE)
+    return amount_msat if data is None else int.from_bytes(data[32:], "big")

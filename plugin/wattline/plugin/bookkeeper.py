@@ -1,0 +1,148 @@
+"""The journal's reader: lightningd's paid invoices become credits of sessions and rows of the ledger.
+
+lightningd's own database is the journal; the ledger is a view of it with a cursor, booked in one unit of work. Whatever
+was received while this plugin was not looking is found here.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from wattline.ledger import Booking, Cursor, Kind, Ledger
+from wattline.lightning.node import Journal, NodeUnavailable, PaidInvoice
+from wattline.lightning.record import Record, RecordError, parse_record
+from wattline.payment.keysend import DESCRIPTION_PREFIX
+
+log = logging.getLogger(__name__)
+
+BATCH = 500
+LABEL_PREFIX = "keysend-"
+"""Core Lightning's keysend plugin labels the invoices that it makes so; nobody else's description is believed."""
+
+
+class CreditTaker(Protocol):
+    """Whose sessions the payments are for."""
+
+    def take(self, session_id: str, payment_hash: str, amount_msat: int) -> bool:
+        """Credit the session, once; False when it cannot use the payment any more (or never existed)."""
+
+    def booked(self, payment_hashes: Sequence[str]) -> None:
+        """The ledger holds these now."""
+
+
+class Bookkeeper:
+    """Reads the journal to its end, again and again."""
+
+    def __init__(self, journal: Journal, ledger: Ledger, taker: CreditTaker, interval_s: float) -> None:
+        self._journal = journal
+        self._ledger = ledger
+        self._taker = taker
+        self._interval_s = interval_s
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="bookkeeper", daemon=True)
+        self.caught_up = False
+        """The journal has been read to its end at least once: payments for sessions may be let pass."""
+        self.gaps = 0
+        """Deleted invoices noticed by this process (holes in pay_index): the journal may not be complete."""
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._wake.set()
+        self._thread.join(timeout=5)
+
+    def wake(self) -> None:
+        """Book soon: something was paid."""
+        self._wake.set()
+
+    def read_to_end(self) -> int:
+        """Book everything that is paid by now; the number of rows booked. Raises NodeUnavailable."""
+        total = 0
+        with self._lock:
+            while True:
+                cursor = self._ledger.cursor()
+                rows = self._journal.paid_since(cursor.updated_index, BATCH)
+                if not rows:
+                    self.caught_up = True
+                    return total
+                total += self._book(rows, cursor)
+
+    def _book(self, rows: Sequence[PaidInvoice], cursor: Cursor) -> int:
+        bookings = []
+        pay_index = cursor.pay_index
+        for row in rows:
+            if not row.is_paid:
+                continue
+            if row.pay_index is not None:
+                self._watch_gap(pay_index, row.pay_index)
+                pay_index = max(pay_index, row.pay_index)
+            record = record_of(row)
+            if record is None or self._ledger.booked(row.payment_hash) is not None:
+                continue
+            taken = self._taker.take(record.session_id, row.payment_hash, row.amount_received_msat)
+            bookings.append(
+                Booking(
+                    payment_hash=row.payment_hash,
+                    kind=Kind.CREDIT if taken else Kind.ORPHAN,
+                    session_id=record.session_id,
+                    sequence=record.sequence,
+                    amount_msat=row.amount_received_msat,
+                    pay_index=row.pay_index or 0,
+                    updated_index=row.updated_index,
+                    paid_at=row.paid_at,
+                )
+            )
+            if not taken:
+                log.warning(
+                    "%d msat were paid for session %s, which cannot use them: to be refunded",
+                    row.amount_received_msat,
+                    record.session_id,
+                )
+        self._ledger.book(bookings, Cursor(updated_index=rows[-1].updated_index, pay_index=pay_index))
+        self._taker.booked([booking.payment_hash for booking in bookings])
+        return len(bookings)
+
+    def _watch_gap(self, last: int, now: int) -> None:
+        """``pay_index`` counts every payment; a hole means that an invoice was deleted before it was read."""
+        if last and now > last + 1:
+            self.gaps += now - last - 1
+            log.error(
+                "%d paid invoice(s) were deleted before wattline read them (pay_index %d to %d): turn off autoclean of "
+                "paid invoices, or let it wait longer",
+                now - last - 1,
+                last + 1,
+                now - 1,
+            )
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                self.read_to_end()
+            except NodeUnavailable as error:
+                log.warning("the journal cannot be read now: %s", error)
+            except Exception:
+                log.exception("the journal could not be booked")
+            self._wake.clear()
+            started = time.monotonic()
+            self._wake.wait(self._interval_s * 5)
+            if not self._stopping:
+                # Woken by a payment: collect more of them, a write per payment would wear out an SD card.
+                threading.Event().wait(max(0.0, self._interval_s - (time.monotonic() - started)))
+
+
+def record_of(row: PaidInvoice) -> Record | None:
+    """The session that a paid invoice was for; None when it is not one of ours."""
+    if not row.label.startswith(LABEL_PREFIX) or not row.description.startswith(DESCRIPTION_PREFIX):
+        return None
+    try:
+        return parse_record(row.description.removeprefix(DESCRIPTION_PREFIX))
+    except RecordError:
+        return None

@@ -1,0 +1,91 @@
+"""The plugin's side of the guard: starting it, keeping it, saying goodbye."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from wattline.relay import GuardClient, RelayError, RelayState
+
+log = logging.getLogger(__name__)
+
+
+class RelayHolder:
+    """Holds relays through the guard; starts a new guard when the old one is gone (which opens every relay first)."""
+
+    def __init__(self, start_guard: Callable[[], GuardClient]) -> None:
+        self._start_guard = start_guard
+        self._lock = threading.Lock()
+        self._client: GuardClient | None = None
+
+    def start(self) -> None:
+        """Connect to the guard, starting it when needed. Raises RelayError."""
+        with self._lock:
+            if self._client is None:
+                self._client = self._start_guard()
+
+    @property
+    def running(self) -> bool:
+        return self._client is not None
+
+    def hold(self, outlet_id: str, lease_ms: int) -> RelayState:
+        """Relay closed for ``lease_ms`` from now at the most. Raises RelayError: then it is open or opens by itself."""
+        return self._ask(lambda client: client.hold(outlet_id, lease_ms))
+
+    def open(self, outlet_id: str) -> RelayState:
+        """Relay open now. Raises RelayError when that could not be confirmed; the guard goes on trying."""
+        return self._ask(lambda client: client.open(outlet_id))
+
+    def bye(self) -> None:
+        """Every relay opens and the guard ends; it will not start the plugin again."""
+        with self._lock:
+            client, self._client = self._client, None
+        if client is not None:
+            try:
+                client.bye()
+            except RelayError as error:
+                log.warning("the guard did not take leave: %s", error)
+            finally:
+                client.close()
+
+    def _ask(self, call: Callable[[GuardClient], RelayState]) -> RelayState:
+        client = self._client
+        if client is None:
+            raise RelayError("guard_lost", "the guard is not running")
+        try:
+            return call(client)
+        except RelayError as error:
+            if error.code == "guard_lost":
+                self._replace(client)
+            raise
+
+    def _replace(self, lost: GuardClient) -> None:
+        with self._lock:
+            if self._client is not lost:
+                return
+            log.error("the guard is gone; starting a new one, which opens every relay")
+            lost.close()
+            self._client = None
+            try:
+                self._client = self._start_guard()
+            except RelayError as error:
+                log.error("no new guard: %s", error)
+        if self._client is None:
+            threading.Timer(1.0, self._retry).start()
+
+    def _retry(self) -> None:
+        try:
+            self.start()
+        except RelayError:
+            threading.Timer(1.0, self._retry).start()
+
+
+class NoRelay:
+    """The relay of an outlet that is no longer configured: nobody may close it, and the guard does not know it."""
+
+    def hold(self, outlet_id: str, lease_ms: int) -> RelayState:
+        raise RelayError("relay_fault", f"outlet {outlet_id} is no longer in the configuration")
+
+    def open(self, outlet_id: str) -> RelayState:
+        return RelayState(outlet_id, closed=False, confirmed=True, at_ms=0, lease_ends_ms=None, fault="")

@@ -1,0 +1,86 @@
+"""Domain values as messages of the protocol."""
+
+from __future__ import annotations
+
+from wattline.ledger import SessionRecord
+from wattline.plugin.outlet import OutletView
+from wattline.session import RefundStatus, Session, State
+from wattline.tariff import Tariff
+from wattline.v1 import charging_pb2 as pb
+
+METHODS = {"keysend": pb.METHOD_KEYSEND, "onchain": pb.METHOD_ONCHAIN}
+
+_STATES = {
+    State.OPEN: pb.SESSION_STATE_OPEN,
+    State.DELIVERING: pb.SESSION_STATE_DELIVERING,
+    State.PAUSED: pb.SESSION_STATE_PAUSED,
+    State.SETTLING: pb.SESSION_STATE_SETTLING,
+    State.CLOSED: pb.SESSION_STATE_CLOSED,
+}
+_REFUNDS = {
+    RefundStatus.NONE: pb.REFUND_STATUS_NONE,
+    RefundStatus.SENT: pb.REFUND_STATUS_SENT,
+    RefundStatus.OWED: pb.REFUND_STATUS_OWED,
+    RefundStatus.KEPT: pb.REFUND_STATUS_KEPT,
+}
+
+
+def tariff_message(tariff: Tariff) -> pb.Tariff:
+    return pb.Tariff(
+        tariff_id=tariff.tariff_id,
+        energy_msat_per_kwh=tariff.energy_msat_per_kwh,
+        time_msat_per_hour=tariff.time_msat_per_hour,
+        session_fee_msat=tariff.session_fee_msat,
+    )
+
+
+def statement_message(
+    view: OutletView, session: Session, sequence: int, in_flight_msat: int, wish_msat: int
+) -> pb.Statement:
+    """The running account of ``session``; power and voltage are the outlet's present ones."""
+    reading = view.reading
+    return pb.Statement(
+        session_id=session.session_id,
+        sequence=sequence,
+        state=_STATES[session.state],
+        relay_closed=view.relay_closed,
+        energy_uwh=session.energy_uwh,
+        delivered_ms=session.delivered_ms,
+        power_mw=reading.power_mw if reading else 0,
+        voltage_mv=max(0, reading.voltage_mv) if reading else 0,
+        current_ma=reading.current_ma if reading else 0,
+        credited_msat=session.account.credited_msat,
+        charged_msat=session.account.charged_msat,
+        refunded_msat=session.account.refunded_msat,
+        balance_msat=session.account.balance_msat,
+        in_flight_msat=in_flight_msat,
+        payments=session.account.payments,
+        min_increment_msat=wish_msat,
+        stop_reason=session.stop_reason or "",
+    )
+
+
+def receipt_message(record: SessionRecord, node_id: str, refund_payment_hash: str) -> pb.Receipt:
+    """The final statement of a closed session."""
+    session = record.session
+    return pb.Receipt(
+        session_id=session.session_id,
+        node_id=node_id,
+        outlet_id=session.outlet_id,
+        cable_node_id=record.cable_node_id,
+        method=METHODS[session.method],
+        tariff=tariff_message(session.terms.tariff),
+        opened_at=record.opened_at,
+        closed_at=record.closed_at or 0,
+        stop_reason=session.stop_reason or "",
+        energy_uwh=session.energy_uwh,
+        delivered_ms=session.delivered_ms,
+        credited_msat=session.account.credited_msat,
+        charged_msat=session.account.charged_msat,
+        refunded_msat=session.account.refunded_msat,
+        balance_msat=session.account.balance_msat,
+        payments=session.account.payments,
+        refund_status=_REFUNDS[session.refund_status],
+        refund_fee_msat=session.refund_fee_msat,
+        refund_payment_hash=refund_payment_hash,
+    )

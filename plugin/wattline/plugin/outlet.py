@@ -1,0 +1,399 @@
+"""One outlet: its meter, its relay, and the session that it serves, in one loop of one thread.
+
+All changes of a session happen in this thread, one event after the other, through the pure state machine; other
+threads hand in events and read the last published :class:`OutletView`.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Protocol, TypeVar
+
+from wattline.meter import Meter, MeterError, Reading
+from wattline.payment.keysend import Reservations
+from wattline.relay import RelayError, RelayState
+from wattline.session import (
+    BooksClosed,
+    CreditArrived,
+    Effect,
+    Event,
+    Fault,
+    HoldRelay,
+    MeterValue,
+    OpenRelay,
+    Refund,
+    SendStatement,
+    Session,
+    Settle,
+    State,
+    StopReason,
+    Tick,
+    WriteReceipt,
+    step,
+)
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+REOPEN_METER_MS = 1000
+"""How long to wait before a meter that failed is opened again."""
+IDLE_POWER_MW = 20_000
+"""Power that may show on an outlet whose relay is open (offset of the shunt amplifier) before it counts as stuck."""
+LAST_READING_INTERVALS = 4
+"""After the relay has opened, the meter is read this many intervals later for the last energy of a session."""
+STUCK_RELAY_MS = 10_000
+"""A relay that has not opened by then will not: the books are closed all the same, the outlet stays faulted."""
+STUCK_READINGS = 5
+"""So many readings in a row with current through an open relay make it a stuck one."""
+
+
+class Condition(StrEnum):
+    """What an outlet is doing, for people and for cables that ask for it."""
+
+    STARTING = "starting"  # the meter has not been read yet
+    AVAILABLE = "available"  # free, meter and relay answer
+    IN_USE = "in_use"  # a session is attached
+    FAULTED = "faulted"  # the meter or the relay cannot be trusted
+
+
+@dataclass(frozen=True, slots=True)
+class OutletView:
+    """What the loop last knew; replaced as a whole, so that any thread may read it."""
+
+    outlet_id: str
+    condition: Condition
+    fault: str
+    """Empty, or what is wrong, for people."""
+    relay_closed: bool
+    reading: Reading | None
+    session: Session | None
+    meter_base_uwh: int
+    """The chip's cumulative energy at the open of the session."""
+    chip_uwh: int
+    """The chip's cumulative energy of the last reading that counted for the session."""
+    max_unpaid_msat: int
+    """The worst (charged - credited) that this process saw in the session; 0 when it never was above."""
+
+
+class Holder(Protocol):
+    """Holds the relay (see :class:`wattline.plugin.guarding.RelayHolder`)."""
+
+    def hold(self, outlet_id: str, lease_ms: int) -> RelayState: ...
+
+    def open(self, outlet_id: str) -> RelayState: ...
+
+
+class SessionSink(Protocol):
+    """What the loop tells of its session; every call returns at once."""
+
+    def changed(self, view: OutletView, *, important: bool) -> None:
+        """The session moved on; ``important`` when a statement is due now."""
+
+    def settle(self, session: Session) -> None: ...
+
+    def refund(self, session: Session, budget_msat: int) -> None: ...
+
+    def receipt_due(self, session: Session) -> None: ...
+
+
+class OutletLoop:
+    """The loop of one outlet."""
+
+    def __init__(
+        self,
+        outlet_id: str,
+        interval_ms: int,
+        open_meter: Callable[[], Meter],
+        holder: Holder,
+        sink: SessionSink,
+        reservations: Reservations,
+    ) -> None:
+        self.outlet_id = outlet_id
+        self._interval_ms = interval_ms
+        self._open_meter = open_meter
+        self._holder = holder
+        self._sink = sink
+        self._reservations = reservations
+        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"outlet {outlet_id}", daemon=True)
+        self._meter: Meter | None = None
+        self._meter_retry_ms = 0
+        self._stuck_readings = 0
+        self._settling_since_ms = 0
+        self._credited: set[str] = set()
+        """Credited to the session and not yet in the ledger."""
+        self.view = OutletView(outlet_id, Condition.STARTING, "", False, None, None, 0, 0, 0)
+
+    # What other threads may call.
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the loop; the relay is left to the guard."""
+        self._stopping.set()
+        self._jobs.put(lambda: None)
+        self._thread.join(timeout=5)
+
+    def attach(self, session: Session) -> Future[bool]:
+        """Serve a new session from now on; False when the outlet is not free or its meter does not answer."""
+        return self._call(lambda: self._attach(session))
+
+    def go_on(self, session: Session, effects: Sequence[Effect], chip_uwh: int) -> Future[None]:
+        """Serve a session of an earlier process, whose last energy belongs to the chip's cumulative ``chip_uwh``."""
+        return self._call(lambda: self._go_on(session, effects, chip_uwh))
+
+    def detach(self, session_id: str) -> Future[bool]:
+        """Free the outlet of a closed session."""
+        return self._call(lambda: self._detach(session_id))
+
+    def post(self, session_id: str, event: Event) -> Future[bool]:
+        """Let ``event`` happen to the session; False when this outlet serves another one by then."""
+        return self._call(lambda: self._happen(session_id, event))
+
+    def close_books(self, session_id: str) -> Future[bool]:
+        """Once the relay is confirmed open: charge the last energy, then let BooksClosed happen. False: not yet."""
+        return self._call(lambda: self._close_books(session_id))
+
+    def credit_reserved(self, session_id: str, payment_hash: str, amount_msat: int) -> None:
+        """The fast path: credit a payment that the hook let pass, unless the journal was quicker."""
+        self._call(
+            lambda: (
+                self._reservations.session_of(payment_hash) == session_id
+                and self._credit(session_id, payment_hash, amount_msat)
+            )
+        )
+
+    def credit(self, session_id: str, payment_hash: str, amount_msat: int) -> Future[bool]:
+        """The journal's path: credit a received payment once, whether or not the fast path did; False when the session
+        can no longer use it."""
+        return self._call(lambda: self._credit(session_id, payment_hash, amount_msat))
+
+    def booked(self, payment_hashes: Collection[str]) -> None:
+        """The ledger holds them now: the journal will not tell of them again."""
+        self._call(lambda: self._credited.difference_update(payment_hashes))
+
+    def _call(self, work: Callable[[], T]) -> Future[T]:
+        future: Future[T] = Future()
+
+        def job() -> None:
+            try:
+                future.set_result(work())
+            except Exception as error:  # noqa: BLE001 - belongs to whoever waits for it
+                future.set_exception(error)
+
+        self._jobs.put(job)
+        return future
+
+    # The loop's own thread from here on.
+
+    def _run(self) -> None:
+        due_ms = _now_ms()
+        while not self._stopping.is_set():
+            try:
+                job = self._jobs.get(timeout=max(0, due_ms - _now_ms()) / 1000)
+            except queue.Empty:
+                pass
+            else:
+                job()
+            if _now_ms() >= due_ms:
+                due_ms = max(due_ms + self._interval_ms, _now_ms() + self._interval_ms // 2)
+                try:
+                    self._measure()
+                except Exception:
+                    log.exception("outlet %s: the loop failed; relay open", self.outlet_id)
+                    self._fault(StopReason.INTERNAL_ERROR, "internal error, see the log")
+        self._close_meter()
+
+    def _measure(self) -> None:
+        reading = self._read()
+        if reading is None:
+            return
+        view = self.view
+        if view.session is None or view.session.state is State.CLOSED:
+            self._watch_idle(reading)
+            return
+        energy_uwh = reading.energy_uwh - view.meter_base_uwh
+        self.view = replace(view, reading=reading, chip_uwh=reading.energy_uwh)
+        self._step(MeterValue(energy_uwh, reading.power_mw), Tick())
+
+    def _read(self) -> Reading | None:
+        """A reading that can be trusted; None after the fault was told to the session."""
+        if self._meter is None and _now_ms() < self._meter_retry_ms:
+            return None
+        try:
+            if self._meter is None:
+                self._meter = self._open_meter()
+            return self._meter.read()
+        except MeterError as error:
+            self._close_meter()
+            self._meter_retry_ms = _now_ms() + REOPEN_METER_MS
+            self._fault(StopReason(error.code), error.message)
+            return None
+
+    def _watch_idle(self, reading: Reading) -> None:
+        """No session: the relay is open, so nothing may flow."""
+        flows = abs(reading.power_mw) > IDLE_POWER_MW
+        self._stuck_readings = self._stuck_readings + 1 if flows else 0
+        fault = ""
+        if self._stuck_readings >= STUCK_READINGS:
+            fault = f"{reading.power_mw / 1000:.0f} W flow although the relay is open: it is stuck"
+            if not self.view.fault:
+                self._open_relay()
+        self.view = replace(
+            self.view, reading=reading, fault=fault, condition=Condition.FAULTED if fault else Condition.AVAILABLE
+        )
+
+    def _attach(self, session: Session) -> bool:
+        view = self.view
+        if view.condition is not Condition.AVAILABLE or view.session is not None or view.reading is None:
+            return False
+        self._serve(session, view.reading.energy_uwh, view.reading.energy_uwh)
+        return True
+
+    def _go_on(self, session: Session, effects: Sequence[Effect], chip_uwh: int) -> None:
+        self._serve(session, chip_uwh - session.energy_uwh, chip_uwh)
+        self._perform(session, effects)
+
+    def _serve(self, session: Session, meter_base_uwh: int, chip_uwh: int) -> None:
+        self._credited.clear()
+        self.view = replace(
+            self.view,
+            session=session,
+            condition=Condition.IN_USE,
+            meter_base_uwh=meter_base_uwh,
+            chip_uwh=chip_uwh,
+            max_unpaid_msat=0,
+        )
+        self._sink.changed(self.view, important=True)
+
+    def _detach(self, session_id: str) -> bool:
+        if self.view.session is None or self.view.session.session_id != session_id:
+            return False
+        self._credited.clear()
+        self.view = replace(self.view, session=None, condition=Condition.STARTING, reading=None)
+        return True
+
+    def _credit(self, session_id: str, payment_hash: str, amount_msat: int) -> bool:
+        session = self.view.session
+        if session is None or session.session_id != session_id:
+            return False
+        if payment_hash in self._credited:
+            return True
+        if not session.takes_credit:
+            return False
+        self._credited.add(payment_hash)
+        # Released once the view counts it, so that the cap never sees less than there is.
+        self._step(CreditArrived(amount_msat), counted=lambda: self._reservations.release(payment_hash))
+        return True
+
+    def _close_books(self, session_id: str) -> bool:
+        session = self.view.session
+        if session is None or session.session_id != session_id or session.state is not State.SETTLING:
+            return True
+        self._open_relay()
+        waited_ms = _now_ms() - self._settling_since_ms
+        if self.view.relay_closed and waited_ms < STUCK_RELAY_MS:
+            return False
+        if self._credited:
+            return False  # the ledger must hold every credit first: what it does not hold now it would call an orphan
+        if waited_ms < LAST_READING_INTERVALS * self._interval_ms:
+            return False  # the meter averages: let it see the relay open
+        if self.view.fault == "":
+            self._measure()
+        self._step(BooksClosed())
+        return True
+
+    def _happen(self, session_id: str, event: Event) -> bool:
+        session = self.view.session
+        if session is None or session.session_id != session_id:
+            return False
+        self._step(event)
+        return True
+
+    def _fault(self, reason: StopReason, message: str) -> None:
+        if self.view.fault != message:
+            log.error("outlet %s: %s: %s", self.outlet_id, reason, message)
+        if self.view.session is not None:
+            self.view = replace(self.view, fault=message)
+            self._step(Fault(reason))
+        else:
+            self.view = replace(self.view, fault=message, condition=Condition.FAULTED, reading=None)
+
+    def _step(self, *events: Event, counted: Callable[[], None] | None = None) -> None:
+        """Let the events happen, then do what they ask for; of several holds of the relay in a row only the last.
+
+        ``counted`` is called when the view holds what has happened and nobody has been told of it yet."""
+        before = self.view.session
+        if before is None:
+            return
+        session, effects, now_ms = before, list[Effect](), _now_ms()
+        for event in events:
+            session, more = step(session, event, now_ms)
+            effects.extend(more)
+        unpaid_msat = max(self.view.max_unpaid_msat, session.account.charged_msat - session.account.credited_msat)
+        self.view = replace(self.view, session=session, max_unpaid_msat=unpaid_msat)
+        if counted is not None:
+            counted()
+        self._perform(session, effects)
+        if session != before:
+            important = session.state is not before.state or any(isinstance(e, SendStatement) for e in effects)
+            self._sink.changed(self.view, important=important)
+
+    def _perform(self, session: Session, effects: Sequence[Effect]) -> None:
+        for number, effect in enumerate(effects):
+            match effect:
+                case HoldRelay(lease_ms):
+                    if not any(isinstance(later, HoldRelay | OpenRelay) for later in effects[number + 1 :]):
+                        self._hold_relay(lease_ms)
+                case OpenRelay():
+                    self._open_relay()
+                case SendStatement():
+                    pass  # the view is published at the end of the step
+                case Settle():
+                    self._settling_since_ms = _now_ms()
+                    self._sink.settle(session)
+                case Refund(budget_msat):
+                    self._sink.refund(session, budget_msat)
+                case WriteReceipt():
+                    self._sink.receipt_due(session)
+
+    def _hold_relay(self, lease_ms: int) -> None:
+        try:
+            state = self._holder.hold(self.outlet_id, lease_ms)
+        except RelayError as error:
+            self.view = replace(self.view, relay_closed=False)
+            self._fault(_relay_reason(error), error.message)
+        else:
+            self.view = replace(self.view, relay_closed=state.closed)
+
+    def _open_relay(self) -> None:
+        try:
+            state = self._holder.open(self.outlet_id)
+        except RelayError as error:
+            self.view = replace(self.view, fault=error.message)
+            log.error("outlet %s: the relay could not be opened: %s", self.outlet_id, error.message)
+        else:
+            self.view = replace(self.view, relay_closed=state.closed)
+
+    def _close_meter(self) -> None:
+        meter, self._meter = self._meter, None
+        if meter is not None:
+            meter.close()
+
+
+def _relay_reason(error: RelayError) -> StopReason:
+    return StopReason.GUARD_LOST if error.code == "guard_lost" else StopReason.RELAY_FAULT
+
+
+def _now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000

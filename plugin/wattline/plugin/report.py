@@ -1,0 +1,115 @@
+"""What the operator sees: outlets, sessions and totals as JSON objects (the results of the RPC methods)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from wattline.ledger import Ledger, SessionRecord
+from wattline.plugin.bookkeeper import Bookkeeper
+from wattline.plugin.outlet import OutletView
+from wattline.plugin.smart_socket import SmartSocket
+from wattline.tariff import Tariff
+
+Json = dict[str, Any]
+
+
+def outlet_object(view: OutletView) -> Json:
+    """One outlet; powers and currents are null when the meter does not answer: nobody knows, which is not zero."""
+    reading = view.reading
+    result: Json = {
+        "outlet_id": view.outlet_id,
+        "state": view.condition.value,
+        "relay": "closed" if view.relay_closed else "open",
+        "power_mw": reading.power_mw if reading else None,
+        "voltage_mv": reading.voltage_mv if reading else None,
+        "current_ma": reading.current_ma if reading else None,
+        "energy_uwh": reading.energy_uwh if reading else None,
+        "session_id": view.session.session_id if view.session else None,
+    }
+    if view.fault:
+        result["fault"] = view.fault
+    return result
+
+
+def session_object(record: SessionRecord, max_unpaid_msat: int | None = None) -> Json:
+    """One session, live or over."""
+    session = record.session
+    account = session.account
+    result: Json = {
+        "session_id": session.session_id,
+        "outlet_id": session.outlet_id,
+        "method": session.method.value,
+        "state": session.state.value,
+        "stop_reason": session.stop_reason.value if session.stop_reason else None,
+        "opened_at": record.opened_at,
+        "closed_at": record.closed_at,
+        "energy_uwh": session.energy_uwh,
+        "delivered_ms": session.delivered_ms,
+        "charged_msat": account.charged_msat,
+        "credited_msat": account.credited_msat,
+        "refunded_msat": account.refunded_msat,
+        "balance_msat": account.balance_msat,
+        "payments": account.payments,
+        "refund_status": session.refund_status.value,
+        "refund_fee_msat": session.refund_fee_msat,
+        "cable_node_id": record.cable_node_id,
+        "tariff_id": session.terms.tariff.tariff_id,
+        "energy_msat_per_kwh": session.terms.tariff.energy_msat_per_kwh,
+    }
+    if max_unpaid_msat is not None:
+        result["max_unpaid_msat"] = max_unpaid_msat
+    return result
+
+
+def tariff_object(tariff: Tariff) -> Json:
+    return {
+        "tariff_id": tariff.tariff_id,
+        "energy_msat_per_kwh": tariff.energy_msat_per_kwh,
+        "time_msat_per_hour": tariff.time_msat_per_hour,
+        "session_fee_msat": tariff.session_fee_msat,
+    }
+
+
+class Report:
+    """Answers the operator from the socket and its ledger."""
+
+    def __init__(self, seller: SmartSocket, ledger: Ledger, bookkeeper: Bookkeeper, identity: Json) -> None:
+        self._seller = seller
+        self._ledger = ledger
+        self._bookkeeper = bookkeeper
+        self._identity = identity
+
+    def status(self) -> Json:
+        cursor = self._ledger.cursor()
+        return {
+            **self._identity,
+            "state": "running" if self._seller.ready else "starting",
+            "tariff": tariff_object(self._seller.tariff),
+            "outlets": [outlet_object(view) for view in self._seller.views()],
+            "journal": {
+                "updated_index": cursor.updated_index,
+                "pay_index": cursor.pay_index,
+                "missing_invoices": self._bookkeeper.gaps,
+            },
+            "refunds_owed": len(self._ledger.owed_refunds()),
+        }
+
+    def sessions(self, session_id: str | None, limit: int) -> list[Json]:
+        """The newest first, live ones as they are at this moment."""
+        if session_id is not None:
+            found = self._seller.record(session_id)
+            return [self._session(found)] if found is not None else []
+        return [
+            self._session(self._seller.live_record(record.session.session_id) or record)
+            for record in self._ledger.sessions(limit)
+        ]
+
+    def totals(self, start: int, end: int) -> Json:
+        """Sums over the sessions opened from ``start`` on and before ``end``."""
+        totals = self._ledger.totals(start, end)
+        return {"start_time": start, "end_time": end, **asdict(totals), "balance_msat": totals.balance_msat}
+
+    def _session(self, record: SessionRecord) -> Json:
+        unpaid = self._seller.max_unpaid_msat(record.session.session_id)
+        return session_object(record, unpaid)

@@ -1,0 +1,144 @@
+"""The gRPC service that cables talk to."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NoReturn, Protocol
+
+import grpc
+
+from wattline.errors import RetryError, StopError, WattlineError
+from wattline.plugin.certificate import Certificate
+from wattline.plugin.streams import Stream, refusal
+from wattline.v1 import charging_pb2 as pb
+from wattline.v1 import charging_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+MAX_STREAMS = 64
+"""Cables connected at once: each holds a thread."""
+
+
+class Refused(StopError):
+    """What a cable asked for is not done; ``code`` is one of the codes of ``Refusal`` in charging.proto."""
+
+
+class Seller(Protocol):
+    """What the service needs of the socket. Every method raises Refused."""
+
+    def offer(self, nonce: bytes) -> pb.GetOfferResponse: ...
+
+    def open(self, request: pb.Open) -> Stream: ...
+
+    def resume(self, request: pb.Resume) -> Stream: ...
+
+    def meter_value(self, session_id: str, value: pb.MeterValue) -> None: ...
+
+    def close(self, session_id: str, reason: str) -> None: ...
+
+    def gone(self, stream: Stream) -> None: ...
+
+    def receipt(self, session_id: str, token: bytes) -> pb.SignedReceipt: ...
+
+
+class ChargingService(charging_pb2_grpc.ChargingServiceServicer):
+    """Translates between the wire and the seller; keeps no state of its own."""
+
+    def __init__(self, seller: Seller) -> None:
+        self._seller = seller
+
+    def GetOffer(  # noqa: N802 - named by the protocol
+        self, request: pb.GetOfferRequest, context: grpc.ServicerContext
+    ) -> pb.GetOfferResponse:
+        try:
+            return self._seller.offer(request.nonce)
+        except WattlineError as error:
+            _abort(context, error)
+
+    def GetReceipt(  # noqa: N802 - named by the protocol
+        self, request: pb.GetReceiptRequest, context: grpc.ServicerContext
+    ) -> pb.GetReceiptResponse:
+        try:
+            return pb.GetReceiptResponse(receipt=self._seller.receipt(request.session_id, request.token))
+        except WattlineError as error:
+            _abort(context, error)
+
+    def Charge(  # noqa: N802 - named by the protocol
+        self, request_iterator: Iterator[pb.ChargeRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.ChargeResponse]:
+        try:
+            stream = self._begin(next(request_iterator, None))
+        except WattlineError as error:
+            yield refusal(error.code, error.message)
+            return
+        context.add_callback(stream.end)
+        threading.Thread(
+            target=self._read, args=(request_iterator, stream), name=f"stream {stream.session_id}", daemon=True
+        ).start()
+        try:
+            yield from stream
+        finally:
+            self._seller.gone(stream)
+
+    def _begin(self, first: pb.ChargeRequest | None) -> Stream:
+        match first.WhichOneof("message") if first is not None else None:
+            case "open":
+                assert first is not None
+                return self._seller.open(first.open)
+            case "resume":
+                assert first is not None
+                return self._seller.resume(first.resume)
+            case other:
+                raise Refused("bad_request", f"the first message must be open or resume, not {other or 'nothing'}")
+
+    def _read(self, requests: Iterator[pb.ChargeRequest], stream: Stream) -> None:
+        """What comes up, until the cable goes away."""
+        try:
+            for request in requests:
+                match request.WhichOneof("message"):
+                    case "meter_value":
+                        self._seller.meter_value(stream.session_id, request.meter_value)
+                    case "close":
+                        self._seller.close(stream.session_id, request.close.reason)
+                    case other:
+                        stream.put(refusal("bad_request", f"{other or 'an empty message'} is not allowed here"))
+                        stream.end()
+                        return
+        except grpc.RpcError:
+            pass  # the connection was cut: the stream's end is told by context's callback
+        except Exception:
+            log.exception("the stream of session %s failed", stream.session_id)
+        # A cable that has only finished sending still gets its receipt: the stream itself ends elsewhere.
+
+
+def serve(service: ChargingService, address: str, certificate: Certificate) -> grpc.Server:
+    """Listen on ``host:port`` with TLS. Raises StopError when the port cannot be had."""
+    server = grpc.server(
+        ThreadPoolExecutor(MAX_STREAMS + 8, thread_name_prefix="grpc"),
+        options=[
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", 64 * 1024),
+            ("grpc.keepalive_time_ms", 10_000),
+            ("grpc.keepalive_timeout_ms", 5_000),
+            ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+        ],
+        maximum_concurrent_rpcs=MAX_STREAMS + 8,
+    )
+    charging_pb2_grpc.add_ChargingServiceServicer_to_server(service, server)
+    credentials = grpc.ssl_server_credentials([(certificate.key_pem, certificate.certificate_pem)])
+    try:
+        bound: Any = server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise StopError("port_taken", f"cannot listen on {address}: {error}") from error
+    if bound == 0:
+        raise StopError("port_taken", f"cannot listen on {address}: the port is taken or the host is not ours")
+    server.start()
+    return server
+
+
+def _abort(context: grpc.ServicerContext, error: WattlineError) -> NoReturn:
+    status = grpc.StatusCode.UNAVAILABLE if isinstance(error, RetryError) else grpc.StatusCode.FAILED_PRECONDITION
+    context.abort(status, f"{error.code}: {error.message}")

@@ -1,0 +1,151 @@
+"""The socket's configuration: what it sells, from which outlets, under which rules."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from wattline.meter import MeterSettings
+from wattline.relay import RelaySettings
+from wattline.settings import Settings
+
+Msat = Annotated[int, Field(ge=0, le=21_000_000 * 100_000_000 * 1000)]
+Seconds = Annotated[int, Field(ge=1, le=86_400)]
+
+OUTLET_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
+NODE_ID = re.compile(r"0[23][0-9a-f]{64}")
+
+
+class TariffSettings(Settings):
+    """Prices for sessions opened from now on; `wattline-tariff` changes them while the plugin runs."""
+
+    energy_msat_per_kwh: Msat = Field(default=300_000, description="Price of energy, msat per kWh.")
+    time_msat_per_hour: Msat = Field(default=0, description="Price of time while delivering, msat per hour.")
+    session_fee_msat: Msat = Field(default=0, description="Once per session, due when delivery begins, msat.")
+
+
+class OutletSettings(Settings):
+    """One metered, switched output."""
+
+    outlet_id: str = Field(description="Name of the outlet, as cables ask for it.")
+    max_power_w: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        description="Rated power, W; more than 5 % above it stops delivery."
+    )
+    meter: MeterSettings = Field(description="The energy meter of this outlet.")
+    relay: RelaySettings = Field(description="The relay of this outlet.")
+
+    @field_validator("outlet_id")
+    @classmethod
+    def _is_a_name(cls, value: str) -> str:
+        if not OUTLET_ID.fullmatch(value):
+            raise ValueError(
+                "an outlet_id is 1 to 32 letters, digits, '.', '_' or '-', beginning with a letter or digit"
+            )
+        return value
+
+
+class SessionSettings(Settings):
+    """Rules of a session."""
+
+    meter_interval_ms: Annotated[int, Field(ge=20, le=400)] = Field(
+        default=100, description="How often an outlet is measured, ms (the relay's lease is at most 1000)."
+    )
+    statement_interval_ms: Annotated[int, Field(ge=100, le=60_000)] = Field(
+        default=1000, description="How often the cable gets a statement while energy flows, ms."
+    )
+    credit_cap_msat: Annotated[int, Field(ge=1000, le=10_000_000_000)] = Field(
+        default=100_000, description="The most unused credit taken for one session, payments in flight included, msat."
+    )
+    min_refund_msat: Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
+        default=1000, description="Unused credit below this is kept at the end, msat."
+    )
+    open_timeout_s: Seconds = Field(default=30, description="How long a session waits for its first payment, s.")
+    pause_max_s: Seconds = Field(default=300, description="How long a paused session waits for the next payment, s.")
+    cable_lost_s: Seconds = Field(default=60, description="How long a session outlives its connection, s.")
+    offer_valid_s: Seconds = Field(default=60, description="How long a signed offer is valid, s.")
+
+    @model_validator(mode="after")
+    def _leases_can_be_renewed(self) -> Self:
+        if self.statement_interval_ms < self.meter_interval_ms:
+            raise ValueError("statement_interval_ms must not be below meter_interval_ms")
+        return self
+
+
+class PaymentSettings(Settings):
+    """How payments are taken and booked."""
+
+    min_increment_msat: Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
+        default=10, description="The smallest increment that the socket wishes to receive, msat."
+    )
+    max_payments_per_s: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=30, description="Above this rate over all sessions the socket asks for fewer, larger increments."
+    )
+    journal_interval_s: Annotated[int, Field(ge=1, le=60)] = Field(
+        default=2, description="How often paid invoices are booked into the ledger, s."
+    )
+    drain_timeout_s: Annotated[int, Field(ge=1, le=60)] = Field(
+        default=10, description="How long a settlement waits for payments in flight, s."
+    )
+    refund_retry_s: Annotated[int, Field(ge=1, le=86_400)] = Field(
+        default=60, description="How often a refund that could not be sent is tried again, s."
+    )
+
+
+class AccessSettings(Settings):
+    """Who may open a session."""
+
+    allow_node_ids: list[str] = Field(
+        default_factory=list,
+        description="Only cables that sign their open with one of these node ids; empty: everybody.",
+    )
+
+    @field_validator("allow_node_ids")
+    @classmethod
+    def _are_node_ids(cls, value: list[str]) -> list[str]:
+        for node_id in value:
+            if not NODE_ID.fullmatch(node_id):
+                raise ValueError(f"{node_id!r} is not a node id: 66 lower-case hex digits beginning with 02 or 03")
+        return value
+
+
+class LedgerSettings(Settings):
+    """Where the durable record is kept."""
+
+    url: str = Field(
+        default="socket.sqlite3",
+        description="A file (relative to this one) or a SQLAlchemy URL such as postgresql+psycopg://...",
+    )
+
+
+class GuardSettings(Settings):
+    """The separate process that holds the relays."""
+
+    restart_plugin: bool = Field(
+        default=True, description="The guard starts the plugin again when it died while lightningd still runs."
+    )
+
+
+class SocketSettings(Settings):
+    """The whole file."""
+
+    tariff: TariffSettings = TariffSettings()
+    outlet: list[OutletSettings] = Field(min_length=1, description="One [[outlet]] per metered, switched output.")
+    session: SessionSettings = SessionSettings()
+    payment: PaymentSettings = PaymentSettings()
+    access: AccessSettings = AccessSettings()
+    ledger: LedgerSettings = LedgerSettings()
+    guard: GuardSettings = GuardSettings()
+
+    @model_validator(mode="after")
+    def _one_outlet_one_meter_one_relay(self) -> Self:
+        for what, keys in (
+            ("outlet_id", [o.outlet_id for o in self.outlet]),
+            ("meter", [o.meter.model_dump_json(include={"bus", "address"}) for o in self.outlet]),
+            ("relay", [o.relay.model_dump_json(exclude={"active_low"}) for o in self.outlet]),
+        ):
+            twice = sorted({key for key in keys if keys.count(key) > 1})
+            if twice:
+                raise ValueError(f"two outlets share one {what}: {', '.join(twice)}; each outlet needs its own")
+        return self

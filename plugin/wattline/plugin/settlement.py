@@ -1,0 +1,214 @@
+"""The end of a session: payments in flight come in, the journal is read, unused credit goes back, a receipt is signed.
+
+Everything here may be repeated: after a crash the same steps are taken again, and the payer's durable intents see to it
+that a refund is paid once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from wattline.errors import RetryError
+from wattline.ledger import Booking, IntentStatus, Ledger, Purpose, SessionRecord
+from wattline.lightning.node import NodeUnavailable, SendStatus
+from wattline.lightning.record import format_record
+from wattline.payment.keysend import Reservations
+from wattline.payment.payer import FeeTooHigh, Order, Payer
+from wattline.plugin.bookkeeper import Bookkeeper
+from wattline.plugin.smart_socket import REFUND_SEQUENCE
+from wattline.session import Event, RefundOwed, RefundSent, Session
+
+log = logging.getLogger(__name__)
+
+RETRY_S = 1.0
+
+
+class Sessions(Protocol):
+    """The sessions, as far as their end goes."""
+
+    def close_books(self, session_id: str) -> bool:
+        """Relay confirmed open and the last energy charged? Then BooksClosed happens; False: try again."""
+
+    def post(self, session_id: str, event: Event) -> bool: ...
+
+    def record(self, session_id: str) -> SessionRecord | None: ...
+
+    def save(self, session_id: str) -> None:
+        """Write a live session to the ledger now."""
+
+    def settle_owed(self, session_id: str, event: RefundSent) -> None:
+        """A refund that was owed has been sent after all."""
+
+    def finish(self, session: Session) -> None:
+        """Write and sign the receipt, tell the cable, free the outlet."""
+
+
+class Settlement:
+    """Ends sessions, a few at a time, and retries what could not be done."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        payer: Payer,
+        ledger: Ledger,
+        reservations: Reservations,
+        bookkeeper: Bookkeeper,
+        drain_timeout_s: float,
+        retry_s: float,
+    ) -> None:
+        self._sessions = sessions
+        self._payer = payer
+        self._ledger = ledger
+        self._reservations = reservations
+        self._bookkeeper = bookkeeper
+        self._drain_timeout_s = drain_timeout_s
+        self._retry_s = retry_s
+        self._pool = ThreadPoolExecutor(8, thread_name_prefix="settlement")
+        self._stopping = threading.Event()
+        self._refunding = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="refunds owed", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def settle(self, session: Session) -> None:
+        self._submit(lambda: self._close_books(session.session_id))
+
+    def refund(self, session: Session, budget_msat: int) -> None:
+        self._submit(lambda: self._refund(session.session_id, budget_msat))
+
+    def receipt(self, session: Session) -> None:
+        self._submit(lambda: self._sessions.finish(session))
+
+    def _submit(self, work: Callable[[], None]) -> None:
+        def job() -> None:
+            while not self._stopping.is_set():
+                try:
+                    work()
+                except RetryError as error:
+                    log.warning("a settlement waits: %s", error)
+                    self._stopping.wait(RETRY_S)
+                except Exception:
+                    log.exception("a settlement failed; it is taken up again")
+                    self._stopping.wait(RETRY_S * 5)
+                else:
+                    return
+
+        if not self._stopping.is_set():
+            self._pool.submit(job)
+
+    def _close_books(self, session_id: str) -> None:
+        """Everything that was paid for the session is in, and its last energy is charged."""
+        if not self._reservations.wait_drained(session_id, self._drain_timeout_s):
+            log.warning("session %s: payments in flight did not come in; the journal decides", session_id)
+        self._bookkeeper.read_to_end()
+        self._reservations.forget(session_id)
+        while not self._stopping.is_set() and not self._sessions.close_books(session_id):
+            self._stopping.wait(0.1)
+            self._bookkeeper.read_to_end()
+
+    def _refund(self, session_id: str, budget_msat: int) -> None:
+        record = self._sessions.record(session_id)
+        if record is None:
+            return
+        self._sessions.save(session_id)
+        sent = self._pay_back(Purpose.REFUND, session_id, REFUND_SEQUENCE, record.cable_node_id, budget_msat)
+        self._sessions.post(session_id, sent or RefundOwed())
+
+    def _pay_back(
+        self, purpose: Purpose, session_id: str, sequence: int, destination: str, budget_msat: int
+    ) -> RefundSent | None:
+        """Amount and fee within ``budget_msat``; None when it cannot be sent now (or is in doubt). Paid once, ever."""
+        with self._refunding:
+            earlier = self._ledger.outgoing.of(purpose, session_id, sequence)
+            if earlier is not None and earlier.status is IntentStatus.PENDING:
+                self._payer.resolve(resend=False)
+                earlier = self._ledger.outgoing.of(purpose, session_id, sequence)
+            if earlier is not None and earlier.status is IntentStatus.COMPLETE:
+                return RefundSent(earlier.amount_msat, earlier.amount_sent_msat - earlier.amount_msat)
+            if earlier is not None and earlier.status is IntentStatus.PENDING:
+                return None
+            fee_msat = 0
+            for _ in range(3):
+                amount_msat = budget_msat - fee_msat
+                if amount_msat <= 0 or not destination:
+                    return None
+                order = Order(
+                    purpose=purpose,
+                    session_id=session_id,
+                    sequence=sequence,
+                    destination=destination,
+                    amount_msat=amount_msat,
+                    maxfee_msat=fee_msat,
+                    record=format_record(session_id, sequence),
+                    label=format_record(session_id, sequence),
+                )
+                try:
+                    outcome = self._payer.pay(order)
+                except FeeTooHigh as error:
+                    fee_msat = error.fee_msat + error.fee_msat // 10 + 1
+                    continue
+                except NodeUnavailable:
+                    raise
+                except RetryError as error:
+                    log.info(
+                        "session %s: %s of %d msat cannot be sent now: %s", session_id, purpose, amount_msat, error
+                    )
+                    return None
+                if outcome.status is SendStatus.COMPLETE:
+                    return RefundSent(outcome.amount_msat, outcome.amount_sent_msat - outcome.amount_msat)
+                log.info(
+                    "session %s: %s of %d msat did not arrive: %s", session_id, purpose, amount_msat, outcome.failure
+                )
+                return None
+            return None
+
+    def _run(self) -> None:
+        """Refunds owed and payments for sessions that were over, until all are sent."""
+        while not self._stopping.is_set():
+            try:
+                self.retry()
+            except RetryError as error:
+                log.warning("refunds wait: %s", error)
+            except Exception:
+                log.exception("refunds could not be tried")
+            self._stopping.wait(self._retry_s)
+
+    def retry(self) -> None:
+        """Try once whatever is still to be paid back."""
+        for record in self._ledger.owed_refunds():
+            session = record.session
+            sent = self._pay_back(
+                Purpose.REFUND, session.session_id, REFUND_SEQUENCE, record.cable_node_id, session.account.balance_msat
+            )
+            if sent is not None:
+                self._sessions.settle_owed(session.session_id, sent)
+        for orphan in self._ledger.orphans():
+            self._refund_orphan(orphan)
+
+    def _refund_orphan(self, orphan: Booking) -> None:
+        if orphan.session_id is None:
+            return  # nobody to give it back to
+        record = self._sessions.record(orphan.session_id)
+        done = self._ledger.outgoing.of(Purpose.ORPHAN_REFUND, orphan.session_id, orphan.pay_index)
+        if record is None or (done is not None and done.status is IntentStatus.COMPLETE):
+            return  # nobody to give it back to, or given back
+        sent = self._pay_back(
+            Purpose.ORPHAN_REFUND, orphan.session_id, orphan.pay_index, record.cable_node_id, orphan.amount_msat
+        )
+        if sent is not None:
+            self._ledger.append_event(
+                int(time.time()),
+                orphan.session_id,
+                "orphan_refunded",
+                {"payment_hash": orphan.payment_hash, "amount_msat": sent.amount_msat, "fee_msat": sent.fee_msat},
+            )

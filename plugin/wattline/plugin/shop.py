@@ -1,0 +1,307 @@
+"""The running socket, put together from its parts, and its start and end.
+
+Loading the plugin must be quick and must not need the node, so only configuration, ledger and certificate are looked at
+there. The rest starts in a thread of its own; until the journal has been read to its end, payments that carry the
+record are failed and cables are told to come back.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+
+from wattline.errors import RetryError, StopError, WattlineError
+from wattline.ledger import Ledger, open_ledger
+from wattline.lightning.cln import CoreLightning
+from wattline.lightning.node import NodeInfo
+from wattline.meter import Meter, MeterError, TrustedMeter, open_meter
+from wattline.payment.keysend import Htlc, KeysendGate, Refuse, Reservations
+from wattline.payment.payer import Payer
+from wattline.plugin.address import check_free
+from wattline.plugin.bookkeeper import Bookkeeper
+from wattline.plugin.certificate import Certificate, load_or_make
+from wattline.plugin.guarding import NoRelay, RelayHolder
+from wattline.plugin.outlet import Holder, OutletLoop
+from wattline.plugin.report import Json, Report
+from wattline.plugin.service import ChargingService, serve
+from wattline.plugin.settings import OutletSettings, SocketSettings
+from wattline.plugin.settlement import Settlement
+from wattline.plugin.smart_socket import SmartSocket
+from wattline.plugin.tariffs import tariff_at_start
+from wattline.relay import GuardSettings, LightningdSettings, guard_for
+from wattline.relay.process import process_start_time
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+SAVE_INTERVAL_S = 1.0
+AUTOCLEAN_SAFE_S = 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class Premises:
+    """What is known when the plugin is loaded."""
+
+    settings: SocketSettings
+    config: Path
+    directory: Path
+    """Of the node; everything of ours lies in ``wattline/`` below it."""
+    rpc_path: Path
+    listen: str
+    ledger: Ledger
+    certificate: Certificate
+
+    @property
+    def home(self) -> Path:
+        return self.directory / "wattline"
+
+
+class Shop:
+    """The socket from load to unload."""
+
+    def __init__(self) -> None:
+        self.reservations = Reservations()
+        self.gate = KeysendGate(self, self.reservations)
+        self.blockheight = 0
+        self._premises: Premises | None = None
+        self._seller: SmartSocket | None = None
+        self._report: Report | None = None
+        self._bookkeeper: Bookkeeper | None = None
+        self._settlement: Settlement | None = None
+        self._holder: RelayHolder | None = None
+        self._outlets: list[OutletLoop] = []
+        self._server: grpc.Server | None = None
+        self._stopping = threading.Event()
+        self._failure: WattlineError | None = None
+        self._starter = threading.Thread(target=self._start, name="starter", daemon=True)
+
+    # From load to unload.
+
+    def prepare(self, settings: SocketSettings, config: Path, directory: Path, rpc_path: Path, listen: str) -> None:
+        """Look at everything that needs no node. Raises WattlineError: the plugin cannot be loaded like this."""
+        home = directory / "wattline"
+        home.mkdir(mode=0o700, exist_ok=True)
+        check_free(listen)
+        url = settings.ledger.url
+        ledger = open_ledger(url if "://" in url else config.parent / url)
+        self._premises = Premises(settings, config, directory, rpc_path, listen, ledger, load_or_make(home))
+
+    def start(self) -> None:
+        self._starter.start()
+
+    def stop(self) -> None:
+        """Every relay opens, cables are told to come back, the ledger is closed. The sessions stay in it."""
+        if self._stopping.is_set():
+            return
+        self._stopping.set()
+        if self._holder is not None:
+            self._holder.bye()
+        if self._seller is not None:
+            self._seller.shut_down()
+        if self._server is not None:
+            self._server.stop(grace=1.0).wait(2.0)
+        for outlet in self._outlets:
+            outlet.stop()
+        if self._settlement is not None:
+            self._settlement.stop()
+        if self._bookkeeper is not None:
+            self._bookkeeper.stop()
+        if self._seller is not None:
+            self._seller.save_changed()
+        if self._premises is not None:
+            self._premises.ledger.close()
+
+    # What the hook and the RPC methods ask for.
+
+    def refusal(self, session_id: str, amount_msat: int, in_flight_msat: int) -> tuple[str, str] | None:
+        """See SmartSocket.refusal."""
+        if self._seller is None:
+            return "starting", "the socket is starting and does not take payments yet"
+        return self._seller.refusal(session_id, amount_msat, in_flight_msat)
+
+    def payment_refused(self, htlc: Htlc, refuse: Refuse) -> None:
+        if self._seller is not None:
+            self._seller.payment_refused(htlc, refuse)
+
+    def paid(self, payment_hash: str, amount_msat: int) -> None:
+        """lightningd says that a keysend was paid."""
+        if self._seller is not None:
+            self._seller.paid(payment_hash, amount_msat)
+        if self._bookkeeper is not None:
+            self._bookkeeper.wake()
+
+    @property
+    def seller(self) -> SmartSocket:
+        if self._seller is None or not self._seller.ready:
+            raise self._failure or RetryError("starting", "the socket is starting; see wattline-status")
+        return self._seller
+
+    @property
+    def report(self) -> Report:
+        if self._report is None:
+            raise self._failure or RetryError("starting", "the socket is starting; see wattline-status")
+        return self._report
+
+    def status(self) -> Json:
+        if self._report is None:
+            failure = self._failure
+            return (
+                {"state": "failed", "code": failure.code, "message": failure.message}
+                if failure
+                else {"state": "starting"}
+            )
+        status = self._report.status()
+        if self._failure is not None:
+            status |= {"state": "failed", "code": self._failure.code, "message": self._failure.message}
+        return status
+
+    # The start, in a thread of its own.
+
+    def _start(self) -> None:
+        try:
+            self._open_shop()
+        except WattlineError as error:
+            self._failure = error
+            log.error("the socket cannot start: %s: %s", error.code, error.message)
+        except Exception:
+            self._failure = StopError("internal_error", "the socket cannot start: internal error, see the log")
+            log.exception("the socket cannot start")
+
+    def _open_shop(self) -> None:
+        premises = self._premises
+        assert premises is not None, "prepare() comes first"
+        settings, ledger = premises.settings, premises.ledger
+        node = CoreLightning(premises.rpc_path)
+        info = self._patiently(node.check_version)
+        self.blockheight = max(self.blockheight, info.blockheight)
+        self._warn_of_autoclean(node)
+        self._holder = RelayHolder(lambda: guard_for(self._guard_settings(premises)))
+        self._patiently(self._holder.start)
+        seller = SmartSocket(
+            settings,
+            ledger,
+            node,
+            self.reservations,
+            info.node_id,
+            info.network,
+            premises.certificate.sha256,
+            tariff_at_start(ledger, settings.tariff),
+        )
+        bookkeeper = Bookkeeper(node, ledger, seller, settings.payment.journal_interval_s)
+        payer = Payer(node, ledger.outgoing)
+        settlement = Settlement(
+            seller,
+            payer,
+            ledger,
+            self.reservations,
+            bookkeeper,
+            settings.payment.drain_timeout_s,
+            settings.payment.refund_retry_s,
+        )
+        live = ledger.live_sessions()
+        self._outlets = [self._outlet(outlet, seller) for outlet in settings.outlet]
+        known = {outlet.outlet_id for outlet in settings.outlet}
+        gone = sorted({record.session.outlet_id for record in live} - known)
+        self._outlets += [self._removed_outlet(outlet_id, seller) for outlet_id in gone]
+        seller.furnish(self._outlets, settlement)
+        self._seller, self._bookkeeper, self._settlement = seller, bookkeeper, settlement
+        self._report = Report(seller, ledger, bookkeeper, self._identity(info, premises))
+        for outlet in self._outlets:
+            outlet.start()
+        for record in live:
+            log.info("session %s goes on (it was %s)", record.session.session_id, record.session.state)
+            seller.restore(record)
+        self._patiently(bookkeeper.read_to_end)
+        seller.set_ready()
+        bookkeeper.start()
+        settlement.start()
+        threading.Thread(target=self._save, name="saver", daemon=True).start()
+        self._server = serve(ChargingService(seller), premises.listen, premises.certificate)
+        log.info("selling from %d outlet(s) on %s", len(settings.outlet), premises.listen)
+
+    def _patiently(self, work: Callable[[], T]) -> T:
+        """Until the node answers. Raises what is not worth waiting for."""
+        while True:
+            try:
+                return work()
+            except RetryError as error:
+                log.info("the start waits: %s", error)
+                if self._stopping.wait(0.5):
+                    raise
+
+    def _save(self) -> None:
+        while not self._stopping.wait(SAVE_INTERVAL_S):
+            if self._seller is not None:
+                try:
+                    self._seller.save_changed()
+                except WattlineError as error:
+                    log.error("the sessions cannot be saved: %s", error)
+                except Exception:
+                    log.exception("the sessions cannot be saved")
+
+    def _outlet(self, outlet: OutletSettings, seller: SmartSocket) -> OutletLoop:
+        def open_trusted() -> Meter:
+            return TrustedMeter(open_meter(outlet.meter), outlet.max_power_w * 1000)
+
+        return self._loop(outlet.outlet_id, open_trusted, self._relays(), seller)
+
+    def _removed_outlet(self, outlet_id: str, seller: SmartSocket) -> OutletLoop:
+        """Ends a session whose outlet is no longer configured."""
+
+        def no_meter() -> Meter:
+            raise MeterError("outlet_removed", f"outlet {outlet_id} is no longer in the configuration")
+
+        return self._loop(outlet_id, no_meter, NoRelay(), seller)
+
+    def _loop(self, outlet_id: str, meter: Callable[[], Meter], holder: Holder, seller: SmartSocket) -> OutletLoop:
+        assert self._premises is not None
+        interval_ms = self._premises.settings.session.meter_interval_ms
+        return OutletLoop(outlet_id, interval_ms, meter, holder, seller, self.reservations)
+
+    def _relays(self) -> RelayHolder:
+        assert self._holder is not None
+        return self._holder
+
+    def _guard_settings(self, premises: Premises) -> GuardSettings:
+        lightningd = os.getppid()
+        return GuardSettings(
+            socket=str(premises.home / "guard.sock"),
+            log=str(premises.home / "guard.log"),
+            relays={outlet.outlet_id: outlet.relay for outlet in premises.settings.outlet},
+            lightningd=LightningdSettings(
+                pid=lightningd,
+                start_time=process_start_time(lightningd) or 0,
+                rpc_path=str(premises.rpc_path),
+                plugin=str(Path(sys.argv[0]).absolute()),
+                options={"wattline-config": str(premises.config), "wattline-listen": premises.listen},
+                restart=premises.settings.guard.restart_plugin,
+            ),
+        )
+
+    def _warn_of_autoclean(self, node: CoreLightning) -> None:
+        age_s = self._patiently(node.autoclean_paid_age_s)
+        if age_s is not None and age_s < AUTOCLEAN_SAFE_S:
+            log.warning(
+                "autoclean deletes paid invoices after %d s, but they are the journal of what cables paid; "
+                "let it wait a day (%d s) at least",
+                age_s,
+                AUTOCLEAN_SAFE_S,
+            )
+
+    def _identity(self, info: NodeInfo, premises: Premises) -> Json:
+        return {
+            "node_id": info.node_id,
+            "network": info.network,
+            "listen": premises.listen,
+            "address": f"{info.node_id}@{premises.listen}",
+            "certificate_sha256": premises.certificate.sha256.hex(),
+        }

@@ -1,0 +1,255 @@
+"""A socket and its cables on real nodes: configurations, processes and what both sides say afterwards."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from wattline.bus.simulation import SimulatedWorld
+from wattline.errors import StopError
+from wattline.practice.daemon import free_port
+from wattline.practice.lightningd import Node, OptionValue
+from wattline.practice.network import RegtestNetwork
+from wattline.practice.waiting import wait_until
+
+Json = dict[str, Any]
+
+
+def script(name: str) -> Path:
+    """A console script of this installation. Raises StopError when wattline is not installed."""
+    path = Path(sysconfig.get_path("scripts")) / name
+    if not path.exists():
+        raise StopError("not_installed", f"{path} is missing: install wattline in this environment (make install)")
+    return path
+
+
+@dataclass(frozen=True, slots=True)
+class Trade:
+    """What is sold and how: the numbers of a socket's configuration."""
+
+    energy_msat_per_kwh: int = 300_000
+    time_msat_per_hour: int = 0
+    session_fee_msat: int = 0
+    profiles: Sequence[str] = ("toaster",)
+    """One outlet A1, A2, ... for each, all circuits of one simulated world."""
+    max_power_w: int = 1400
+    session: Mapping[str, int] = field(default_factory=dict)
+    """Keys of ``[session]``."""
+    payment: Mapping[str, int] = field(default_factory=dict)
+    """Keys of ``[payment]``."""
+
+
+class Scene:
+    """A socket's node with the plugin, and cables that buy from it. Use it inside a RegtestNetwork's block."""
+
+    def __init__(self, network: RegtestNetwork, trade: Trade, *, name: str = "socket") -> None:
+        self.network = network
+        self.trade = trade
+        self.directory = network.directory / f"scene-{name}"
+        self.directory.mkdir()
+        self.world_spec = f"sim:{trade.profiles[0]}/{network.directory.name}-{name}"
+        self.listen = f"127.0.0.1:{free_port()}"
+        self.config = self.directory / "socket.toml"
+        self.write_config(trade)
+        self._name = name
+        self._processes: list[CableProcess] = []
+        self.world = SimulatedWorld.connect(self.world_spec)
+        for circuit, profile in enumerate(trade.profiles):
+            self.world.plug(circuit, profile)
+        self._node: Node | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the cables that still run; the nodes belong to the network."""
+        for process in self._processes:
+            process.close()
+        self.world.close()
+
+    def write_config(self, trade: Trade) -> None:
+        """The socket's configuration, as a person would write it."""
+        lines = [
+            "[tariff]",
+            f"energy_msat_per_kwh = {trade.energy_msat_per_kwh}",
+            f"time_msat_per_hour = {trade.time_msat_per_hour}",
+            f"session_fee_msat = {trade.session_fee_msat}",
+            "[session]",
+            *(f"{key} = {value}" for key, value in trade.session.items()),
+            "[payment]",
+            *(f"{key} = {value}" for key, value in trade.payment.items()),
+        ]
+        for circuit in range(len(trade.profiles)):
+            meter = SimulatedWorld.socket_meter(circuit)
+            lines += [
+                "[[outlet]]",
+                f'outlet_id = "A{circuit + 1}"',
+                f"max_power_w = {trade.max_power_w}",
+                (
+                    f'meter = {{ driver = "ina228", bus = "{self.world_spec}", address = {meter:#x}, '
+                    "shunt_ohms = 0.001, max_current_a = 40 }"
+                ),
+                (
+                    f'relay = {{ driver = "pcf8574", bus = "{self.world_spec}", address = 0x20, bit = {circuit}, '
+                    "active_low = true }"
+                ),
+            ]
+        self.config.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    @property
+    def node_options(self) -> dict[str, OptionValue]:
+        """Options with which a node becomes this socket's."""
+        return {
+            "plugin": script("wattline-plugin"),
+            "wattline_config": self.config,
+            "wattline_listen": self.listen,
+        }
+
+    @property
+    def node(self) -> Node:
+        assert self._node is not None, "adopt() or start_node() comes first"
+        return self._node
+
+    def adopt(self, node: Node) -> None:
+        """This node runs (or will run) the plugin."""
+        self._node = node
+
+    def start_node(self) -> Node:
+        """A node with the plugin loaded statically."""
+        self._node = self.network.node(self._name, **self.node_options)
+        return self._node
+
+    def wait_running(self) -> Json:
+        """Until cables are served; the status then."""
+
+        def running() -> Json | None:
+            status = self.status()
+            if status["state"] == "failed":
+                raise StopError(str(status["code"]), str(status["message"]))
+            return status if status["state"] == "running" else None
+
+        return wait_until("the socket runs", running, 30)
+
+    def status(self) -> Json:
+        return dict(self.node.rpc.call("wattline-status"))
+
+    def sessions(self) -> list[Json]:
+        return list(self.node.rpc.call("wattline-sessions")["sessions"])
+
+    def session(self, session_id: str) -> Json:
+        return dict(self.node.rpc.call("wattline-sessions", {"session_id": session_id})["sessions"][0])
+
+    def write_cable_config(
+        self,
+        wallet: Node,
+        name: str = "cable",
+        circuit: int = 0,
+        changes: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> Path:
+        """A cable's configuration; ``changes`` override keys by table."""
+        tables: dict[str, dict[str, Any]] = {
+            "socket": {"address": f"{self.node.node_id}@{self.listen}", "outlet_id": f"A{circuit + 1}"},
+            "node": {"rpc": str(wallet.rpc_path)},
+            "meter": {
+                "driver": "ina228",
+                "bus": self.world_spec,
+                "address": SimulatedWorld.cable_meter(circuit),
+                "shunt_ohms": 0.001,
+                "max_current_a": 40,
+            },
+            "limits": {
+                "max_price_msat_per_kwh": max(500_000, self.trade.energy_msat_per_kwh),
+                "max_time_price_msat_per_hour": self.trade.time_msat_per_hour,
+                "max_session_fee_msat": self.trade.session_fee_msat,
+                "max_prepaid_msat": 5_000,
+                "max_session_msat": 1_000_000,
+                "max_day_msat": 10_000_000,
+            },
+        }
+        for table, values in (changes or {}).items():
+            tables.setdefault(table, {}).update(values)
+        lines = []
+        for table, values in tables.items():
+            lines.append(f"[{table}]")
+            lines += [f"{key} = {json.dumps(value)}" for key, value in values.items() if value is not None]
+        path = self.directory / f"{name}.toml"
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return path
+
+    def run_cable(self, config: Path, for_s: float | None = None, *, quiet: bool = True) -> CableProcess:
+        """``wattline cable run --json`` in a process of its own."""
+        process = CableProcess(config, for_s, quiet=quiet)
+        self._processes.append(process)
+        return process
+
+
+class CableProcess:
+    """A running cable."""
+
+    def __init__(self, config: Path, for_s: float | None, *, quiet: bool) -> None:
+        command = [str(script("wattline")), "cable", "run", "--config", str(config), "--json"]
+        if for_s is not None:
+            command += ["--for", str(for_s)]
+        self.log_path = config.with_suffix(".log")
+        self._log = self.log_path.open("ab") if quiet else None
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._log or sys.stderr,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    def interrupt(self) -> None:
+        """As Ctrl-C does: it stops paying, closes and waits for the receipt."""
+        self._process.send_signal(signal.SIGINT)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self._process.kill()
+        self._process.wait()
+
+    def freeze(self) -> None:
+        """SIGSTOP: it neither pays nor speaks."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+    def result(self, timeout_s: float = 60.0) -> tuple[int, Json]:
+        """Exit status and summary, when it has ended."""
+        out, _ = self._process.communicate(timeout=timeout_s)
+        lines = out.strip().splitlines()
+        summary: Json = json.loads(lines[-1]) if lines else {}
+        return self._process.returncode, summary
+
+    def log_text(self) -> str:
+        return self.log_path.read_text(encoding="utf-8", errors="replace")
+
+    def close(self) -> None:
+        if self.is_running:
+            self.kill()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        if self._log is not None:
+            self._log.close()

@@ -1,0 +1,179 @@
+"""The refusing side of the hook: what passes, what is failed, and that the cap counts what is in flight."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wattline.lightning.record import PREIMAGE_TLV_TYPE, RECORD_TLV_TYPE, format_record
+from wattline.lightning.tlv import encode_bigsize, encode_tlv_stream, encode_truncated
+from wattline.payment.keysend import Htlc, KeysendGate, Pass, Refuse, Reservations
+
+SESSION = "0123456789ABCDEFGHJKMNPQRS"
+OTHER = "7ZZZZZZZZZZZZZZZZZZZZZZZZZ"
+CAP_MSAT = 1000
+
+
+class Desk:
+    """One session with a cap and nothing credited yet."""
+
+    def refusal(self, session_id: str, amount_msat: int, in_flight_msat: int) -> tuple[str, str] | None:
+        if session_id != SESSION:
+            return "unknown_session", "no such session"
+        if in_flight_msat + amount_msat > CAP_MSAT:
+            return "over_credit_cap", "too much"
+        return None
+
+
+def payload(**others: bytes) -> str:
+    """A keysend's final payload; ``others`` are fields by their type, as ``t123``."""
+    fields = {2: encode_truncated(100), 4: encode_truncated(500), PREIMAGE_TLV_TYPE: bytes(32)}
+    fields |= {int(key[1:]): value for key, value in others.items()}
+    stream = encode_tlv_stream({k: v for k, v in fields.items() if v != b"none"})
+    return (encode_bigsize(len(stream)) + stream).hex()
+
+
+def htlc(payload_hex: str, amount_msat: int = 100, number: int = 1, is_forward: bool = False) -> Htlc:
+    return Htlc(f"{number:064x}", amount_msat, payload_hex, is_forward)
+
+
+def record(session_id: str = SESSION, sequence: int = 1) -> dict[str, bytes]:
+    return {f"t{RECORD_TLV_TYPE}": format_record(session_id, sequence).encode()}
+
+
+@pytest.fixture
+def gate() -> KeysendGate:
+    return KeysendGate(Desk(), Reservations())
+
+
+def test_a_payment_for_an_open_session_passes_and_is_reserved() -> None:
+    reservations = Reservations()
+    gate = KeysendGate(Desk(), reservations)
+    assert gate.judge(htlc(payload(**record()))) == Pass()
+    assert reservations.in_flight_msat(SESSION) == 100
+    reservations.release(f"{1:064x}")
+    assert reservations.in_flight_msat(SESSION) == 0
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        pytest.param(payload(), id="a plain keysend"),
+        pytest.param(payload(t133773310=b"hello"), id="a keysend with a text"),
+        pytest.param(payload(t133773310=b"I use wattline"), id="a text that mentions us"),
+        pytest.param(payload(t5482373485=RECORD_TLV_TYPE.to_bytes(4, "big")), id="our type's bytes inside a value"),
+        pytest.param("00", id="an empty payload"),
+        pytest.param("zz", id="not even hex"),
+    ],
+)
+def test_payments_of_others_pass(gate: KeysendGate, strange: str) -> None:
+    assert gate.judge(htlc(strange)) == Pass()
+
+
+def test_a_forward_passes_whatever_it_carries(gate: KeysendGate) -> None:
+    assert gate.judge(htlc(payload(**record(OTHER)), is_forward=True)) == Pass()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "code"),
+    [
+        pytest.param(payload(**record(OTHER)), "unknown_session", id="unknown session"),
+        pytest.param(
+            payload(**{f"t{RECORD_TLV_TYPE}": b"wattline:1:nonsense:1"}), "malformed_record", id="no session id"
+        ),
+        pytest.param(payload(**{f"t{RECORD_TLV_TYPE}": b"\xff\xfe"}), "malformed_record", id="no text"),
+        pytest.param(
+            payload(**{f"t{RECORD_TLV_TYPE}": f"wattline:1:{SESSION}:01".encode()}),
+            "malformed_record",
+            id="leading zero",
+        ),
+        pytest.param(
+            payload(**record(), t133773310=f"wattline:1:{SESSION}:123456".encode()),
+            "malformed_record",
+            id="a longer wattline text under another type",
+        ),
+        pytest.param(
+            payload(**record(), t133773310=b"x" * 200), "malformed_record", id="a longer text hides the record"
+        ),
+        pytest.param(
+            payload(t133773310=format_record(SESSION, 1).encode()),
+            "malformed_record",
+            id="the text under another type only",
+        ),
+        pytest.param(
+            payload(**record(), **{f"t{PREIMAGE_TLV_TYPE}": b"none"}),
+            "malformed_record",
+            id="no preimage: not a keysend",
+        ),
+        pytest.param(payload(**record(), t8=bytes(32) + encode_truncated(200)), "in_parts", id="one of several parts"),
+        pytest.param(payload(**record())[:-2], "malformed_record", id="cut short"),
+    ],
+)
+def test_what_speaks_of_wattline_and_is_wrong_is_failed(gate: KeysendGate, wrong: str, code: str) -> None:
+    verdict = gate.judge(htlc(wrong))
+    assert isinstance(verdict, Refuse)
+    assert verdict.code == code
+
+
+def test_a_single_part_that_states_its_total_passes(gate: KeysendGate) -> None:
+    assert gate.judge(htlc(payload(**record(), t8=bytes(32) + encode_truncated(100)))) == Pass()
+
+
+def test_the_same_hash_for_another_session_is_failed() -> None:
+    class AnyDesk:
+        def refusal(self, session_id: str, amount_msat: int, in_flight_msat: int) -> tuple[str, str] | None:
+            return None
+
+    gate = KeysendGate(AnyDesk(), Reservations())
+    assert gate.judge(htlc(payload(**record(SESSION)))) == Pass()
+    assert isinstance(gate.judge(htlc(payload(**record(OTHER)))), Refuse)
+
+
+def test_sixteen_at_once_never_exceed_the_cap() -> None:
+    reservations = Reservations()
+    gate = KeysendGate(Desk(), reservations)
+    verdicts: list[Pass | Refuse] = []
+    start = threading.Barrier(16)
+
+    def pay(number: int) -> None:
+        start.wait()
+        verdicts.append(gate.judge(htlc(payload(**record(sequence=number)), amount_msat=100, number=number)))
+
+    threads = [threading.Thread(target=pay, args=(number,)) for number in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(isinstance(v, Pass) for v in verdicts) == CAP_MSAT // 100
+    assert {v.code for v in verdicts if isinstance(v, Refuse)} == {"over_credit_cap"}
+    assert reservations.in_flight_msat(SESSION) == CAP_MSAT
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["reserve", "release", "forget"]), st.integers(0, 9), st.integers(1, 400)),
+        max_size=60,
+    )
+)
+def test_what_is_in_flight_is_the_sum_of_what_passed_and_is_not_yet_credited(steps: list[tuple[str, int, int]]) -> None:
+    reservations = Reservations()
+    gate = KeysendGate(Desk(), reservations)
+    model: dict[int, int] = {}
+    for what, number, amount_msat in steps:
+        if what == "reserve":
+            verdict = gate.judge(htlc(payload(**record()), amount_msat=amount_msat, number=number))
+            others = sum(model.values()) - model.get(number, 0)
+            assert isinstance(verdict, Pass) is (others + amount_msat <= CAP_MSAT)
+            if isinstance(verdict, Pass):
+                model[number] = amount_msat
+        elif what == "release":
+            reservations.release(f"{number:064x}")
+            model.pop(number, None)
+        else:
+            reservations.forget(SESSION)
+            model.clear()
+        assert reservations.in_flight_msat(SESSION) == sum(model.values()) <= CAP_MSAT
+        assert reservations.wait_drained(SESSION, 0) is (not model)

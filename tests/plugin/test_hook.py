@@ -1,0 +1,87 @@
+"""The hook must never fail a stranger's payment, whatever we do wrong."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+
+from wattline.lightning.record import PREIMAGE_TLV_TYPE, RECORD_TLV_TYPE
+from wattline.lightning.tlv import encode_bigsize, encode_tlv_stream
+from wattline.payment.keysend import Htlc, KeysendGate, Pass, Refuse, Reservations
+from wattline.plugin.hook import CONTINUE, PaymentHook, paid_keysend
+
+OURS = encode_tlv_stream({2: b"\x64", 4: b"\x10", RECORD_TLV_TYPE: b"wattline:1:x:1", PREIMAGE_TLV_TYPE: bytes(32)})
+STRANGERS = encode_tlv_stream({2: b"\x64", 4: b"\x10", PREIMAGE_TLV_TYPE: bytes(32)})
+
+
+class Desk:
+    def refusal(self, session_id: str, amount_msat: int, in_flight_msat: int) -> tuple[str, str] | None:
+        return "unknown_session", "no such session"
+
+
+class RaisingGate(KeysendGate):
+    """A bug of ours."""
+
+    def judge(self, htlc: Htlc) -> Pass | Refuse:
+        raise RuntimeError("a bug")
+
+
+class RaisingQuickTest(KeysendGate):
+    def speaks_of_wattline(self, payload: str) -> bool:
+        raise RuntimeError("a bug")
+
+
+def call(hook: PaymentHook, payload: bytes, **onion: Any) -> dict[str, Any]:
+    return hook(
+        onion={"payload": (encode_bigsize(len(payload)) + payload).hex(), **onion},
+        htlc={"payment_hash": "00" * 32, "amount_msat": 100},
+        peer_id="02" + "00" * 32,
+    )
+
+
+def hook_of(kind: type[KeysendGate], told: list[Refuse] | None = None) -> PaymentHook:
+    told = [] if told is None else told
+    return PaymentHook(kind(Desk(), Reservations()), lambda _, refuse: told.append(refuse), lambda: 800_000)
+
+
+def test_what_no_session_can_use_is_failed_as_the_destination_does() -> None:
+    told: list[Refuse] = []
+    answer = call(hook_of(KeysendGate, told), OURS)
+    assert answer["result"] == "fail"
+    message = bytes.fromhex(answer["failure_message"])
+    assert message[:2] == bytes.fromhex("400f")  # PERM|15, incorrect_or_unknown_payment_details
+    assert int.from_bytes(message[2:10], "big") == 100
+    assert int.from_bytes(message[10:], "big") == 800_000
+    assert [refuse.code for refuse in told] == ["malformed_record"]
+
+
+@pytest.mark.parametrize("kind", [KeysendGate, RaisingGate, RaisingQuickTest])
+def test_a_strangers_payment_goes_on_also_when_our_code_raises(kind: type[KeysendGate]) -> None:
+    assert call(hook_of(kind), STRANGERS) == CONTINUE
+
+
+def test_our_payment_is_failed_when_our_code_raises() -> None:
+    assert call(hook_of(RaisingGate), OURS)["result"] == "fail"
+
+
+def test_a_forward_goes_on_whatever_it_carries() -> None:
+    hook = hook_of(KeysendGate)
+    assert call(hook, OURS, short_channel_id="1x1x1") == CONTINUE
+    assert call(hook, OURS, next_node_id="02" + "11" * 32) == CONTINUE
+
+
+def test_an_onion_without_a_payload_goes_on() -> None:
+    assert hook_of(KeysendGate)(onion={}, htlc={}) == CONTINUE
+
+
+def test_a_paid_keysend_is_told_by_the_hash_of_its_preimage() -> None:
+    preimage = bytes(range(32))
+    note = {"label": "keysend-1700000000.000000001", "preimage": preimage.hex(), "msat": 250}
+    assert paid_keysend(note) == (hashlib.sha256(preimage).hexdigest(), 250)
+    assert paid_keysend({**note, "msat": "250msat"}) == (hashlib.sha256(preimage).hexdigest(), 250)
+
+
+def test_other_paid_invoices_are_no_keysends() -> None:
+    assert paid_keysend({"label": "coffee", "preimage": "00" * 32, "msat": 1}) is None

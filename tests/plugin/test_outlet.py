@@ -1,0 +1,259 @@
+"""The loop of one outlet, with a meter and a relay that are wired to each other in memory."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+
+from wattline.meter import Meter, MeterError, Reading
+from wattline.payment.keysend import Reservations
+from wattline.plugin.outlet import Condition, OutletLoop, OutletView
+from wattline.relay import RelayError, RelayState
+from wattline.session import CableClosed, Method, Session, State, StopReason, Terms, opened, restored
+from wattline.tariff import Tariff, cost_msat
+
+SESSION = "0123456789ABCDEFGHJKMNPQRS"
+OTHER = "7ZZZZZZZZZZZZZZZZZZZZZZZZZ"
+POWER_MW = 1_000_000
+INTERVAL_MS = 20
+
+
+def now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
+class Wiring:
+    """Relay and meter of one outlet: power flows while the lease lasts, energy adds up in real time."""
+
+    def __init__(self) -> None:
+        self.power_mw = POWER_MW
+        self.held_until_ms = 0
+        self.energy_mwms = 0
+        self.at_ms = now_ms()
+        self.meter_error: MeterError | None = None
+        self.relay_error: RelayError | None = None
+        self.holds = 0
+        self.opens = 0
+        self.lock = threading.Lock()
+
+    def flow(self) -> None:
+        now = now_ms()
+        self.energy_mwms += self.power_mw * max(0, min(now, self.held_until_ms) - self.at_ms)
+        self.at_ms = now
+
+    @property
+    def closed(self) -> bool:
+        return now_ms() < self.held_until_ms
+
+    @property
+    def energy_uwh(self) -> int:
+        with self.lock:
+            self.flow()
+            return 1_000_000 + self.energy_mwms // 3600
+
+    def read(self) -> Reading:
+        if self.meter_error is not None:
+            raise self.meter_error
+        energy_uwh = self.energy_uwh
+        power_mw = self.power_mw if self.closed else 0
+        return Reading(energy_uwh, power_mw, 48_000, power_mw // 48, now_ms())
+
+    def close(self) -> None:
+        pass
+
+    def hold(self, outlet_id: str, lease_ms: int) -> RelayState:
+        if self.relay_error is not None:
+            raise self.relay_error
+        with self.lock:
+            self.flow()
+            self.held_until_ms = now_ms() + lease_ms
+            self.holds += 1
+        return self.state(outlet_id)
+
+    def open(self, outlet_id: str) -> RelayState:
+        with self.lock:
+            self.flow()
+            self.held_until_ms = 0
+            self.opens += 1
+        return self.state(outlet_id)
+
+    def state(self, outlet_id: str) -> RelayState:
+        return RelayState(outlet_id, self.closed, confirmed=True, at_ms=now_ms(), lease_ends_ms=None, fault="")
+
+
+class Sink:
+    def __init__(self) -> None:
+        self.views: list[OutletView] = []
+        self.settled: list[Session] = []
+        self.refunds: list[int] = []
+        self.receipts: list[Session] = []
+
+    def changed(self, view: OutletView, *, important: bool) -> None:
+        self.views.append(view)
+
+    def settle(self, session: Session) -> None:
+        self.settled.append(session)
+
+    def refund(self, session: Session, budget_msat: int) -> None:
+        self.refunds.append(budget_msat)
+
+    def receipt_due(self, session: Session) -> None:
+        self.receipts.append(session)
+
+
+class Rig:
+    """A running outlet and everything around it."""
+
+    def __init__(self) -> None:
+        self.wiring = Wiring()
+        self.sink = Sink()
+        self.reservations = Reservations()
+        meter: Callable[[], Meter] = lambda: self.wiring  # noqa: E731 - a factory of one expression
+        self.loop = OutletLoop("A1", INTERVAL_MS, meter, self.wiring, self.sink, self.reservations)
+
+    @property
+    def session(self) -> Session:
+        session = self.loop.view.session
+        assert session is not None
+        return session
+
+    def wait(self, what: Callable[[], bool], timeout_s: float = 5.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not what():
+            assert time.monotonic() < deadline, f"still waiting; {self.loop.view}"
+            threading.Event().wait(0.002)
+
+    def serve(self, session: Session | None = None) -> None:
+        self.wait(lambda: self.loop.view.condition is Condition.AVAILABLE)
+        assert self.loop.attach(session or new_session()).result(1)
+
+
+def new_session(session_id: str = SESSION) -> Session:
+    # 3.6 * 10^9 msat/kWh: a msat is a joule, so 1000 W cost 1 msat/ms.
+    terms = Terms(
+        tariff=Tariff.of(energy_msat_per_kwh=3_600_000_000),
+        rated_power_mw=POWER_MW,
+        meter_interval_ms=INTERVAL_MS,
+        pause_max_s=60,
+        open_timeout_s=60,
+        cable_lost_s=60,
+        credit_cap_msat=1_000_000,
+        min_refund_msat=1,
+    )
+    return opened(session_id, "A1", Method.KEYSEND, terms, now_ms())
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    rig = Rig()
+    rig.loop.start()
+    yield rig
+    rig.loop.stop()
+
+
+def test_the_first_credit_closes_the_relay_and_the_last_of_it_opens_it_before_the_balance_is_negative(rig: Rig) -> None:
+    rig.serve()
+    assert not rig.wiring.closed
+    assert rig.loop.credit(SESSION, "aa", 400_000).result(1)
+    rig.wait(lambda: rig.session.state is State.DELIVERING)
+    assert rig.wiring.closed
+    rig.wait(lambda: rig.session.state is State.PAUSED)
+    assert not rig.wiring.closed
+    assert rig.loop.view.max_unpaid_msat == 0
+    assert all(v.session.account.balance_msat >= 0 for v in rig.sink.views if v.session)
+
+
+def test_the_charge_is_the_exact_cost_of_the_energy(rig: Rig) -> None:
+    rig.serve()
+    rig.loop.credit(SESSION, "aa", 300_000).result(1)
+    rig.wait(lambda: rig.session.state is State.PAUSED)
+    session = rig.session
+    assert session.energy_uwh > 0
+    assert session.account.charged_msat == cost_msat(
+        session.terms.tariff, session.energy_uwh, session.delivered_ms, started=True
+    )
+
+
+def test_a_payment_told_by_hook_and_journal_is_credited_once_in_either_order(rig: Rig) -> None:
+    rig.serve()
+    rig.reservations.reserve("aa", SESSION, 100, lambda _: True)
+    rig.loop.credit_reserved(SESSION, "aa", 100)
+    assert rig.loop.credit(SESSION, "aa", 100).result(1)
+    rig.reservations.reserve("bb", SESSION, 100, lambda _: True)
+    assert rig.loop.credit(SESSION, "bb", 100).result(1)
+    rig.loop.booked(["bb"])
+    rig.loop.credit_reserved(SESSION, "bb", 100)
+    rig.loop.credit(SESSION, "cc", 1).result(1)
+    assert rig.session.account.credited_msat == 201
+    assert rig.reservations.in_flight_msat(SESSION) == 0
+
+
+def test_a_credit_for_another_session_is_not_taken(rig: Rig) -> None:
+    rig.serve()
+    assert not rig.loop.credit(OTHER, "aa", 100).result(1)
+    assert rig.session.account.credited_msat == 0
+
+
+def test_a_second_session_is_not_attached(rig: Rig) -> None:
+    rig.serve()
+    assert not rig.loop.attach(new_session(OTHER)).result(1)
+    assert rig.session.session_id == SESSION
+
+
+def test_a_meter_that_fails_opens_the_relay_and_ends_the_session_with_its_own_reason(rig: Rig) -> None:
+    rig.serve()
+    rig.loop.credit(SESSION, "aa", 500_000).result(1)
+    rig.wait(lambda: rig.session.state is State.DELIVERING)
+    rig.wiring.meter_error = MeterError("meter_saturated", "at the end of its range")
+    rig.wait(lambda: rig.session.state is State.SETTLING)
+    assert rig.session.stop_reason is StopReason.METER_SATURATED
+    assert not rig.wiring.closed
+    assert [s.session_id for s in rig.sink.settled] == [SESSION]
+
+
+def test_a_relay_that_fails_ends_the_session(rig: Rig) -> None:
+    rig.serve()
+    rig.wiring.relay_error = RelayError("guard_lost", "the guard is gone")
+    rig.loop.credit(SESSION, "aa", 500_000).result(1)
+    rig.wait(lambda: rig.session.state is State.SETTLING)
+    assert rig.session.stop_reason is StopReason.GUARD_LOST
+
+
+def test_the_last_energy_is_charged_before_the_books_are_closed(rig: Rig) -> None:
+    rig.serve()
+    rig.loop.credit(SESSION, "aa", 900_000).result(1)
+    rig.wait(lambda: rig.session.state is State.DELIVERING and rig.session.energy_uwh > 0)
+    assert rig.loop.post(SESSION, CableClosed()).result(1)
+    rig.wait(lambda: rig.loop.close_books(SESSION).result(1))
+    assert not rig.wiring.closed
+    assert rig.session.energy_uwh == rig.wiring.energy_uwh - 1_000_000
+    assert rig.sink.refunds == [rig.session.account.balance_msat]
+
+
+def test_a_session_of_an_earlier_process_is_charged_for_what_flowed_meanwhile(rig: Rig) -> None:
+    rig.wait(lambda: rig.loop.view.condition is Condition.AVAILABLE)
+    before = replace(
+        new_session(),
+        state=State.PAUSED,
+        started=True,
+        energy_uwh=500,
+        account=replace(new_session().account, credited_msat=900_000, payments=1),
+    )
+    session, effects = restored(before, now_ms())
+    # The chip counted 200 uWh more since the last save, until the lease ran out.
+    rig.loop.go_on(session, effects, chip_uwh=1_000_000 - 200).result(1)
+    rig.wait(lambda: rig.session.energy_uwh >= 700)
+    assert rig.session.account.charged_msat >= 700 * 3600 // 1000
+
+
+def test_current_through_an_open_relay_makes_the_outlet_faulted(rig: Rig) -> None:
+    rig.wait(lambda: rig.loop.view.condition is Condition.AVAILABLE)
+    with rig.wiring.lock:
+        rig.wiring.held_until_ms = now_ms() + 60_000
+    rig.wait(lambda: rig.loop.view.condition is Condition.FAULTED)
+    assert "stuck" in rig.loop.view.fault
+    assert not rig.loop.attach(new_session()).result(1)
