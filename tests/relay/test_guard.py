@@ -1,0 +1,479 @@
+"""The guard as a process, over the relays of a simulated world."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wattline.bus import open_bus
+from wattline.bus.simulation import RelayFault, SimulatedWorld
+from wattline.bus.unixsocket import connect_unix
+from wattline.relay import GuardClient, GuardSettings, RelayError, guard_for, spawn_guard
+from wattline.relay.guard_settings import LightningdSettings
+from wattline.relay.process import is_running, process_start_time
+
+SPEC = "sim:toaster/guard"
+SCHEDULER_MS = 150
+"""What a busy machine may take to run a process that is due."""
+
+HOLDER = """
+import sys, time
+from wattline.relay import GuardClient
+client = GuardClient.connect(sys.argv[1])
+while True:
+    client.hold("A", 1000)
+    print("held", flush=True)
+    time.sleep(0.1)
+"""
+
+
+class Socket:
+    """A socket with outlets A and B, its guard, and the world that they are in."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.world = SimulatedWorld.connect(SPEC)
+        self.guards: set[tuple[int, int]] = set()
+
+    def settings(self, **changes: Any) -> GuardSettings:
+        relays = {
+            name: {"driver": "pcf8574", "bus": SPEC, "address": 0x20, "bit": bit} for bit, name in enumerate(("A", "B"))
+        }
+        values = {"socket": str(self.directory / "guard.sock"), "log": str(self.directory / "guard.log")}
+        return GuardSettings.model_validate({**values, "relays": relays, **changes})
+
+    def start(self, **changes: Any) -> GuardClient:
+        return self.note(guard_for(self.settings(**changes)))
+
+    def note(self, client: GuardClient) -> GuardClient:
+        pid = client.state().pid
+        self.guards.add((pid, process_start_time(pid) or 0))
+        return client
+
+    def guard_runs(self) -> bool:
+        return any(is_running(pid, started) for pid, started in self.guards)
+
+    @property
+    def log(self) -> str:
+        return (self.directory / "guard.log").read_text()
+
+    def end(self) -> None:
+        for circuit in range(2):
+            self.world.mend_relay(circuit)
+        for pid, started in self.guards:
+            if is_running(pid, started):
+                os.kill(pid, signal.SIGKILL)
+        self.world.close()
+
+
+@pytest.fixture
+def outlets(tmp_path: Path) -> Iterator[Socket]:
+    made = Socket(tmp_path)
+    yield made
+    made.end()
+
+
+def now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
+@pytest.fixture
+def node() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that stands for lightningd: it lives until it is killed."""
+    process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def settings_of(node: subprocess.Popen[bytes], rpc: Path, **changes: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {"pid": node.pid, "start_time": process_start_time(node.pid), "rpc_path": str(rpc)}
+    values |= {"plugin": "/usr/bin/env", "restart_delays_s": [0.0, 0.1]}
+    return LightningdSettings.model_validate({**values, **changes}).model_dump()
+
+
+def test_a_guard_opens_every_relay_before_it_answers(outlets: Socket) -> None:
+    bus = open_bus(SPEC)
+    bus.write_byte(0x20, 0xF0)
+    client = outlets.start()
+    assert [outlets.world.relay_closed(k) for k in range(4)] == [False, False, True, True]
+    state = client.state()
+    assert [(r.outlet_id, r.closed, r.confirmed) for r in state.relays] == [("A", False, True), ("B", False, True)]
+    bus.close()
+
+
+def test_a_relay_opens_within_its_lease(outlets: Socket, wait_for: Callable[..., None]) -> None:
+    client = outlets.start()
+    asked_ms = now_ms()
+    state = client.hold("A", 400)
+    assert (state.closed, state.confirmed) == (True, True)
+    assert asked_ms <= state.at_ms <= now_ms()
+    wait_for(lambda: len(outlets.world.history(0)) == 2)
+    closed, opened = outlets.world.history(0)
+    assert (closed.closed, opened.closed) == (True, False)
+    assert 300 < opened.at_ms - asked_ms <= 400 + SCHEDULER_MS
+    assert outlets.world.history(1) == []
+
+
+def test_renewing_holds_the_relay_without_a_gap(outlets: Socket, wait_for: Callable[..., None]) -> None:
+    client = outlets.start()
+    until_ms = now_ms() + 700
+    while now_ms() < until_ms:
+        client.hold("A", 300)
+    wait_for(lambda: not outlets.world.relay_closed(0))
+    closed, opened = outlets.world.history(0)
+    assert opened.at_ms - closed.at_ms > 600
+
+
+def test_open_opens_at_once(outlets: Socket) -> None:
+    client = outlets.start()
+    client.hold("A", 1000)
+    client.hold("B", 1000)
+    state = client.open("A")
+    assert (state.closed, state.confirmed, state.lease_ends_ms) == (False, True, None)
+    assert [outlets.world.relay_closed(k) for k in range(2)] == [False, True]
+
+
+def test_when_the_client_is_killed_every_relay_opens_at_once(outlets: Socket, wait_for: Callable[..., None]) -> None:
+    outlets.start()
+    path = outlets.settings().socket
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, path], stdout=subprocess.PIPE)
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == b"held\n"
+    killed_ms = now_ms()
+    holder.kill()
+    holder.communicate()
+    wait_for(lambda: not outlets.world.relay_closed(0))
+    assert outlets.world.history(0)[-1].at_ms - killed_ms < SCHEDULER_MS
+    assert outlets.guard_runs()
+
+
+def test_a_new_client_takes_over_from_one_that_is_gone(outlets: Socket, wait_for: Callable[..., None]) -> None:
+    first = outlets.start()
+    first.hold("A", 1000)
+    first.close()
+    wait_for(lambda: not outlets.world.relay_closed(0))
+    second = outlets.start()
+    assert len(outlets.guards) == 1
+    assert second.hold("A", 500).closed
+
+
+def test_a_killed_guard_leaves_the_latch_and_the_next_one_opens_it(
+    outlets: Socket, wait_for: Callable[..., None]
+) -> None:
+    client = outlets.start()
+    client.hold("A", 1000)
+    pid = client.state().pid
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not outlets.guard_runs())
+    with pytest.raises(RelayError) as caught:
+        client.hold("A", 1000)
+    assert caught.value.code == "guard_lost"
+    assert outlets.world.relay_closed(0), "an expander latches"
+    again = outlets.start()
+    assert again.state().pid != pid
+    assert not outlets.world.relay_closed(0)
+
+
+def test_a_second_client_cannot_hold_but_can_look_and_open(outlets: Socket) -> None:
+    first, second = outlets.start(), outlets.start()
+    first.hold("A", 1000)
+    for call in (lambda: second.hold("B", 1000), second.bye):
+        with pytest.raises(RelayError) as caught:
+            call()
+        assert caught.value.code == "guard_busy"
+    assert second.state().held
+    assert not second.open("A").closed
+    second.close()
+    assert first.hold("A", 500).closed
+
+
+def test_goodbye_opens_everything_and_ends_the_guard(outlets: Socket, wait_for: Callable[..., None]) -> None:
+    client = outlets.start()
+    client.hold("A", 1000)
+    assert client.bye().leaving
+    wait_for(lambda: not outlets.guard_runs())
+    assert not outlets.world.relay_closed(0)
+    assert not Path(outlets.settings().socket).exists()
+
+
+def test_a_signal_opens_everything_and_ends_the_guard(outlets: Socket, wait_for: Callable[..., None]) -> None:
+    client = outlets.start()
+    client.hold("A", 1000)
+    os.kill(client.state().pid, signal.SIGTERM)
+    wait_for(lambda: not outlets.guard_runs())
+    assert not outlets.world.relay_closed(0)
+
+
+def test_a_stuck_relay_is_reported_and_keeps_the_guard_until_it_opens(
+    outlets: Socket, wait_for: Callable[..., None]
+) -> None:
+    client = outlets.start()
+    client.hold("A", 1000)
+    outlets.world.break_relay(0, RelayFault.STUCK)
+    with pytest.raises(RelayError, match="read back closed") as caught:
+        client.open("A")
+    assert caught.value.code == "relay_stuck"
+    relay = client.state().relays[0]
+    assert (relay.closed, relay.confirmed) == (True, False)
+    assert "read back closed" in relay.fault
+    with pytest.raises(RelayError) as caught:
+        client.hold("A", 500)
+    assert caught.value.code == "relay_stuck"
+    client.bye()
+    with pytest.raises(RelayError, match="still to be opened: A") as caught:
+        client.hold("B", 500)
+    assert caught.value.code == "guard_leaving"
+    assert outlets.guard_runs()
+    outlets.world.mend_relay(0)
+    wait_for(lambda: not outlets.guard_runs())
+    assert "cannot be opened" in outlets.log
+
+
+def test_two_guards_with_the_same_task_are_one(outlets: Socket, wait_for: Callable[..., None]) -> None:
+    first = outlets.start()
+    second = outlets.note(spawn_guard(outlets.settings()))
+    assert first.state().pid == second.state().pid
+    wait_for(lambda: "not needed" in outlets.log)
+
+
+def test_a_guard_with_another_task_waits_for_the_old_one_to_go(outlets: Socket, wait_for: Callable[..., None]) -> None:
+    old = outlets.start()
+    old.hold("A", 1000)
+    with pytest.raises(RelayError) as caught:
+        outlets.start(first_client_s=5.0)
+    assert caught.value.code == "guard_busy"
+    found: list[GuardClient] = []
+    starting = threading.Thread(target=lambda: found.append(spawn_guard(outlets.settings(first_client_s=5.0))))
+    starting.start()
+    wait_for(lambda: "waiting for another guard" in outlets.log)
+    assert old.hold("A", 1000).closed
+    old.bye()
+    starting.join()
+    new = outlets.note(found[0])
+    assert len(outlets.guards) == 2
+    assert new.hold("A", 500).closed
+    wait_for(lambda: not outlets.world.relay_closed(0))
+    # Once by the goodbye, once by the end of the lease.
+    assert [s.closed for s in outlets.world.history(0)] == [True, False, True, False]
+
+
+GARBAGE = (
+    b"\x16\x03\x01\x02\x00\n",
+    b"GET / HTTP/1.1\r\n\r\n",
+    b"[]\n",
+    b"7\n",
+    b'{"ask": "close"}\n',
+    b'{"ask": "hold", "outlet_id": "A"}\n',
+    b'{"ask": "hold", "outlet_id": "A", "lease_ms": "1000", "asked_ms": 0}\n',
+    b"[" * 4000 + b"\n",
+    b"x" * 10_000,
+)
+
+
+def test_garbage_closes_its_connection_and_no_relay(outlets: Socket) -> None:
+    client = outlets.start()
+    for garbage in GARBAGE:
+        with connect_unix(Path(outlets.settings().socket), 10.0) as stranger:
+            stranger.sendall(garbage)
+            answer = b""
+            with contextlib.suppress(ConnectionResetError):
+                while data := stranger.recv(4096):
+                    answer += data
+        assert answer == b"" or json.loads(answer)["code"] == "bad_request"
+    assert outlets.world.history(0) == []
+    assert client.hold("A", 500).closed
+
+
+def test_a_client_that_turns_to_garbage_loses_its_relays(outlets: Socket, wait_for: Callable[..., None]) -> None:
+    outlets.start()
+    with connect_unix(Path(outlets.settings().socket), 10.0) as client:
+        hold = {"ask": "hold", "outlet_id": "A", "lease_ms": 1000, "asked_ms": now_ms()}
+        client.sendall(json.dumps(hold).encode() + b"\n")
+        assert json.loads(client.recv(4096))["relay"]["closed"]
+        broken_ms = now_ms()
+        client.sendall(b"\xff\n")
+        wait_for(lambda: not outlets.world.relay_closed(0))
+        assert outlets.world.history(0)[-1].at_ms - broken_ms < SCHEDULER_MS
+
+
+def test_a_lease_of_more_than_a_second_or_of_none_is_refused(outlets: Socket) -> None:
+    client = outlets.start()
+    for lease_ms in (1001, 0, -5, 10**9):
+        with pytest.raises(RelayError) as caught:
+            client.hold("A", lease_ms)
+        assert caught.value.code == "lease_too_long"
+    assert outlets.world.history(0) == []
+
+
+def test_an_unknown_outlet_is_refused(outlets: Socket) -> None:
+    client = outlets.start()
+    with pytest.raises(RelayError, match="there are A, B") as caught:
+        client.hold("C", 500)
+    assert caught.value.code == "unknown_outlet"
+    with pytest.raises(RelayError, match="there are A, B") as caught:
+        client.open("C")
+    assert caught.value.code == "unknown_outlet"
+
+
+def test_the_guard_lets_only_its_user_in_and_has_left_its_parents_session(outlets: Socket) -> None:
+    pid = outlets.start().state().pid
+    assert Path(outlets.settings().socket).stat().st_mode & 0o777 == 0o600
+    assert Path(outlets.settings().log).stat().st_mode & 0o777 == 0o600
+    assert os.getsid(pid) != os.getsid(0)
+    assert os.getpgid(pid) != os.getpgid(0)
+    targets = [str(Path(f"/proc/{pid}/fd/{fd}").readlink()) for fd in range(3)]
+    assert targets == ["/dev/null", outlets.settings().log, outlets.settings().log]
+
+
+def test_without_a_guard_a_client_says_so(tmp_path: Path) -> None:
+    with pytest.raises(RelayError, match="no guard answers") as caught:
+        GuardClient.connect(tmp_path / "guard.sock")
+    assert caught.value.code == "guard_lost"
+
+
+def test_a_guard_that_does_not_answer_is_lost_for_good(tmp_path: Path) -> None:
+    path = tmp_path / "guard.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen()
+        client = GuardClient.connect(path, timeout_s=0.05)
+        for _ in range(2):
+            with pytest.raises(RelayError) as caught:
+                client.hold("A", 500)
+            assert caught.value.code == "guard_lost"
+
+
+def test_a_guard_that_cannot_start_says_why(outlets: Socket) -> None:
+    settings = outlets.settings(log=str(outlets.directory / "no" / "guard.log"))
+    with pytest.raises(RelayError, match="No such file or directory") as caught:
+        spawn_guard(settings)
+    assert caught.value.code == "guard_start"
+
+
+def test_two_outlets_on_one_relay_are_refused(outlets: Socket) -> None:
+    relay = {"driver": "gpio", "chip": "/dev/gpiochip0", "line": 4}
+    with pytest.raises(ValueError, match="two outlets share one relay"):
+        outlets.settings(relays={"A": relay, "B": relay | {"active_low": True}})
+
+
+def test_a_guard_ends_with_lightningd(
+    outlets: Socket, node: subprocess.Popen[bytes], tmp_path: Path, wait_for: Callable[..., None]
+) -> None:
+    client = outlets.start(lightningd=settings_of(node, tmp_path / "rpc"))
+    client.hold("A", 1000)
+    node.kill()
+    wait_for(lambda: not outlets.guard_runs())
+    assert not outlets.world.relay_closed(0)
+    assert "lightningd is gone" in outlets.log
+
+
+class FakeLightningd:
+    """Its JSON-RPC socket, with a list of running plugins."""
+
+    def __init__(self, path: Path) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            with client:
+                request = json.loads(client.recv(65_536))
+                self.asked.append(request["params"])
+                answer = {"jsonrpc": "2.0", "id": request["id"], "result": {"plugins": []}}
+                client.sendall(json.dumps(answer).encode() + b"\n\n")
+
+    @property
+    def starts(self) -> list[dict[str, Any]]:
+        return [params for params in self.asked if params["subcommand"] == "start"]
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.fixture
+def lightningd(tmp_path: Path) -> Iterator[FakeLightningd]:
+    fake = FakeLightningd(tmp_path / "lightning-rpc")
+    yield fake
+    fake.close()
+
+
+def test_a_plugin_that_died_is_started_again_a_few_times(
+    outlets: Socket,
+    node: subprocess.Popen[bytes],
+    lightningd: FakeLightningd,
+    tmp_path: Path,
+    wait_for: Callable[..., None],
+) -> None:
+    told = settings_of(node, tmp_path / "lightning-rpc", options={"wattline-config": "socket.toml"})
+    client = outlets.start(lightningd=told)
+    client.hold("A", 1000)
+    client.close()
+    wait_for(lambda: "giving up" in outlets.log)
+    start = {"subcommand": "start", "plugin": "/usr/bin/env", "wattline-config": "socket.toml"}
+    assert lightningd.starts == [start, start]
+    assert not outlets.world.relay_closed(0)
+    assert outlets.guard_runs()
+
+
+def test_a_plugin_that_said_goodbye_is_not_started_again(
+    outlets: Socket,
+    node: subprocess.Popen[bytes],
+    lightningd: FakeLightningd,
+    tmp_path: Path,
+    wait_for: Callable[..., None],
+) -> None:
+    client = outlets.start(lightningd=settings_of(node, tmp_path / "lightning-rpc"))
+    client.hold("A", 1000)
+    client.bye()
+    wait_for(lambda: not outlets.guard_runs())
+    assert lightningd.asked == []
+
+
+def test_a_plugin_that_never_came_is_started(
+    outlets: Socket,
+    node: subprocess.Popen[bytes],
+    lightningd: FakeLightningd,
+    tmp_path: Path,
+    wait_for: Callable[..., None],
+) -> None:
+    outlets.start(lightningd=settings_of(node, tmp_path / "lightning-rpc"), first_client_s=0.1)
+    wait_for(lambda: len(lightningd.starts) == 1)
+
+
+def test_a_plugin_that_came_back_by_itself_is_not_started(
+    outlets: Socket,
+    node: subprocess.Popen[bytes],
+    lightningd: FakeLightningd,
+    tmp_path: Path,
+    wait_for: Callable[..., None],
+) -> None:
+    told = settings_of(node, tmp_path / "lightning-rpc", restart_delays_s=[0.8])
+    first = outlets.start(lightningd=told)
+    first.hold("A", 1000)
+    first.close()
+    second = outlets.start(lightningd=told)
+    wait_for(lambda: not second.state().held)
+    until_ms = now_ms() + 1500
+    while now_ms() < until_ms:
+        second.hold("A", 500)
+    assert lightningd.asked == []
