@@ -12,7 +12,8 @@ import pytest
 
 from tests.lightning.fake_lightningd import FakeLightningd, fake_lightningd
 from wattline.errors import StopError
-from wattline.lightning.cln import CoreLightning, version_numbers
+from wattline.lightning.answers import version_numbers
+from wattline.lightning.cln import CoreLightning
 from wattline.lightning.node import (
     Hop,
     Journal,

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import math
-import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pyln.client import Millisatoshi
 from wattline.errors import StopError
+from wattline.lightning.answers import (
+    msat_of,
+    paid_invoice_of,
+    reading,
+    route_of,
+    sent_payment_of,
+    version_numbers,
+)
 from wattline.lightning.node import (
     ChannelBalance,
-    Hop,
     NodeInfo,
     NodeRefused,
     NoRoute,
     PaidInvoice,
     Route,
     SendFailure,
-    SendStatus,
     SentPayment,
 )
 from wattline.lightning.onion import onion_hops
@@ -75,7 +78,7 @@ class CoreLightning:
 
     def info(self) -> NodeInfo:
         answer = self.rpc.call("getinfo")
-        with _reading("getinfo"):
+        with reading("getinfo"):
             info = NodeInfo(answer["id"], answer["network"], answer["version"], int(answer["blockheight"]))
         with self._lock:
             self._info, self._info_at = info, self._clock()
@@ -91,13 +94,13 @@ class CoreLightning:
 
     def channels(self) -> Sequence[ChannelBalance]:
         answer = self.rpc.call("listpeerchannels")
-        with _reading("listpeerchannels"):
+        with reading("listpeerchannels"):
             return [
                 ChannelBalance(
                     row["peer_id"],
                     row.get("short_channel_id") or row["alias"]["local"],
-                    _msat(row["spendable_msat"]),
-                    _msat(row["receivable_msat"]),
+                    msat_of(row["spendable_msat"]),
+                    msat_of(row["receivable_msat"]),
                 )
                 for row in answer["channels"]
                 if row["state"] == "CHANNELD_NORMAL" and row["peer_connected"]
@@ -125,7 +128,7 @@ class CoreLightning:
             if error.rpc_code == 206:
                 raise NoRoute("route_too_expensive", f"no route within {maxfee_msat} msat: {error.message}") from error
             raise
-        with _reading("getroutes"):
+        with reading("getroutes"):
             if len(answer["routes"]) != 1:
                 raise NoRoute("no_route", f"{amount_msat} msat would take {len(answer['routes'])} parts")
             return route_of(answer["routes"][0], destination)
@@ -137,7 +140,7 @@ class CoreLightning:
             "createonion",
             {"hops": [{"pubkey": hop.node_id, "payload": hop.payload} for hop in hops], "assocdata": payment_hash},
         )
-        with _reading("createonion"):
+        with reading("createonion"):
             packet, secrets = onion["onion"], onion["shared_secrets"]
         first = route.hops[0]
         self._remember_path(payment_hash, len(route.hops))
@@ -182,13 +185,13 @@ class CoreLightning:
             self._forget_height()
             return self._failure(payment_hash, error)
         self._forget_path(payment_hash)
-        with _reading("waitsendpay"):
-            return _sent_payment(payment_hash, [row])
+        with reading("waitsendpay"):
+            return sent_payment_of(payment_hash, [row])
 
     def sent(self, payment_hash: str) -> SentPayment | None:
         answer = self.rpc.call("listsendpays", {"payment_hash": payment_hash})
-        with _reading("listsendpays"):
-            return _sent_payment(payment_hash, answer["payments"]) if answer["payments"] else None
+        with reading("listsendpays"):
+            return sent_payment_of(payment_hash, answer["payments"]) if answer["payments"] else None
 
     # --- Signer -------------------------------------------------------------------------------------------------------
 
@@ -197,7 +200,7 @@ class CoreLightning:
             # signmessage signs the JSON-escaped text, so anything else would be signed as something else.
             raise NodeRefused("not_ascii", "only printable ASCII is signed")
         answer = self.rpc.call("signmessage", {"message": message})
-        with _reading("signmessage"):
+        with reading("signmessage"):
             return str(answer["zbase"])
 
     def verify(self, message: str, signature: str, node_id: str) -> bool:
@@ -209,7 +212,7 @@ class CoreLightning:
             if error.rpc_code == -32602:  # not zbase32, or not a public key: a forgery like any other
                 return False
             raise
-        with _reading("checkmessage"):
+        with reading("checkmessage"):
             return answer["verified"] is True
 
     # --- Journal ------------------------------------------------------------------------------------------------------
@@ -217,8 +220,8 @@ class CoreLightning:
     def paid_since(self, updated_index: int, limit: int) -> Sequence[PaidInvoice]:
         # `start` is inclusive; an invoice that was never updated has no updated_index and is not listed.
         answer = self.rpc.call("listinvoices", {"index": "updated", "start": updated_index + 1, "limit": limit})
-        with _reading("listinvoices"):
-            return [_paid_invoice(row) for row in answer["invoices"]]
+        with reading("listinvoices"):
+            return [paid_invoice_of(row) for row in answer["invoices"]]
 
     def wait_paid(self, pay_index: int, timeout_s: float) -> int | None:
         seconds = max(0, math.ceil(timeout_s))
@@ -228,13 +231,13 @@ class CoreLightning:
             if error.rpc_code == 904:
                 return None
             raise
-        with _reading("waitanyinvoice"):
+        with reading("waitanyinvoice"):
             return int(row["pay_index"])
 
     def autoclean_paid_age_s(self) -> int | None:
         """After how many seconds autoclean deletes paid invoices (the journal); None when it never does."""
         answer = self.rpc.call("listconfigs", {"config": "autoclean-paidinvoices-age"})
-        with _reading("listconfigs"):
+        with reading("listconfigs"):
             row = answer["configs"].get("autoclean-paidinvoices-age", {})
             age_s = int(row.get("value_int", row.get("value_str", 0)))
         return age_s or None
@@ -270,83 +273,3 @@ class CoreLightning:
         length = self._forget_path(payment_hash)
         by_index = length is not None and error.data.get("erring_index") == length
         return SendFailure(code, error.message, by_index or code in _FINAL_FAILCODES or error.rpc_code == 203)
-
-
-def version_numbers(version: str) -> tuple[int, int]:
-    """``v26.06.6`` or ``v25.12-modded`` as (26, 6); a build without a number counts as new."""
-    match = re.match(r"v?(\d+)\.(\d+)", version)
-    return (int(match[1]), int(match[2])) if match else (9999, 0)
-
-
-def route_of(answer: Mapping[str, Any], destination: str) -> Route:
-    """One element of getroutes' ``routes``. Before v26.06 a hop tells only what it starts with; its end is then the
-    start of the next one. Raises KeyError, TypeError or ValueError for anything else."""
-    amount_msat = _msat(answer["amount_msat"])
-    starts = [
-        (
-            _msat(hop["amount_in_msat"] if "amount_in_msat" in hop else hop["amount_msat"]),
-            int(hop["cltv_in"] if "cltv_in" in hop else hop["delay"]),
-        )
-        for hop in answer["path"]
-    ]
-    ends = [*starts[1:], (amount_msat, int(answer["final_cltv"]))]
-    hops = tuple(
-        Hop(
-            hop["short_channel_id_dir"],
-            hop["node_id_out"] if "node_id_out" in hop else hop["next_node_id"],
-            start[0],
-            start[1],
-            _msat(hop["amount_out_msat"]) if "amount_out_msat" in hop else end[0],
-            int(hop["cltv_out"]) if "cltv_out" in hop else end[1],
-        )
-        for hop, start, end in zip(answer["path"], starts, ends, strict=True)
-    )
-    if not hops:
-        raise ValueError("the route has no hops")
-    return Route(destination, amount_msat, hops)
-
-
-def _sent_payment(payment_hash: str, rows: Sequence[Mapping[str, Any]]) -> SentPayment:
-    """What all attempts at one hash come to: complete if any is, else pending if any is, else failed."""
-    statuses = [SendStatus(row["status"]) for row in rows]
-    for status in (SendStatus.COMPLETE, SendStatus.PENDING, SendStatus.FAILED):
-        chosen = [row for row, own in zip(rows, statuses, strict=True) if own is status]
-        if chosen:
-            break
-    if any(row["payment_hash"] != payment_hash for row in rows):
-        raise ValueError("the answer is about another payment")
-    amounts = [_msat(row["amount_msat"]) for row in chosen if "amount_msat" in row]
-    return SentPayment(
-        payment_hash,
-        status,
-        sum(amounts) if len(amounts) == len(chosen) else None,
-        sum(_msat(row["amount_sent_msat"]) for row in chosen),
-        next((row["payment_preimage"] for row in chosen if "payment_preimage" in row), None),
-    )
-
-
-def _paid_invoice(row: Mapping[str, Any]) -> PaidInvoice:
-    is_paid = row["status"] == "paid"
-    return PaidInvoice(
-        int(row["updated_index"]),
-        int(row["pay_index"]) if is_paid else None,
-        row["label"],
-        row.get("description") or "",
-        row["payment_hash"],
-        _msat(row["amount_received_msat"]) if is_paid else 0,
-        int(row["paid_at"]) if is_paid else 0,
-        is_paid,
-    )
-
-
-def _msat(value: object) -> int:
-    return int(Millisatoshi(value))
-
-
-@contextmanager
-def _reading(method: str) -> Iterator[None]:
-    """Turns a missing or wrong field of lightningd's answer into NodeRefused (``unexpected_answer``)."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise NodeRefused("unexpected_answer", f"{method}: {type(error).__name__}: {error}") from error
