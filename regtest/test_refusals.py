@@ -54,20 +54,20 @@ def arrived(outcome: SentPayment | SendFailure | None) -> bool:
     return isinstance(outcome, SentPayment) and outcome.status is SendStatus.COMPLETE
 
 
-def settled_spendable_msat(cable: HandCable) -> int:
-    """What the wallet can spend once no htlc is under way."""
+def settled_balance_msat(cable: HandCable) -> int:
+    """What is the wallet's own in its channels, once no htlc is under way."""
 
     def quiet() -> int | None:
         rows = cable.wallet_node.rpc.listpeerchannels()["channels"]
-        return cable.spendable_msat() if not any(row["htlcs"] for row in rows) else None
+        return sum(row["to_us_msat"] for row in rows) if not any(row["htlcs"] for row in rows) else None
 
     return wait_until("no htlc is under way", quiet)
 
 
 def test_a_payment_for_an_unknown_session_fails_and_costs_nothing(cable: HandCable) -> None:
-    before = settled_spendable_msat(cable)
+    before = settled_balance_msat(cable)
     refused(cable.pay(1_000, record=format_record("0123456789ABCDEFGHJKMNPQRS", 1)))
-    assert settled_spendable_msat(cable) == before
+    assert settled_balance_msat(cable) == before
 
 
 def test_a_payment_for_a_closed_session_fails_and_costs_nothing(cable: HandCable) -> None:
@@ -75,9 +75,9 @@ def test_a_payment_for_a_closed_session_fails_and_costs_nothing(cable: HandCable
     assert arrived(cable.pay(1_000))
     cable.close()
     cable.receipt()
-    before = settled_spendable_msat(cable)
+    before = settled_balance_msat(cable)
     refused(cable.pay(1_000))
-    assert settled_spendable_msat(cable) == before
+    assert settled_balance_msat(cable) == before
 
 
 @pytest.mark.parametrize(
@@ -93,29 +93,29 @@ def test_a_payment_for_a_closed_session_fails_and_costs_nothing(cable: HandCable
 )
 def test_a_malformed_record_fails_and_costs_nothing(cable: HandCable, record: str) -> None:
     session_id = cable.open()
-    before = settled_spendable_msat(cable)
+    before = settled_balance_msat(cable)
     refused(cable.pay(1_000, record=record.format(id=session_id, lower=session_id.lower())))
-    assert settled_spendable_msat(cable) == before
+    assert settled_balance_msat(cable) == before
 
 
 def test_a_longer_wattline_text_under_another_type_fails_and_costs_nothing(cable: HandCable) -> None:
     session_id = cable.open()
-    before = settled_spendable_msat(cable)
+    before = settled_balance_msat(cable)
     tlvs = {
         str(RECORD_TLV_TYPE): format_record(session_id, 1).encode().hex(),
         str(STRANGE_TLV_TYPE): format_record(session_id, 1000).encode().hex(),
     }
     with pytest.raises(RpcError):
         cable.xkeysend(1_000, tlvs)
-    assert settled_spendable_msat(cable) == before
+    assert settled_balance_msat(cable) == before
     assert cable.statement(lambda s: True).credited_msat == 0
 
 
 def test_a_payment_over_the_credit_cap_fails_and_the_cable_is_told_why(cable: HandCable) -> None:
     cable.open()
-    before = settled_spendable_msat(cable)
+    before = settled_balance_msat(cable)
     refused(cable.pay(CAP_MSAT + 1))
-    assert settled_spendable_msat(cable) == before
+    assert settled_balance_msat(cable) == before
     told = cable.message("payment_refused").payment_refused
     assert told.code == "over_credit_cap"
     assert told.amount_msat == CAP_MSAT + 1

@@ -98,6 +98,8 @@ class SmartSocket:
         self._settlement: SettlementDesk | None = None
         self._streams = Streams(self._stream_lost)
         self._ready = threading.Event()
+        self._unsaved = False
+        """The ledger could not be written the last time."""
 
     # Composition.
 
@@ -128,7 +130,7 @@ class SmartSocket:
             self._records[session.session_id] = replace(record, session=session)
             self._sequences[session.session_id] = record.statement_sequence
         outlet = self._outlets[session.outlet_id]
-        outlet.go_on(session, effects, record.meter_raw_uwh).result(ATTACH_TIMEOUT_S)
+        outlet.go_on(session, effects, record.chip_uwh).result(ATTACH_TIMEOUT_S)
 
     # What cables ask for (wattline.plugin.service.Seller).
 
@@ -214,6 +216,8 @@ class SmartSocket:
         """Why a payment cannot be used now (wattline.payment.keysend.CreditDesk); None when it can."""
         if not self.ready:
             return "starting", "the socket is starting and does not take payments yet"
+        if self._unsaved:
+            return "ledger_failed", "the socket cannot keep its books and takes no payments"
         view = self._view_of(session_id)
         if view is None or view.session is None:
             return "unknown_session", "no such session is open here"
@@ -293,7 +297,7 @@ class SmartSocket:
             record = self._records.get(session_id)
         if record is None or view is None or view.session is None:
             return record
-        return replace(record, session=view.session, meter_base_uwh=view.meter_base_uwh, meter_raw_uwh=view.chip_uwh)
+        return replace(record, session=view.session, meter_base_uwh=view.meter_base_uwh, chip_uwh=view.chip_uwh)
 
     def max_unpaid_msat(self, session_id: str) -> int | None:
         """The worst (charged - credited) of a session that this process served lately; None when it did not."""
@@ -377,11 +381,18 @@ class SmartSocket:
     # Housekeeping.
 
     def save_changed(self) -> None:
-        """Write the sessions that moved on since the last time."""
+        """Write the sessions that moved on since the last time. When that fails no money is taken until it works."""
         with self._lock:
             dirty, self._dirty = self._dirty, set()
-        for session_id in dirty:
-            self.save(session_id)
+        try:
+            for session_id in dirty:
+                self.save(session_id)
+        except BaseException:
+            with self._lock:
+                self._dirty |= dirty
+            self._unsaved = True
+            raise
+        self._unsaved = False
 
     def shut_down(self) -> None:
         """Cables are told to come back; the sessions stay as they are, in the ledger."""
@@ -409,6 +420,8 @@ class SmartSocket:
         )
 
     def _check_open(self, request: pb.Open) -> None:
+        if self._unsaved:
+            raise Refused("ledger_failed", "the socket cannot keep its books and sells nothing")
         if request.outlet_id not in self._outlets:
             known = ", ".join(sorted(self._outlets))
             raise Refused("unknown_outlet", f"there is no outlet {request.outlet_id!r} here; there are: {known}")

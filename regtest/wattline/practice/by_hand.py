@@ -157,9 +157,6 @@ class HandCable:
         request = pb.GetReceiptRequest(session_id=self.session_id, token=self.token)
         return pb.Receipt.FromString(self.stub.GetReceipt(request, timeout=10).receipt.receipt)
 
-    def spendable_msat(self) -> int:
-        return sum(channel.spendable_msat for channel in self.wallet.channels())
-
     def _talk(self, first: pb.ChargeRequest) -> None:
         up, messages = self._up, self.messages
 
