@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from wattline.bus import open_bus
-from wattline.bus.simulation import RelayFault, SimulatedWorld
+from wattline.bus.simulation import RelayFault, SimulatedWorld, Switching
 from wattline.bus.unixsocket import connect_unix
 from wattline.relay import GuardClient, GuardSettings, RelayError, guard_for, spawn_guard
 from wattline.relay.guard_settings import LightningdSettings
@@ -46,6 +46,8 @@ class Socket:
         self.directory = directory
         self.world = SimulatedWorld.connect(SPEC)
         self.guards: set[tuple[int, int]] = set()
+        self._before = [0, 0, 0, 0]
+        self._clients: list[GuardClient] = []
 
     def settings(self, **changes: Any) -> GuardSettings:
         relays = {
@@ -58,6 +60,7 @@ class Socket:
         return self.note(guard_for(self.settings(**changes)))
 
     def note(self, client: GuardClient) -> GuardClient:
+        self._clients.append(client)
         pid = client.state().pid
         self.guards.add((pid, process_start_time(pid) or 0))
         return client
@@ -69,7 +72,20 @@ class Socket:
     def log(self) -> str:
         return (self.directory / "guard.log").read_text()
 
+    def history(self, circuit: int) -> list[Switching]:
+        """What has happened since ``fresh``."""
+        return self.world.history(circuit)[self._before[circuit] :]
+
+    def fresh(self) -> None:
+        self._before = [len(self.world.history(circuit)) for circuit in range(4)]
+
+    def hang_up(self) -> None:
+        for client in self._clients:
+            client.close()
+        self._clients.clear()
+
     def end(self) -> None:
+        self.hang_up()
         for circuit in range(2):
             self.world.mend_relay(circuit)
         for pid, started in self.guards:
@@ -80,9 +96,30 @@ class Socket:
 
 @pytest.fixture
 def outlets(tmp_path: Path) -> Iterator[Socket]:
+    """With a guard of the test's own, which may be killed."""
     made = Socket(tmp_path)
     yield made
     made.end()
+
+
+@pytest.fixture(scope="module")
+def module_outlets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Socket]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WATTLINE_SIM_DIR", str(tmp_path_factory.mktemp("sim")))
+        made = Socket(tmp_path_factory.mktemp("guard"))
+        made.start()
+        made.hang_up()
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def shared(module_outlets: Socket, wait_for: Callable[..., None]) -> Iterator[Socket]:
+    """With a guard that tests have in common, which must outlive them; every relay is open."""
+    module_outlets.fresh()
+    yield module_outlets
+    module_outlets.hang_up()
+    wait_for(lambda: not any(module_outlets.world.relay_closed(k) for k in range(2)))
 
 
 def now_ms() -> int:
@@ -114,59 +151,58 @@ def test_a_guard_opens_every_relay_before_it_answers(outlets: Socket) -> None:
     bus.close()
 
 
-def test_a_relay_opens_within_its_lease(outlets: Socket, wait_for: Callable[..., None]) -> None:
-    client = outlets.start()
+def test_a_relay_opens_within_its_lease(shared: Socket, wait_for: Callable[..., None]) -> None:
+    client = shared.start()
     asked_ms = now_ms()
     state = client.hold("A", 400)
     assert (state.closed, state.confirmed) == (True, True)
     assert asked_ms <= state.at_ms <= now_ms()
-    wait_for(lambda: len(outlets.world.history(0)) == 2)
-    closed, opened = outlets.world.history(0)
+    wait_for(lambda: len(shared.history(0)) == 2)
+    closed, opened = shared.history(0)
     assert (closed.closed, opened.closed) == (True, False)
     assert 300 < opened.at_ms - asked_ms <= 400 + SCHEDULER_MS
-    assert outlets.world.history(1) == []
+    assert shared.history(1) == []
 
 
-def test_renewing_holds_the_relay_without_a_gap(outlets: Socket, wait_for: Callable[..., None]) -> None:
-    client = outlets.start()
+def test_renewing_holds_the_relay_without_a_gap(shared: Socket, wait_for: Callable[..., None]) -> None:
+    client = shared.start()
     until_ms = now_ms() + 700
     while now_ms() < until_ms:
         client.hold("A", 300)
-    wait_for(lambda: not outlets.world.relay_closed(0))
-    closed, opened = outlets.world.history(0)
+    wait_for(lambda: not shared.world.relay_closed(0))
+    closed, opened = shared.history(0)
     assert opened.at_ms - closed.at_ms > 600
 
 
-def test_open_opens_at_once(outlets: Socket) -> None:
-    client = outlets.start()
+def test_open_opens_at_once(shared: Socket) -> None:
+    client = shared.start()
     client.hold("A", 1000)
     client.hold("B", 1000)
     state = client.open("A")
     assert (state.closed, state.confirmed, state.lease_ends_ms) == (False, True, None)
-    assert [outlets.world.relay_closed(k) for k in range(2)] == [False, True]
+    assert [shared.world.relay_closed(k) for k in range(2)] == [False, True]
 
 
-def test_when_the_client_is_killed_every_relay_opens_at_once(outlets: Socket, wait_for: Callable[..., None]) -> None:
-    outlets.start()
-    path = outlets.settings().socket
+def test_when_the_client_is_killed_every_relay_opens_at_once(shared: Socket, wait_for: Callable[..., None]) -> None:
+    path = shared.settings().socket
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, path], stdout=subprocess.PIPE)
     assert holder.stdout is not None
     assert holder.stdout.readline() == b"held\n"
     killed_ms = now_ms()
     holder.kill()
     holder.communicate()
-    wait_for(lambda: not outlets.world.relay_closed(0))
-    assert outlets.world.history(0)[-1].at_ms - killed_ms < SCHEDULER_MS
-    assert outlets.guard_runs()
+    wait_for(lambda: not shared.world.relay_closed(0))
+    assert shared.history(0)[-1].at_ms - killed_ms < SCHEDULER_MS
+    assert shared.guard_runs()
 
 
-def test_a_new_client_takes_over_from_one_that_is_gone(outlets: Socket, wait_for: Callable[..., None]) -> None:
-    first = outlets.start()
+def test_a_new_client_takes_over_from_one_that_is_gone(shared: Socket, wait_for: Callable[..., None]) -> None:
+    first = shared.start()
     first.hold("A", 1000)
     first.close()
-    wait_for(lambda: not outlets.world.relay_closed(0))
-    second = outlets.start()
-    assert len(outlets.guards) == 1
+    wait_for(lambda: not shared.world.relay_closed(0))
+    second = shared.start()
+    assert len(shared.guards) == 1
     assert second.hold("A", 500).closed
 
 
@@ -187,10 +223,10 @@ def test_a_killed_guard_leaves_the_latch_and_the_next_one_opens_it(
     assert not outlets.world.relay_closed(0)
 
 
-def test_a_second_client_cannot_hold_but_can_look_and_open(outlets: Socket) -> None:
-    first, second = outlets.start(), outlets.start()
+def test_a_second_client_cannot_hold_but_can_look_and_open(shared: Socket) -> None:
+    first, second = shared.start(), GuardClient.connect(shared.settings().socket)
     first.hold("A", 1000)
-    for call in (lambda: second.hold("B", 1000), second.bye):
+    for call in (lambda: second.hold("B", 1000), second.take, second.bye, shared.start):
         with pytest.raises(RelayError) as caught:
             call()
         assert caught.value.code == "guard_busy"
@@ -244,9 +280,22 @@ def test_a_stuck_relay_is_reported_and_keeps_the_guard_until_it_opens(
 
 def test_two_guards_with_the_same_task_are_one(outlets: Socket, wait_for: Callable[..., None]) -> None:
     first = outlets.start()
-    second = outlets.note(spawn_guard(outlets.settings()))
-    assert first.state().pid == second.state().pid
+    with pytest.raises(RelayError) as caught:
+        spawn_guard(outlets.settings())
+    assert caught.value.code == "guard_busy"
     wait_for(lambda: "not needed" in outlets.log)
+    assert first.hold("A", 500).closed
+
+
+def test_a_plugin_that_dies_before_it_has_held_anything_is_started_again(
+    outlets: Socket,
+    node: subprocess.Popen[bytes],
+    lightningd: FakeLightningd,
+    tmp_path: Path,
+    wait_for: Callable[..., None],
+) -> None:
+    outlets.start(lightningd=settings_of(node, tmp_path / "lightning-rpc"), first_client_s=3600.0).close()
+    wait_for(lambda: len(lightningd.starts) == 1)
 
 
 def test_a_guard_with_another_task_waits_for_the_old_one_to_go(outlets: Socket, wait_for: Callable[..., None]) -> None:
@@ -267,7 +316,7 @@ def test_a_guard_with_another_task_waits_for_the_old_one_to_go(outlets: Socket, 
     assert new.hold("A", 500).closed
     wait_for(lambda: not outlets.world.relay_closed(0))
     # Once by the goodbye, once by the end of the lease.
-    assert [s.closed for s in outlets.world.history(0)] == [True, False, True, False]
+    assert [s.closed for s in outlets.history(0)] == [True, False, True, False]
 
 
 GARBAGE = (
@@ -283,43 +332,42 @@ GARBAGE = (
 )
 
 
-def test_garbage_closes_its_connection_and_no_relay(outlets: Socket) -> None:
-    client = outlets.start()
+def test_garbage_closes_its_connection_and_no_relay(shared: Socket) -> None:
+    client = shared.start()
     for garbage in GARBAGE:
-        with connect_unix(Path(outlets.settings().socket), 10.0) as stranger:
+        with connect_unix(Path(shared.settings().socket), 10.0) as stranger:
             stranger.sendall(garbage)
             answer = b""
             with contextlib.suppress(ConnectionResetError):
                 while data := stranger.recv(4096):
                     answer += data
         assert answer == b"" or json.loads(answer)["code"] == "bad_request"
-    assert outlets.world.history(0) == []
+    assert shared.history(0) == []
     assert client.hold("A", 500).closed
 
 
-def test_a_client_that_turns_to_garbage_loses_its_relays(outlets: Socket, wait_for: Callable[..., None]) -> None:
-    outlets.start()
-    with connect_unix(Path(outlets.settings().socket), 10.0) as client:
+def test_a_client_that_turns_to_garbage_loses_its_relays(shared: Socket, wait_for: Callable[..., None]) -> None:
+    with connect_unix(Path(shared.settings().socket), 10.0) as client:
         hold = {"ask": "hold", "outlet_id": "A", "lease_ms": 1000, "asked_ms": now_ms()}
         client.sendall(json.dumps(hold).encode() + b"\n")
         assert json.loads(client.recv(4096))["relay"]["closed"]
         broken_ms = now_ms()
         client.sendall(b"\xff\n")
-        wait_for(lambda: not outlets.world.relay_closed(0))
-        assert outlets.world.history(0)[-1].at_ms - broken_ms < SCHEDULER_MS
+        wait_for(lambda: not shared.world.relay_closed(0))
+        assert shared.history(0)[-1].at_ms - broken_ms < SCHEDULER_MS
 
 
-def test_a_lease_of_more_than_a_second_or_of_none_is_refused(outlets: Socket) -> None:
-    client = outlets.start()
+def test_a_lease_of_more_than_a_second_or_of_none_is_refused(shared: Socket) -> None:
+    client = shared.start()
     for lease_ms in (1001, 0, -5, 10**9):
         with pytest.raises(RelayError) as caught:
             client.hold("A", lease_ms)
         assert caught.value.code == "lease_too_long"
-    assert outlets.world.history(0) == []
+    assert shared.history(0) == []
 
 
-def test_an_unknown_outlet_is_refused(outlets: Socket) -> None:
-    client = outlets.start()
+def test_an_unknown_outlet_is_refused(shared: Socket) -> None:
+    client = shared.start()
     with pytest.raises(RelayError, match="there are A, B") as caught:
         client.hold("C", 500)
     assert caught.value.code == "unknown_outlet"
@@ -328,14 +376,14 @@ def test_an_unknown_outlet_is_refused(outlets: Socket) -> None:
     assert caught.value.code == "unknown_outlet"
 
 
-def test_the_guard_lets_only_its_user_in_and_has_left_its_parents_session(outlets: Socket) -> None:
-    pid = outlets.start().state().pid
-    assert Path(outlets.settings().socket).stat().st_mode & 0o777 == 0o600
-    assert Path(outlets.settings().log).stat().st_mode & 0o777 == 0o600
+def test_the_guard_lets_only_its_user_in_and_has_left_its_parents_session(shared: Socket) -> None:
+    pid = shared.start().state().pid
+    assert Path(shared.settings().socket).stat().st_mode & 0o777 == 0o600
+    assert Path(shared.settings().log).stat().st_mode & 0o777 == 0o600
     assert os.getsid(pid) != os.getsid(0)
     assert os.getpgid(pid) != os.getpgid(0)
     targets = [str(Path(f"/proc/{pid}/fd/{fd}").readlink()) for fd in range(3)]
-    assert targets == ["/dev/null", outlets.settings().log, outlets.settings().log]
+    assert targets == ["/dev/null", shared.settings().log, shared.settings().log]
 
 
 def test_without_a_guard_a_client_says_so(tmp_path: Path) -> None:
@@ -456,8 +504,11 @@ def test_a_plugin_that_never_came_is_started(
     tmp_path: Path,
     wait_for: Callable[..., None],
 ) -> None:
-    outlets.start(lightningd=settings_of(node, tmp_path / "lightning-rpc"), first_client_s=0.1)
+    told = outlets.settings(lightningd=settings_of(node, tmp_path / "lightning-rpc"), first_client_s=0.1)
+    guard = [sys.executable, "-m", "wattline.relay.guard", "--config", "-"]
+    subprocess.run(guard, input=told.model_dump_json().encode(), check=True)
     wait_for(lambda: len(lightningd.starts) == 1)
+    outlets.note(GuardClient.connect(told.socket))
 
 
 def test_a_plugin_that_came_back_by_itself_is_not_started(
@@ -472,7 +523,6 @@ def test_a_plugin_that_came_back_by_itself_is_not_started(
     first.hold("A", 1000)
     first.close()
     second = outlets.start(lightningd=told)
-    wait_for(lambda: not second.state().held)
     until_ms = now_ms() + 1500
     while now_ms() < until_ms:
         second.hold("A", 500)

@@ -4,8 +4,11 @@ It holds a relay closed only as long as its client's lease lasts, and a lease on
 knows nothing of money, opens everything before it does anything else, and ends only when everything is open.
 
 Requests and answers are lines of JSON: ``{"ask": "hold", "outlet_id", "lease_ms", "asked_ms"}``, ``{"ask": "open",
-"outlet_id"}``, ``{"ask": "state"}``, ``{"ask": "bye"}``; answered by ``{"relay": ...}``, ``{"guard": ...}`` or
-``{"code", "message"}``. Times are ms of the machine's monotonic clock.
+"outlet_id"}``, ``{"ask": "take"}``, ``{"ask": "state"}``, ``{"ask": "bye"}``; answered by ``{"relay": ...}``,
+``{"guard": ...}`` or ``{"code", "message"}``. Times are ms of the machine's monotonic clock.
+
+``take`` makes the client the one that may hold relays and whose death starts the plugin again, before it has held any;
+a hold that succeeds does the same.
 """
 
 from __future__ import annotations
@@ -151,8 +154,14 @@ class Guard:
             request = json.loads(line)
             match request:
                 case {"ask": "hold", "outlet_id": str(outlet_id), "lease_ms": int(lease), "asked_ms": int(asked)}:
-                    self._let_hold(client)
-                    return {"relay": self._contacts.hold(outlet_id, client, asked, lease).as_json()}
+                    self._check_free(client)
+                    held = self._contacts.hold(outlet_id, client, asked, lease)
+                    self._take(client)
+                    return {"relay": held.as_json()}
+                case {"ask": "take"}:
+                    self._check_free(client)
+                    self._take(client)
+                    return {"guard": self._state().as_json()}
                 case {"ask": "open", "outlet_id": str(outlet_id)}:
                     return {"relay": self._contacts.open(outlet_id).as_json()}
                 case {"ask": "state"}:
@@ -165,18 +174,21 @@ class Guard:
             return {"code": error.code, "message": error.message}
         except (ValueError, RecursionError) as error:
             return {"code": "bad_request", "message": f"not JSON: {error}"}
-        return {"code": "bad_request", "message": "ask hold, open, state or bye"}
+        return {"code": "bad_request", "message": "ask hold, open, take, state or bye"}
 
-    def _let_hold(self, client: socket.socket) -> None:
+    def _check_free(self, client: socket.socket) -> None:
         """Only one client holds relays, and the first one keeps them as long as it lives. Raises RelayError."""
         if self._leaving:
             raise RelayError("guard_leaving", f"the guard is ending; still to be opened: {self._unopened()}")
         self._check_not_held(client)
-        if self._holder is None:
-            self._holder = client
-            self._had_client = True
-            if self._starter is not None:
-                self._starter.client_came()
+
+    def _take(self, client: socket.socket) -> None:
+        if self._holder is client:
+            return
+        self._holder = client
+        self._had_client = True
+        if self._starter is not None:
+            self._starter.client_came()
 
     def _check_not_held(self, client: socket.socket) -> None:
         if self._holder not in (None, client):

@@ -47,6 +47,13 @@ class GuardClient:
         """Open the relay now. Raises RelayError when that could not be confirmed; the guard goes on trying."""
         return self._relay({"ask": "open", "outlet_id": outlet_id})
 
+    def take(self) -> GuardState:
+        """Become the one client that may hold relays; from now on the guard minds whether this one lives.
+
+        Raises RelayError: ``guard_busy`` when another has, ``guard_leaving``.
+        """
+        return self._guard({"ask": "take"})
+
     def state(self) -> GuardState:
         return self._guard({"ask": "state"})
 

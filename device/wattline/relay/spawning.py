@@ -16,7 +16,7 @@ LOOK_AGAIN_S = 0.02
 
 
 def guard_for(settings: GuardSettings, timeout_s: float = START_TIMEOUT_S) -> GuardClient:
-    """A connection to the guard of ``settings``: the one that runs, else a new one.
+    """A connection to the guard of ``settings`` that may hold relays: the one that runs, else a new one.
 
     A guard with other settings is told to go first. Raises RelayError: ``guard_busy`` when another client holds its
     relays, ``guard_start`` when none could be started.
@@ -28,6 +28,7 @@ def guard_for(settings: GuardSettings, timeout_s: float = START_TIMEOUT_S) -> Gu
     try:
         state = client.state()
         if state.fingerprint == settings.fingerprint and not state.leaving:
+            client.take()
             return client
         client.bye()
     except RelayError as error:
@@ -39,10 +40,10 @@ def guard_for(settings: GuardSettings, timeout_s: float = START_TIMEOUT_S) -> Gu
 
 
 def spawn_guard(settings: GuardSettings, timeout_s: float = START_TIMEOUT_S) -> GuardClient:
-    """Start a guard that outlives this process, and connect to it; every relay has been opened by then.
+    """Start a guard that outlives this process, and take it; every relay has been opened by then.
 
     It has a session, a standard input and a standard output of its own. It waits for an older guard to end. Raises
-    RelayError ``guard_start``.
+    RelayError ``guard_start``, ``guard_busy``.
     """
     command = [sys.executable, "-P", "-m", "wattline.relay.guard", "--config", "-"]
     deadline = time.monotonic() + timeout_s
@@ -67,6 +68,8 @@ def spawn_guard(settings: GuardSettings, timeout_s: float = START_TIMEOUT_S) -> 
         try:
             return _connected(settings)
         except RelayError as error:
+            if error.code == "guard_busy":
+                raise
             if time.monotonic() > deadline:
                 reason_now = f"{error}; its log is {settings.log}"
                 raise RelayError("guard_start", f"no guard after {timeout_s:g} s: {reason_now}") from error
@@ -81,6 +84,7 @@ def _connected(settings: GuardSettings) -> GuardClient:
         if state.fingerprint != settings.fingerprint or state.leaving:
             waiting = ", ".join(f"{s.outlet_id} ({s.fault})" for s in state.relays if s.fault) or "its end"
             raise RelayError("guard_start", f"an older guard has not ended; it waits for {waiting}")
+        client.take()
     except RelayError:
         client.close()
         raise

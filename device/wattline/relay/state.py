@@ -41,7 +41,7 @@ class GuardState:
     leaving: bool
     """It ends as soon as every relay is confirmed open."""
     held: bool
-    """A client is connected that holds relays."""
+    """A client is connected that has taken the guard."""
     plugin_starts: int
     """How often it has tried to start the plugin since a client last lived for long."""
     relays: tuple[RelayState, ...]
