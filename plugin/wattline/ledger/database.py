@@ -55,20 +55,22 @@ class Database:
     @contextmanager
     def unit(self) -> Iterator[Connection]:
         """A unit of work: committed at the end, rolled back when the block raises. Inside another unit of the same
-        thread it is a part of it: rolled back alone when its block raises, committed with the outer one.
+        thread it is a part of it: rolled back alone when its block raises, committed with the outer one. When the
+        database itself failed (a full disk, say), the outer one fails too, whoever caught the error in between.
 
         Raises LedgerBusy, LedgerError; IntegrityError passes, for whoever knows what it means.
         """
         with self._named_errors():
-            outer = getattr(self._current, "connection", None)
-            if outer is not None:
-                with outer.begin_nested():
-                    yield outer
+            if self.in_unit:
+                with self._part() as connection:
+                    yield connection
                 return
             with self.engine.begin() as connection:
-                self._current.connection = connection
+                self._current.connection, self._current.failure = connection, None
                 try:
                     yield connection
+                    if self._current.failure is not None:
+                        raise self._current.failure
                 finally:
                     self._current.connection = None
 
@@ -77,12 +79,30 @@ class Database:
         """For reading alone: one consistent state, without waiting for writers. Inside a unit of work of the same
         thread it sees what that has written. Raises LedgerBusy, LedgerError."""
         with self._named_errors():
-            outer = getattr(self._current, "connection", None)
-            if outer is not None:
-                yield outer
+            if self.in_unit:
+                with self._part() as connection:
+                    yield connection
                 return
             with self._reading.connect() as connection:
                 yield connection
+
+    @contextmanager
+    def _part(self) -> Iterator[Connection]:
+        """A savepoint of the thread's unit of work."""
+        if self._current.failure is not None:
+            raise self._current.failure
+        connection: Connection = self._current.connection
+        savepoint = connection.begin_nested()
+        try:
+            yield connection
+            savepoint.commit()
+        except BaseException as error:
+            if isinstance(error, DBAPIError) and not isinstance(error, IntegrityError):
+                # SQLite may have rolled the whole transaction back by itself; what came then would be committed alone.
+                self._current.failure = _named(error, self.name)
+            if self._current.failure is None:
+                savepoint.rollback()
+            raise
 
     def close(self) -> None:
         self.engine.dispose()
