@@ -67,6 +67,10 @@ format: $(VENV)/.installed ## Put the code into its one format, and mend what ca
 proto: $(VENV)/.installed ## Generate the committed protobuf code anew
 	$(call generate,proto)
 
+.PHONY: docs
+docs: $(VENV)/.installed ## Write the configuration reference anew
+	$(VENV)/bin/python tests/house/configuration_reference.py --write
+
 .PHONY: lock
 lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
 	$(call compile,--upgrade --output-file requirements/run.txt)

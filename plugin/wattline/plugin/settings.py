@@ -7,11 +7,14 @@ from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from wattline.errors import UsageError
 from wattline.meter import MeterSettings
 from wattline.relay import RelaySettings
+from wattline.session import Terms
 from wattline.settings import Settings
+from wattline.tariff import MAX_PRICE_MSAT, Tariff
 
-Msat = Annotated[int, Field(ge=0, le=21_000_000 * 100_000_000 * 1000)]
+Price = Annotated[int, Field(ge=0, le=MAX_PRICE_MSAT)]
 Seconds = Annotated[int, Field(ge=1, le=86_400)]
 
 OUTLET_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
@@ -21,9 +24,16 @@ NODE_ID = re.compile(r"0[23][0-9a-f]{64}")
 class TariffSettings(Settings):
     """Prices for sessions opened from now on; `wattline-tariff` changes them while the plugin runs."""
 
-    energy_msat_per_kwh: Msat = Field(default=300_000, description="Price of energy, msat per kWh.")
-    time_msat_per_hour: Msat = Field(default=0, description="Price of time while delivering, msat per hour.")
-    session_fee_msat: Msat = Field(default=0, description="Once per session, due when delivery begins, msat.")
+    energy_msat_per_kwh: Price = Field(default=300_000, description="Price of energy, msat per kWh.")
+    time_msat_per_hour: Price = Field(default=0, description="Price of time while delivering, msat per hour.")
+    session_fee_msat: Price = Field(default=0, description="Once per session, due when delivery begins, msat.")
+
+    def as_tariff(self) -> Tariff:
+        return Tariff.of(
+            energy_msat_per_kwh=self.energy_msat_per_kwh,
+            time_msat_per_hour=self.time_msat_per_hour,
+            session_fee_msat=self.session_fee_msat,
+        )
 
 
 class OutletSettings(Settings):
@@ -149,3 +159,27 @@ class SocketSettings(Settings):
             if twice:
                 raise ValueError(f"two outlets share one {what}: {', '.join(twice)}; each outlet needs its own")
         return self
+
+    @model_validator(mode="after")
+    def _sessions_can_begin(self) -> Self:
+        tariff = self.tariff.as_tariff()
+        for outlet in self.outlet:
+            try:
+                self.terms(outlet.outlet_id, tariff)
+            except UsageError as error:
+                raise ValueError(f"session.{error.message} (outlet {outlet.outlet_id})") from error
+        return self
+
+    def terms(self, outlet_id: str, tariff: Tariff) -> Terms:
+        """What a session on that outlet is opened under at these prices. Raises UsageError when none could begin."""
+        (outlet,) = (outlet for outlet in self.outlet if outlet.outlet_id == outlet_id)
+        return Terms(
+            tariff=tariff,
+            rated_power_mw=outlet.max_power_w * 1000,
+            meter_interval_ms=self.session.meter_interval_ms,
+            pause_max_s=self.session.pause_max_s,
+            open_timeout_s=self.session.open_timeout_s,
+            cable_lost_s=self.session.cable_lost_s,
+            credit_cap_msat=self.session.credit_cap_msat,
+            min_refund_msat=self.session.min_refund_msat,
+        )

@@ -22,7 +22,7 @@ from wattline.errors import RetryError, StopError, WattlineError
 from wattline.ledger import Ledger, open_ledger
 from wattline.lightning.cln import CoreLightning
 from wattline.lightning.node import NodeInfo
-from wattline.meter import Meter, MeterError, TrustedMeter, open_meter
+from wattline.meter import Meter, MeterError, open_meter
 from wattline.payment.keysend import Htlc, KeysendGate, Refuse, Reservations
 from wattline.payment.payer import Payer
 from wattline.plugin.address import check_free
@@ -250,7 +250,7 @@ class Shop:
 
     def _outlet(self, outlet: OutletSettings, seller: SmartSocket) -> OutletLoop:
         def open_trusted() -> Meter:
-            return TrustedMeter(open_meter(outlet.meter), outlet.max_power_w * 1000)
+            return open_meter(outlet.meter, outlet.max_power_w * 1000)
 
         return self._loop(outlet.outlet_id, open_trusted, self._relays(), seller)
 

@@ -32,7 +32,6 @@ from wattline.session import (
     RefundSent,
     Session,
     State,
-    Terms,
     WriteReceipt,
     encode_session_id,
     opened,
@@ -207,7 +206,7 @@ class SmartSocket:
             raise Refused("not_closed", "the session is not closed yet")
         saved = self._ledger.receipt(session_id)
         if saved is not None:
-            return pb.SignedReceipt(receipt=saved.receipt, signature=saved.signature)
+            return pb.SignedReceipt(receipt=saved.content, signature=saved.signature)
         return self._sign_receipt(record)
 
     # What lightningd and the journal tell.
@@ -231,7 +230,7 @@ class SmartSocket:
         if unused_msat + in_flight_msat + amount_msat > cap_msat:
             return (
                 "over_credit_cap",
-                f"{amount_msat} msat, {unused_msat} unused and {in_flight_msat} in flight exceed the cap of {cap_msat} msat",
+                f"{amount_msat} msat, {unused_msat} unused and {in_flight_msat} in flight exceed the cap of {cap_msat}",
             )
         return None
 
@@ -278,7 +277,10 @@ class SmartSocket:
     # What the operator asks for.
 
     def change_tariff(self, tariff: Tariff) -> None:
-        """For sessions opened from now on; the cables of running ones are told."""
+        """For sessions opened from now on; the cables of running ones are told. Raises UsageError when no session could
+        begin at these prices; then nothing changes."""
+        for outlet in self._settings.outlet:
+            self._settings.terms(outlet.outlet_id, tariff)
         effective_at = self._now()
         self._ledger.save_tariff(tariff, effective_at)
         with self._lock:
@@ -458,20 +460,9 @@ class SmartSocket:
         return Refused("outlet_faulted", f"outlet {view.outlet_id} cannot deliver: {reason}")
 
     def _new_record(self, request: pb.Open, token_sha256: str) -> SessionRecord:
-        outlet = next(o for o in self._settings.outlet if o.outlet_id == request.outlet_id)
-        rules = self._settings.session
-        terms = Terms(
-            tariff=self._tariff,
-            rated_power_mw=outlet.max_power_w * 1000,
-            meter_interval_ms=rules.meter_interval_ms,
-            pause_max_s=rules.pause_max_s,
-            open_timeout_s=rules.open_timeout_s,
-            cable_lost_s=rules.cable_lost_s,
-            credit_cap_msat=rules.credit_cap_msat,
-            min_refund_msat=rules.min_refund_msat,
-        )
+        terms = self._settings.terms(request.outlet_id, self._tariff)
         session = opened(
-            encode_session_id(secrets.token_bytes(16)), outlet.outlet_id, Method.KEYSEND, terms, _monotonic_ms()
+            encode_session_id(secrets.token_bytes(16)), request.outlet_id, Method.KEYSEND, terms, _monotonic_ms()
         )
         return SessionRecord(
             session=session,
@@ -507,7 +498,7 @@ class SmartSocket:
         """The newest receipt of a closed session, signed now if the plugin died before it could."""
         saved = self._ledger.receipt(record.session.session_id)
         if saved is not None:
-            return pb.SignedReceipt(receipt=saved.receipt, signature=saved.signature)
+            return pb.SignedReceipt(receipt=saved.content, signature=saved.signature)
         return self._sign_receipt(record)
 
     def _sign_receipt(self, record: SessionRecord) -> pb.SignedReceipt:

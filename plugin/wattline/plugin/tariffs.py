@@ -14,11 +14,7 @@ CONFIGURED = "tariff_configured"
 def tariff_at_start(ledger: Ledger, configured: TariffSettings) -> Tariff:
     """The configured prices when they have changed since they were last read; else the newest, which `wattline-tariff`
     may have set since: a restart must not undo what the operator said last."""
-    tariff = Tariff.of(
-        energy_msat_per_kwh=configured.energy_msat_per_kwh,
-        time_msat_per_hour=configured.time_msat_per_hour,
-        session_fee_msat=configured.session_fee_msat,
-    )
+    tariff = configured.as_tariff()
     read_before = ledger.last_event(CONFIGURED)
     current = ledger.current_tariff()
     if current is not None and read_before is not None and read_before.detail.get("tariff_id") == tariff.tariff_id:

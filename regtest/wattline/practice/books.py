@@ -49,9 +49,8 @@ def books_of(session_id: str, socket: Node, cable: Node, socket_ledger: Path, ca
     with open_ledger(socket_ledger) as sold, open_ledger(cable_ledger) as bought:
         refunds = [sold.outgoing.of(Purpose.REFUND, session_id, 0)]
         booked = sold.payments(session_id)
-        refunds += [
-            sold.outgoing.of(Purpose.ORPHAN_REFUND, session_id, row.pay_index) for row in booked if row.kind is Kind.ORPHAN
-        ]
+        orphans = [row for row in booked if row.kind is Kind.ORPHAN]
+        refunds += [sold.outgoing.of(Purpose.ORPHAN_REFUND, session_id, row.pay_index) for row in orphans]
         increments = [
             bought.outgoing.of(Purpose.INCREMENT, session_id, sequence)
             for sequence in range(1, bought.outgoing.last_sequence(session_id) + 1)
