@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import event
 
 from tests.ledger.samples import booking, payment_hash, record, session_id
 from wattline.errors import StopError
@@ -40,6 +42,35 @@ def test_rows_and_cursor_are_booked_together(shop: Ledger) -> None:
 def test_a_new_ledger_has_read_nothing(ledger: Ledger) -> None:
     assert ledger.cursor() == Cursor(0, 0)
     assert ledger.credited_msat(session_id(1)) == 0
+
+
+class PowerCut(BaseException):
+    """Everything ends here."""
+
+
+def test_a_power_cut_at_any_statement_of_a_booking_leaves_neither_rows_nor_cursor(shop: Ledger) -> None:
+    shop.book([booking(1)], Cursor(2, 1))
+    countdown = 0
+
+    def cut(*_arguments: object) -> None:
+        nonlocal countdown
+        countdown -= 1
+        if countdown == 0:
+            raise PowerCut
+
+    engine = shop._database.engine
+    for name in ("before_cursor_execute", "commit"):
+        event.listen(engine, name, cut)
+    statements = 0
+    while shop.cursor() == Cursor(2, 1):
+        statements += 1
+        countdown = statements
+        with suppress(PowerCut):
+            shop.book([booking(2), booking(3)], Cursor(6, 3))
+        countdown = 0
+        booked = [shop.booked(payment_hash(number)) is not None for number in (2, 3)]
+        assert booked == [shop.cursor() == Cursor(6, 3)] * 2
+    assert statements > 4
 
 
 def test_the_same_payment_booked_again_changes_nothing_and_says_so(shop: Ledger) -> None:
