@@ -1,0 +1,334 @@
+"""What a cable decides in one session: when to pay, how much, and when to stop. No I/O, no clock, no threads.
+
+The service tells it what happened and when (monotonic ms); it answers with payments to begin, and with a stop.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from wattline.cable.account import Account
+from wattline.cable.budget import Caps, Room, room
+from wattline.cable.energy import EnergyTrack
+from wattline.cable.messages import PaymentRefused, SocketState, Statement
+from wattline.cable.purse import Arrived, DoubtsChecked, Failed, InDoubt, PaymentEvent
+from wattline.cable.reconciliation import CREDIT_GRACE_MS, Claim, Known, Tolerance, compare
+from wattline.cable.rhythm import MAX_BOOST, Conditions, Hold, Latency, Load, Pace, Pay, next_payment
+from wattline.cable.setbacks import Setbacks
+from wattline.tariff import Tariff, cost_msat
+
+SKEW_MS = 3_000
+"""A statement may be this old when it is read (the socket's meter interval, the network, a busy machine)."""
+STARVED_MS = 2_000
+"""The session stands still for want of a payment that may not be made: after this long it is given up."""
+UNSTARTED_MS = 1_500
+"""Enough is paid, yet the socket does not begin: after this long it is offered more."""
+PAY_BLIND_MS = 5_000
+"""For this long payments go on while the stream is cut; the prepaid cap holds all the time."""
+METER_STALE_MS = 2_000
+"""Without an own reading as new as this nothing is paid."""
+
+_STOP_OF_HOLD = {
+    Hold.PREPAID: ("prepaid_limit", "what the socket wants in advance exceeds max_prepaid_msat"),
+    Hold.SESSION: ("budget_spent", "max_session_msat is used up"),
+    Hold.DAY: ("budget_spent", "max_day_msat is used up"),
+    Hold.FEE: ("fee_too_high", "no allowed payment is large enough to keep its routing fee within max_fee_ratio"),
+    Hold.NO_ROUTE: ("payment_failed", "no single route carries even the smallest payment"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Why the session ends; ``reason`` is the stable code that the socket is told."""
+
+    reason: str
+    message: str
+    distrust: bool = False
+    """The socket's account is wrong: close at once, wait for nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a session was opened under."""
+
+    session_id: str
+    node_id: str
+    outlet_id: str
+    tariff: Tariff
+    rated_power_mw: int
+    credit_cap_msat: int
+    """Of the socket; 0 when it names none."""
+    statement_interval_ms: int
+    min_increment_msat: int
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """A payment to begin now; it is counted already."""
+
+    sequence: int
+    amount_msat: int
+    maxfee_msat: int
+
+
+class Buyer:
+    """See the module. Not thread-safe: one thread owns it."""
+
+    def __init__(
+        self,
+        terms: Terms,
+        caps: Caps,
+        pace: Pace,
+        tolerance: Tolerance,
+        max_failures_in_a_row: int,
+        account: Account,
+        track: EnergyTrack,
+        day_sent_msat: Callable[[Account], int],
+        next_sequence: int,
+        opened_ms: int,
+    ) -> None:
+        """``opened_ms`` is when the session was opened, on the monotonic clock of all other times here."""
+        self.terms = terms
+        self.account = account
+        self.track = track
+        self.statement: Statement | None = None
+        self.hold: Hold | None = None
+        self.stop: Stop | None = None
+        self.power_mw = 0
+        self.in_doubt: set[int] = set()
+        self.last_refusal: PaymentRefused | None = None
+        self.max_prepaid_seen_msat = 0
+        self.latency = Latency()
+        self._caps = _within_socket_cap(caps, terms.credit_cap_msat)
+        self._pace = pace
+        self._tolerance = tolerance
+        self._setbacks = Setbacks(
+            pace.min_increment_msat, pace.max_increment_msat, caps.max_fee_ppm, max_failures_in_a_row
+        )
+        self._day_sent_msat = day_sent_msat
+        self._next_sequence = next_sequence
+        self._opened_ms = opened_ms
+        self._statement_ms = opened_ms
+        self._claims: deque[tuple[Claim, int]] = deque()
+        self._cut_since_ms: int | None = None
+        self._begun_ms: dict[int, int] = {}
+        self._boost = 0
+        self._starved_since_ms: int | None = None
+        self._unstarted_since_ms: int | None = None
+
+    # What happened.
+
+    def on_reading(self, at_ms: int, chip_energy_uwh: int, power_mw: int) -> None:
+        self.track.add(at_ms, chip_energy_uwh)
+        self.power_mw = power_mw
+        self._reconcile()
+
+    def on_statement(self, statement: Statement, at_ms: int) -> None:
+        """The newest one counts; an older one that comes late is dropped."""
+        if self.statement is not None and statement.sequence < self.statement.sequence:
+            return
+        self.statement = statement
+        self._statement_ms = at_ms
+        self._cut_since_ms = None
+        self._claims.append((statement.claim, at_ms))
+        self._reconcile()
+
+    def on_cut(self, at_ms: int) -> None:
+        if self._cut_since_ms is None:
+            self._cut_since_ms = at_ms
+
+    def on_refused(self, refused: PaymentRefused) -> None:
+        """The socket's reason for failing a payment; the failure itself is told by the own node."""
+        self.last_refusal = refused
+
+    def on_payment(self, event: PaymentEvent, at_ms: int) -> None:
+        match event:
+            case Arrived(sequence, amount_msat, amount_sent_msat, duration_ms):
+                self._forget(sequence)
+                if self.account.arrived(sequence, amount_sent_msat, at_ms, duration_ms):
+                    self._setbacks.on_arrival(amount_msat)
+                    if duration_ms is not None:
+                        self.latency.observe(duration_ms)
+            case Failed():
+                begun_ms = self._begun_ms.get(event.sequence, at_ms)
+                self._forget(event.sequence)
+                if self.account.came_back(event.sequence):
+                    self._on_failure(event, begun_ms, at_ms)
+            case InDoubt(sequence):
+                if self.account.is_underway(sequence):
+                    self.in_doubt.add(sequence)
+            case DoubtsChecked():
+                pass
+
+    def adopt(self, sequence: int, amount_msat: int, maxfee_msat: int) -> None:
+        """Take over a payment in doubt from an earlier run."""
+        self.account.begin(sequence, amount_msat, maxfee_msat)
+        self.in_doubt.add(sequence)
+        self._next_sequence = max(self._next_sequence, sequence + 1)
+
+    def end(self, reason: str, message: str, *, distrust: bool = False) -> None:
+        """Stop paying for good; the first reason stands."""
+        if self.stop is None:
+            self.stop = Stop(reason, message, distrust)
+
+    # What it comes to.
+
+    @property
+    def charged_low_msat(self) -> int:
+        """The lower of the own reckoning and the socket's charge: what the caps believe."""
+        if self.statement is None:
+            return 0
+        delivered_ms = min(self.statement.delivered_ms, max(0, self._statement_ms - self._opened_ms))
+        own = cost_msat(self.terms.tariff, self.track.energy_uwh, delivered_ms, True)
+        return min(own, self.statement.charged_msat)
+
+    def charged_high_msat(self, now_ms: int) -> int:
+        """The higher of both at this moment: what the credit is kept up against."""
+        if self.statement is None:
+            return 0
+        delivered_ms = self.statement.delivered_ms
+        if self.statement.state is SocketState.DELIVERING:
+            delivered_ms += max(0, now_ms - self._statement_ms)
+        own = cost_msat(self.terms.tariff, self.track.energy_uwh, delivered_ms, self.has_started)
+        return max(own, self.statement.charged_msat)
+
+    @property
+    def has_started(self) -> bool:
+        """Delivery has begun at least once."""
+        statement = self.statement
+        return statement is not None and (
+            statement.state is SocketState.DELIVERING or statement.delivered_ms > 0 or statement.charged_msat > 0
+        )
+
+    @property
+    def day_sent_msat(self) -> int:
+        """Left or may leave the wallet within 24 hours, all sessions together."""
+        return self._day_sent_msat(self.account)
+
+    @property
+    def prepaid_msat(self) -> int:
+        return self.account.handed_over_msat - self.charged_low_msat
+
+    @property
+    def silent_since_ms(self) -> int:
+        """When the socket last said something."""
+        return self._statement_ms
+
+    def known_at(self, at_ms: int) -> Known:
+        """What the cable knows itself about a claim that arrived at ``at_ms``."""
+        return Known(
+            least_energy_uwh=self.track.at(at_ms - SKEW_MS),
+            most_energy_uwh=self.track.at(at_ms),
+            elapsed_ms=max(0, at_ms - self._opened_ms),
+            surely_credited_msat=self.account.settled_before(at_ms - CREDIT_GRACE_MS),
+        )
+
+    # What to do.
+
+    def decide(self, now_ms: int) -> list[Payment]:
+        """The payments to begin now. May set :attr:`stop`."""
+        statement = self.statement
+        if self.stop is not None or statement is None:
+            return []
+        if not statement.state.is_live:
+            return []
+        if self._cut_since_ms is not None and now_ms - self._cut_since_ms > PAY_BLIND_MS:
+            return []
+        newest_ms = self.track.newest_ms
+        if newest_ms is None or now_ms - newest_ms > METER_STALE_MS:
+            return []
+        payments: list[Payment] = []
+        if now_ms >= self._setbacks.next_try_ms:
+            # Asked for before anything is begun: it may fail.
+            other_msat = self.day_sent_msat - self.account.sent_msat
+            while isinstance(decision := self._next(statement, now_ms, other_msat), Pay):
+                payments.append(self._begin(decision.amount_msat, now_ms))
+            self.hold = decision
+        self.max_prepaid_seen_msat = max(self.max_prepaid_seen_msat, self.prepaid_msat)
+        self._watch_standstill(statement, now_ms, bool(payments))
+        return payments
+
+    def _next(self, statement: Statement, now_ms: int, other_msat: int) -> Pay | Hold:
+        """``other_msat``: what left within a day besides this session's."""
+        tariff = self.terms.tariff
+        load = Load(
+            tariff=tariff,
+            power_mw=self.power_mw,
+            rated_power_mw=self.terms.rated_power_mw,
+            due_msat=0 if self.has_started else tariff.session_fee_msat,
+        )
+        conditions = Conditions(
+            latency_ms=self.latency.estimate_ms,
+            statement_interval_ms=self.terms.statement_interval_ms,
+            socket_min_increment_msat=statement.min_increment_msat or self.terms.min_increment_msat,
+            fee_floor_msat=self._setbacks.fee_floor_msat(now_ms),
+            route_ceiling_msat=self._setbacks.route_ceiling_msat,
+            boost=self._boost,
+        )
+        credit_msat = self.account.handed_over_msat - self.charged_high_msat(now_ms)
+        return next_payment(self._pace, load, conditions, credit_msat, self.account.in_flight, self._room(other_msat))
+
+    def _room(self, other_msat: int) -> Room:
+        # Of a session older than a day, what was paid before counts no more: then the difference is negative.
+        day_msat = max(0, other_msat + self.account.sent_msat)
+        spending = self.account.spending(self.charged_low_msat, day_msat)
+        return room(self._caps, spending)
+
+    def _begin(self, amount_msat: int, now_ms: int) -> Payment:
+        payment = Payment(self._next_sequence, amount_msat, self._caps.maxfee_msat(amount_msat))
+        self._next_sequence += 1
+        self.account.begin(payment.sequence, payment.amount_msat, payment.maxfee_msat)
+        self._begun_ms[payment.sequence] = now_ms
+        return payment
+
+    def _forget(self, sequence: int) -> None:
+        self.in_doubt.discard(sequence)
+        self._begun_ms.pop(sequence, None)
+
+    def _on_failure(self, failed: Failed, begun_ms: int, at_ms: int) -> None:
+        if failed.final:
+            self.end("payment_failed", f"payment {failed.sequence} cannot be made: {failed.message}")
+            return
+        self._setbacks.on_failure(failed, begun_ms, at_ms)
+        if self._setbacks.is_too_many:
+            why = failed.message
+            if failed.at_destination and self.last_refusal is not None:
+                why = f"the socket refuses it: {self.last_refusal.code}: {self.last_refusal.message}"
+            self.end("payment_failed", f"{self._setbacks.in_a_row} payments in a row failed; the last one: {why}")
+
+    def _reconcile(self) -> None:
+        """Compare every claim as soon as an own reading as new as its arrival is there."""
+        while self._claims and self.track.covers(self._claims[0][1]):
+            claim, at_ms = self._claims.popleft()
+            mismatch = compare(claim, self.known_at(at_ms), self.terms.tariff, self._tolerance)
+            if mismatch is not None:
+                self.end(mismatch.breach, mismatch.message, distrust=True)
+
+    def _watch_standstill(self, statement: Statement, now_ms: int, paid_now: bool) -> None:
+        """A session that does not move although nothing is under way is helped on, or given up."""
+        waiting = statement.state in (SocketState.OPEN, SocketState.PAUSED)
+        if not waiting or paid_now or self.account.in_flight or self._cut_since_ms is not None or self.hold is None:
+            self._starved_since_ms = self._unstarted_since_ms = None
+            return
+        if self.hold in _STOP_OF_HOLD:
+            if self._starved_since_ms is None:
+                self._starved_since_ms = now_ms
+            elif now_ms - self._starved_since_ms >= STARVED_MS:
+                self.end(*_STOP_OF_HOLD[self.hold])
+            return
+        self._starved_since_ms = None
+        if self.hold is Hold.ENOUGH:
+            if self._unstarted_since_ms is None:
+                self._unstarted_since_ms = now_ms
+            elif now_ms - self._unstarted_since_ms >= UNSTARTED_MS and self._boost < MAX_BOOST:
+                self._boost += 1
+                self._unstarted_since_ms = None
+
+
+def _within_socket_cap(caps: Caps, credit_cap_msat: int) -> Caps:
+    """The socket refuses more unused credit than its own cap, so nothing beyond it is sent."""
+    if credit_cap_msat <= 0 or credit_cap_msat >= caps.max_prepaid_msat:
+        return caps
+    return Caps(credit_cap_msat, caps.max_session_msat, caps.max_day_msat, caps.max_fee_ppm)

@@ -1,0 +1,117 @@
+"""The end of a session: payments settle, the socket is asked to close, its receipt and refund are checked."""
+
+from __future__ import annotations
+
+from wattline.cable.buyer import Buyer
+from wattline.cable.connection import Connection
+from wattline.cable.listener import Listener
+from wattline.cable.messages import SignedReceipt
+from wattline.cable.opening import Equipment
+from wattline.cable.receipt import Receipt, RefundSearch, objections, verify_receipt
+from wattline.cable.reconciliation import Tolerance
+from wattline.errors import WattlineError
+
+SETTLE_MS = 10_000
+"""How long the end waits for payments under way before it asks the socket to close."""
+RECEIPT_MS = 60_000
+"""How long after that the receipt may take (the socket waits for payments and sends the refund first)."""
+REFUND_MS = 10_000
+"""How long after the receipt the refund may take to stand in the own node's invoices."""
+
+
+class Closing:
+    """Kept by the deciding thread from the stop on."""
+
+    def __init__(self, equipment: Equipment, listener: Listener, tolerance: Tolerance) -> None:
+        self._equipment = equipment
+        self._listener = listener
+        self._tolerance = tolerance
+        self._stopped_ms: int | None = None
+        self._is_asked = False
+        self._refund: RefundSearch | None = None
+        self._refund_until_ms = 0
+        self.receipt: Receipt | None = None
+        """Signed by the socket's node, for this session."""
+        self.objections: list[str] = []
+        self.refund_seen: bool | None = None
+        """None when there is none to look for, or not known yet."""
+
+    def begin(self, now_ms: int) -> bool:
+        """The session stops; True the first time."""
+        if self._stopped_ms is not None:
+            return False
+        self._stopped_ms = now_ms
+        return True
+
+    def ask(self, buyer: Buyer, connection: Connection, now_ms: int) -> None:
+        """Ask the socket to close, once per stream: at once when it is not trusted, else when nothing is under way."""
+        if self._is_asked or self._stopped_ms is None or buyer.stop is None:
+            return
+        settled = buyer.account.in_flight == 0 or now_ms - self._stopped_ms >= SETTLE_MS
+        if settled or buyer.stop.distrust:
+            self._is_asked = connection.close(buyer.stop.reason)
+
+    def on_stream_renewed(self) -> None:
+        """What was said into the stream that broke may not have been heard."""
+        self._is_asked = False
+
+    def on_receipt(self, buyer: Buyer, signed: SignedReceipt, now_ms: int) -> bool:
+        """Take the receipt; False when it is not genuine, which ends the session as well."""
+        try:
+            receipt = verify_receipt(signed, self._equipment.node, buyer.terms.node_id, buyer.terms.session_id)
+        except WattlineError as error:
+            self.objections.append(error.message)
+            buyer.end(error.code, error.message)
+            return False
+        buyer.end("socket_closed", f"the socket ended the session: {receipt.stop_reason or 'no reason given'}")
+        self.receipt = receipt
+        if receipt.refund_status == "sent":
+            self._refund = RefundSearch(self._equipment.node, receipt)
+            self._refund_until_ms = now_ms + REFUND_MS
+        self._listener.event(
+            f"receipt: {receipt.charged_msat} msat charged, {receipt.refunded_msat} msat refunded "
+            f"({receipt.refund_status})"
+        )
+        return True
+
+    def is_over(self, buyer: Buyer, stream_over: bool, now_ms: int) -> bool:
+        """Nothing is worth waiting for any more."""
+        if self._stopped_ms is None:
+            return False
+        waited_ms = now_ms - self._stopped_ms
+        if waited_ms >= SETTLE_MS + RECEIPT_MS:
+            return True
+        if not stream_over or (buyer.account.in_flight and waited_ms < SETTLE_MS):
+            return False
+        return self._refund is None or self._is_refund_decided(self._refund, now_ms)
+
+    def finish(self, buyer: Buyer, connection: Connection, now_ms: int) -> None:
+        """Ask for a receipt that did not come by the stream, and hold the final account against the own one."""
+        if self.receipt is None:
+            signed = connection.newest_receipt(buyer.terms.session_id)
+            if signed is not None:
+                self.on_receipt(buyer, signed, now_ms)
+        receipt = self.receipt
+        if receipt is None:
+            if not self.objections:
+                self.objections.append("the socket gave no receipt")
+            return
+        self.objections += objections(
+            receipt, buyer.known_at(now_ms), buyer.terms.tariff, self._tolerance, buyer.account.settled_msat
+        )
+        if self._refund is not None:
+            self._is_refund_decided(self._refund, now_ms)
+            if self.refund_seen is not True:
+                self.refund_seen = False
+                self.objections.append(
+                    f"by the receipt {receipt.refunded_msat} msat were refunded, but the own node has not got them"
+                )
+
+    def _is_refund_decided(self, search: RefundSearch, now_ms: int) -> bool:
+        if self.refund_seen is None:
+            try:
+                if search.found():
+                    self.refund_seen = True
+            except WattlineError as error:
+                self._listener.event(f"the own node's invoices cannot be read: {error.message}")
+        return self.refund_seen is True or now_ms >= self._refund_until_ms

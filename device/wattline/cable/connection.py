@@ -1,0 +1,187 @@
+"""One session's stream to the socket: kept up over cuts, until the socket ends it or has been gone for too long.
+
+A thread reads the stream and hands every message on; writing never blocks. A cut stream is taken up again with a
+``resume`` (or, before the socket has named the session, with the same ``open``: its token makes that harmless).
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import grpc
+
+from wattline.cable.messages import Message, Opened, Refusal, SignedReceipt, message_from
+from wattline.errors import WattlineError
+from wattline.v1 import charging_pb2 as pb
+from wattline.v1 import charging_pb2_grpc as pb_grpc
+
+FIRST_BACKOFF_S = 0.2
+MAX_BACKOFF_S = 2.0
+PASSING_REFUSALS = frozenset({"shutting_down", "starting"})
+"""The socket is restarting: as good as a cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The stream broke; it is being taken up again."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The stream stayed cut for longer than a session lives without it."""
+
+    detail: str
+
+
+StreamEvent = Message | Cut | Lost
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTiming:
+    """``lost_after_s``: how long a session outlives its stream (the offer's ``cable_lost_s``)."""
+
+    lost_after_s: float
+    first_backoff_s: float = FIRST_BACKOFF_S
+    max_backoff_s: float = MAX_BACKOFF_S
+
+
+class Connection:
+    """See the module. ``emit`` is called from the reading thread, in order; the last event is a receipt, a refusal or
+    :class:`Lost`, after which nothing more comes."""
+
+    def __init__(
+        self,
+        channel: grpc.Channel,
+        opening: pb.Open,
+        session_id: str | None,
+        emit: Callable[[StreamEvent], None],
+        timing: StreamTiming,
+    ) -> None:
+        self._stub = pb_grpc.ChargingServiceStub(channel)
+        self._opening = opening
+        self._session_id = session_id
+        self._emit = emit
+        self._timing = timing
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._outgoing: queue.SimpleQueue[pb.ChargeRequest | None] | None = None
+        self._call: grpc.Call | None = None
+        self._thread = threading.Thread(target=self._run, name="cable-stream", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def tell_meter_value(self, energy_uwh: int, power_mw: int, voltage_mv: int, current_ma: int) -> bool:
+        """What the own meter sees; ``energy_uwh`` since the open. False when the stream is cut just now."""
+        value = pb.MeterValue(
+            energy_uwh=energy_uwh, power_mw=power_mw, voltage_mv=max(0, voltage_mv), current_ma=current_ma
+        )
+        return self._send(pb.ChargeRequest(meter_value=value))
+
+    def close(self, reason: str) -> bool:
+        """Ask the socket to end the session. False when the stream is cut just now."""
+        return self._send(pb.ChargeRequest(close=pb.Close(reason=reason)))
+
+    def _send(self, request: pb.ChargeRequest) -> bool:
+        """Put a message into the stream; False when it is cut just now (the message is dropped)."""
+        with self._lock:
+            if self._outgoing is None:
+                return False
+            self._outgoing.put(request)
+            return True
+
+    def drop_stream(self) -> None:
+        """Cut a stream that has gone silent, so that it is taken up again."""
+        with self._lock:
+            call = self._call
+        if call is not None:
+            call.cancel()
+
+    def stop(self, timeout_s: float = 5.0) -> None:
+        """End for good; nothing is emitted any more once this has returned."""
+        self._stopping.set()
+        self.drop_stream()
+        self._thread.join(timeout_s)
+
+    def newest_receipt(self, session_id: str, timeout_s: float = 5.0) -> SignedReceipt | None:
+        """What GetReceipt answers; None when the socket has none (yet) or does not answer."""
+        request = pb.GetReceiptRequest(session_id=session_id, token=self._opening.token)
+        try:
+            response = self._stub.GetReceipt(request, timeout=timeout_s)
+        except grpc.RpcError:
+            return None
+        if not response.receipt.receipt:
+            return None
+        return SignedReceipt(response.receipt.receipt, response.receipt.signature)
+
+    def _run(self) -> None:
+        backoff_s = self._timing.first_backoff_s
+        last_alive = time.monotonic()
+        while not self._stopping.is_set():
+            heard, detail = self._one_stream()
+            if detail is None:
+                return
+            if self._stopping.is_set():
+                return
+            if heard:
+                backoff_s = self._timing.first_backoff_s
+                last_alive = time.monotonic()
+            if time.monotonic() - last_alive > self._timing.lost_after_s:
+                self._emit(Lost(detail))
+                return
+            self._emit(Cut(detail))
+            self._stopping.wait(backoff_s)
+            backoff_s = min(backoff_s * 2, self._timing.max_backoff_s)
+
+    def _one_stream(self) -> tuple[bool, str | None]:
+        """Run one stream to its end. Whether anything came, and how it was cut (None: the session is over)."""
+        outgoing: queue.SimpleQueue[pb.ChargeRequest | None] = queue.SimpleQueue()
+        outgoing.put(self._first_message())
+        heard = False
+        try:
+            call = self._stub.Charge(_until_none(outgoing))
+            with self._lock:
+                self._call, self._outgoing = call, outgoing
+            if self._stopping.is_set():
+                call.cancel()
+            for response in call:
+                message = message_from(response)
+                if message is None:
+                    continue
+                if isinstance(message, Refusal) and message.code in PASSING_REFUSALS:
+                    return heard, f"{message.code}: {message.message}"
+                heard = True
+                if isinstance(message, Opened):
+                    self._session_id = message.session_id
+                if not self._stopping.is_set():
+                    self._emit(message)
+                if isinstance(message, Refusal | SignedReceipt):
+                    return True, None
+            return heard, "the socket ended the stream"
+        except grpc.RpcError as error:
+            return heard, f"{error.code().name.lower()}: {error.details() or 'no details'}"
+        except WattlineError as error:
+            self._emit(Refusal(error.code, error.message))
+            return heard, None
+        finally:
+            with self._lock:
+                ended, self._call, self._outgoing = self._call, None, None
+            outgoing.put(None)
+            if ended is not None:
+                ended.cancel()
+
+    def _first_message(self) -> pb.ChargeRequest:
+        if self._session_id is None:
+            return pb.ChargeRequest(open=self._opening)
+        return pb.ChargeRequest(resume=pb.Resume(session_id=self._session_id, token=self._opening.token))
+
+
+def _until_none(outgoing: queue.SimpleQueue[pb.ChargeRequest | None]) -> Iterator[pb.ChargeRequest]:
+    while (request := outgoing.get()) is not None:
+        yield request

@@ -1,0 +1,145 @@
+"""The socket's final account of a session: whether it is signed, and whether it is true."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from google.protobuf.message import DecodeError
+
+from wattline.cable.messages import SignedReceipt
+from wattline.cable.offer import tariff_from
+from wattline.cable.reconciliation import Claim, Known, Tolerance, compare
+from wattline.errors import StopError
+from wattline.lightning.node import Journal, Signer
+from wattline.lightning.record import DESCRIPTION_PREFIX, format_record
+from wattline.lightning.signing import is_signed_by
+from wattline.tariff import Tariff
+from wattline.v1 import charging_pb2 as pb
+
+REFUND_SEQUENCE = 0
+"""The number in the record of a session's refund; the cable's own payments begin at 1."""
+PAGE = 500
+
+_REFUNDS = {
+    pb.REFUND_STATUS_NONE: "none",
+    pb.REFUND_STATUS_SENT: "sent",
+    pb.REFUND_STATUS_OWED: "owed",
+    pb.REFUND_STATUS_KEPT: "kept",
+}
+
+
+class ReceiptError(StopError):
+    """A receipt that the socket's node has not signed, or that belongs to something else."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """A receipt whose signature has been checked; see ``Receipt`` in charging.proto for each field."""
+
+    session_id: str
+    node_id: str
+    outlet_id: str
+    stop_reason: str
+    tariff: Tariff
+    energy_uwh: int
+    delivered_ms: int
+    credited_msat: int
+    charged_msat: int
+    refunded_msat: int
+    balance_msat: int
+    payments: int
+    refund_status: str
+    """``none``, ``sent``, ``owed`` or ``kept``."""
+    refund_fee_msat: int
+    refund_payment_hash: str
+    signed: SignedReceipt
+
+    @property
+    def claim(self) -> Claim:
+        return Claim(
+            self.energy_uwh,
+            self.delivered_ms,
+            self.credited_msat,
+            self.charged_msat,
+            self.refunded_msat,
+            self.balance_msat,
+        )
+
+
+def verify_receipt(signed: SignedReceipt, signer: Signer, node_id: str, session_id: str) -> Receipt:
+    """The receipt when ``node_id`` has signed it and it is for ``session_id``. Raises ReceiptError."""
+    if not is_signed_by(signer, "receipt", signed.receipt, signed.signature, node_id):
+        raise ReceiptError("receipt_forged", f"the receipt is not signed by the socket's node {node_id}")
+    message = pb.Receipt()
+    try:
+        message.ParseFromString(signed.receipt)
+    except DecodeError as error:
+        raise ReceiptError("receipt_invalid", "the signed receipt cannot be read") from error
+    if message.session_id != session_id or message.node_id != node_id:
+        raise ReceiptError(
+            "receipt_invalid", f"the receipt is for session {message.session_id or '?'}, not {session_id}"
+        )
+    return Receipt(
+        session_id=message.session_id,
+        node_id=message.node_id,
+        outlet_id=message.outlet_id,
+        stop_reason=message.stop_reason,
+        tariff=tariff_from(message.tariff),
+        energy_uwh=message.energy_uwh,
+        delivered_ms=message.delivered_ms,
+        credited_msat=message.credited_msat,
+        charged_msat=message.charged_msat,
+        refunded_msat=message.refunded_msat,
+        balance_msat=message.balance_msat,
+        payments=message.payments,
+        refund_status=_REFUNDS.get(message.refund_status, "unknown"),
+        refund_fee_msat=message.refund_fee_msat,
+        refund_payment_hash=message.refund_payment_hash,
+        signed=signed,
+    )
+
+
+def objections(receipt: Receipt, known: Known, tariff: Tariff, tolerance: Tolerance, settled_msat: int) -> list[str]:
+    """What in a receipt contradicts the cable's own account, a line each; nothing when it is true.
+
+    ``settled_msat`` is what the cable knows to have arrived; here there is no grace, the account is final."""
+    lines = []
+    if receipt.tariff != tariff:
+        lines.append(f"the receipt is by tariff {receipt.tariff.tariff_id}, the session by {tariff.tariff_id}")
+    mismatch = compare(receipt.claim, known, tariff, tolerance)
+    if mismatch is not None:
+        lines.append(mismatch.message)
+    if receipt.credited_msat < settled_msat:
+        lines.append(f"the receipt credits {receipt.credited_msat} msat; {settled_msat} msat were paid")
+    unused = receipt.credited_msat - receipt.charged_msat
+    if receipt.refunded_msat + receipt.refund_fee_msat > max(0, unused):
+        lines.append(
+            f"the receipt refunds {receipt.refunded_msat} msat and {receipt.refund_fee_msat} msat of fee "
+            f"out of {unused} msat of unused credit"
+        )
+    if receipt.refund_status == "none" and receipt.balance_msat > 0:
+        lines.append(f"the receipt leaves {receipt.balance_msat} msat of unused credit without a word")
+    return lines
+
+
+class RefundSearch:
+    """Looks for a refund in the own node's paid invoices; every look goes on where the last one ended."""
+
+    def __init__(self, journal: Journal, receipt: Receipt) -> None:
+        self._journal = journal
+        self._description = f"{DESCRIPTION_PREFIX}{format_record(receipt.session_id, REFUND_SEQUENCE)}"
+        self._amount_msat = receipt.refunded_msat
+        self._cursor = 0
+
+    def found(self) -> bool:
+        """Whether it is there by now. Raises NodeUnavailable, NodeRefused."""
+        while rows := self._journal.paid_since(self._cursor, PAGE):
+            for row in rows:
+                if (
+                    row.is_paid
+                    and row.description == self._description
+                    and row.amount_received_msat >= self._amount_msat
+                ):
+                    return True
+            self._cursor = rows[-1].updated_index
+        return False

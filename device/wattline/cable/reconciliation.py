@@ -1,0 +1,128 @@
+"""Comparing what the socket claims with what the cable knows: energy, time, charge and credit.
+
+Pure. Every breach ends the session; its code is the stop reason that the socket is told.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from wattline.cable.budget import PPM
+from wattline.tariff import Tariff, cost_msat
+
+TIME_SLACK_MS = 2_000
+CREDIT_GRACE_MS = 15_000
+"""A payment that completed this long ago must be in the socket's account; it books within a few seconds."""
+
+
+class Breach(StrEnum):
+    """In what the socket's account is wrong."""
+
+    ENERGY = "energy_mismatch"
+    TIME = "time_mismatch"
+    CHARGE = "charge_mismatch"
+    CREDIT = "credit_mismatch"
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    breach: Breach
+    message: str
+    """One line with both figures."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far two honest meters may be apart."""
+
+    ratio_ppm: int
+    absolute_uwh: int
+
+    def allowed_uwh(self, energy_uwh: int) -> int:
+        """At an own energy of ``energy_uwh``, rounded down."""
+        return self.absolute_uwh + energy_uwh * self.ratio_ppm // PPM
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a statement or a receipt says, cumulative since the open."""
+
+    energy_uwh: int
+    delivered_ms: int
+    credited_msat: int
+    charged_msat: int
+    refunded_msat: int
+    balance_msat: int
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the cable knows itself. The claim was made somewhere between the two points in time, so each is a range."""
+
+    least_energy_uwh: int
+    """Own energy at the earliest moment the claim may stand for."""
+    most_energy_uwh: int
+    """Own energy when the claim arrived."""
+    elapsed_ms: int
+    """Since the session was opened: delivery cannot have lasted longer."""
+    surely_credited_msat: int
+    """Completed more than CREDIT_GRACE_MS ago."""
+
+
+def compare(claim: Claim, known: Known, tariff: Tariff, tolerance: Tolerance) -> Mismatch | None:
+    """The first thing that is wrong with a claim, or None."""
+    return (
+        compare_energy(claim, known, tolerance)
+        or _compare_time(claim, known)
+        or _compare_charge(claim, tariff)
+        or _compare_credit(claim, known)
+    )
+
+
+def compare_energy(claim: Claim, known: Known, tolerance: Tolerance) -> Mismatch | None:
+    """The socket's energy against the cable's own, in both directions: either way one of the two meters is wrong."""
+    over = claim.energy_uwh - known.most_energy_uwh
+    under = known.least_energy_uwh - claim.energy_uwh
+    if over > tolerance.allowed_uwh(known.most_energy_uwh) or under > tolerance.allowed_uwh(known.least_energy_uwh):
+        own = known.most_energy_uwh if over > 0 else known.least_energy_uwh
+        return Mismatch(
+            Breach.ENERGY,
+            f"the socket counts {claim.energy_uwh} uWh, the cable's own meter {own} uWh; "
+            f"allowed difference: {tolerance.allowed_uwh(own)} uWh",
+        )
+    return None
+
+
+def _compare_time(claim: Claim, known: Known) -> Mismatch | None:
+    most = known.elapsed_ms + known.elapsed_ms * 2 // 100 + TIME_SLACK_MS
+    if claim.delivered_ms > most:
+        return Mismatch(
+            Breach.TIME,
+            f"the socket counts {claim.delivered_ms} ms of delivery, but the session is {known.elapsed_ms} ms old",
+        )
+    return None
+
+
+def _compare_charge(claim: Claim, tariff: Tariff) -> Mismatch | None:
+    most = cost_msat(tariff, claim.energy_uwh, claim.delivered_ms, True)
+    if claim.charged_msat > most:
+        return Mismatch(
+            Breach.CHARGE,
+            f"the socket charges {claim.charged_msat} msat; its own energy and time cost {most} msat by the tariff",
+        )
+    balance = claim.credited_msat - claim.charged_msat - claim.refunded_msat
+    if claim.balance_msat != balance:
+        return Mismatch(
+            Breach.CHARGE, f"the socket's balance is {claim.balance_msat} msat; its own figures make {balance} msat"
+        )
+    return None
+
+
+def _compare_credit(claim: Claim, known: Known) -> Mismatch | None:
+    if claim.credited_msat < known.surely_credited_msat:
+        return Mismatch(
+            Breach.CREDIT,
+            f"the socket credits {claim.credited_msat} msat; it has received {known.surely_credited_msat} msat",
+        )
+    return None

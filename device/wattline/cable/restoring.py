@@ -1,0 +1,100 @@
+"""Taking up a session where an earlier run left it, or a new one where it begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from wattline.cable.account import Account
+from wattline.cable.buyer import Buyer, Terms
+from wattline.cable.energy import EnergyTrack, resume_energy
+from wattline.cable.memory import OutgoingRecord
+from wattline.cable.offer import Offer
+from wattline.cable.opening import Equipment
+from wattline.cable.purse import PURPOSE
+from wattline.cable.settings import CableSettings
+from wattline.cable.spending import DaySpending
+from wattline.ledger import CableSession, Intent, IntentStatus
+from wattline.meter import Reading
+
+DOWN_MARGIN_MS = 2_000
+"""Times of the record are whole seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredPayments:
+    """What the ledger knows of a session's payments."""
+
+    settled_msat: int
+    sent_msat: int
+    payments: int
+    in_doubt: tuple[Intent, ...]
+    next_sequence: int
+
+
+def restore(outgoing: OutgoingRecord, session_id: str) -> RestoredPayments:
+    """The payments of earlier runs; all zero for a new session. Sequence 0 is the socket's refund, ours begin at 1."""
+    settled = sent = payments = last = 0
+    in_doubt = []
+    for intent in outgoing.of_session(PURPOSE, session_id):
+        last = max(last, intent.sequence)
+        if intent.status is IntentStatus.COMPLETE:
+            settled += intent.amount_msat
+            sent += intent.amount_sent_msat
+            payments += 1
+        elif intent.status is IntentStatus.PENDING:
+            in_doubt.append(intent)
+    return RestoredPayments(settled, sent, payments, tuple(in_doubt), last + 1)
+
+
+def place_energy(remembered: CableSession, reading: Reading, socket_uwh: int, now_s: float) -> tuple[CableSession, int]:
+    """Where own energy of a resumed session goes on from, and how much of it only the socket has seen."""
+    down_ms = max(0, int((now_s - remembered.saved_at) * 1000)) + DOWN_MARGIN_MS
+    resumption = resume_energy(
+        base_uwh=remembered.base_uwh,
+        extra_uwh=remembered.extra_uwh,
+        last_own_uwh=remembered.energy_uwh,
+        chip_now_uwh=reading.energy_uwh,
+        socket_uwh=socket_uwh,
+        most_in_gap_uwh=remembered.rated_power_mw * down_ms // 3600,
+    )
+    return replace(remembered, base_uwh=resumption.base_uwh, extra_uwh=resumption.extra_uwh), resumption.gap_uwh
+
+
+def make_buyer(
+    settings: CableSettings,
+    equipment: Equipment,
+    offer: Offer,
+    remembered: CableSession,
+    session_id: str,
+    reading: Reading,
+    opened_ms: int,
+) -> Buyer:
+    """The deciding part, with everything that the ledger knows of the session already in its account."""
+    earlier = restore(equipment.outgoing, session_id)
+    track = EnergyTrack(remembered.base_uwh, remembered.extra_uwh)
+    track.add(reading.at_ms, reading.energy_uwh)
+    terms = Terms(
+        session_id=session_id,
+        node_id=remembered.node_id,
+        outlet_id=remembered.outlet_id,
+        tariff=remembered.tariff,
+        rated_power_mw=remembered.rated_power_mw,
+        credit_cap_msat=offer.credit_cap_msat,
+        statement_interval_ms=offer.statement_interval_ms,
+        min_increment_msat=offer.min_increment_msat,
+    )
+    buyer = Buyer(
+        terms=terms,
+        caps=settings.limits.caps,
+        pace=settings.payment.pace,
+        tolerance=settings.limits.tolerance,
+        max_failures_in_a_row=settings.payment.max_failures_in_a_row,
+        account=Account(earlier.settled_msat, earlier.sent_msat, earlier.payments),
+        track=track,
+        day_sent_msat=DaySpending(equipment.outgoing, session_id, equipment.now, lambda: equipment.clock_ms() / 1000),
+        next_sequence=earlier.next_sequence,
+        opened_ms=opened_ms,
+    )
+    for intent in earlier.in_doubt:
+        buyer.adopt(intent.sequence, intent.amount_msat, intent.maxfee_msat)
+    return buyer

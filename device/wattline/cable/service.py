@@ -1,0 +1,140 @@
+"""The cable service: one run, from whatever the last one left behind to a summary."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import grpc
+
+from wattline.cable.listener import Listener
+from wattline.cable.messages import SignedReceipt
+from wattline.cable.offer import OfferError
+from wattline.cable.opening import Agreement, Equipment, agree, agree_again
+from wattline.cable.receipt import ReceiptError, verify_receipt
+from wattline.cable.session_run import SessionOver, SessionRun
+from wattline.cable.settings import CableSettings
+from wattline.cable.stopwish import StopWish
+from wattline.cable.summary import Summary
+from wattline.errors import RetryError, UsageError, WattlineError
+from wattline.ledger import CableSession
+from wattline.v1 import charging_pb2 as pb
+from wattline.v1 import charging_pb2_grpc as pb_grpc
+
+MAX_OFFERS = 3
+"""So often a new offer is asked for when the price changed between offer and open."""
+RECEIPT_TIMEOUT_S = 5.0
+FIND_AGAIN_MS = 60_000
+FIND_AGAIN_PAUSE_S = 1.0
+
+
+class CableService:
+    """Buys electricity until it is told to stop, or until something is wrong."""
+
+    def __init__(self, settings: CableSettings, equipment: Equipment, listener: Listener, wish: StopWish) -> None:
+        self._settings = settings
+        self._equipment = equipment
+        self._listener = listener
+        self._wish = wish
+
+    def run(self) -> Summary:
+        """One session to its end, resumed when the last run left one. Whatever ends it is in the summary; raises
+        UsageError only."""
+        self._wish.begin(self._equipment.clock_ms())
+        try:
+            remembered = self._equipment.memory.unfinished()
+            if remembered is not None:
+                summary = self._resume(remembered)
+                if summary is not None:
+                    return summary
+            else:
+                self._equipment.payer.resolve(resend=False)
+            return self._buy()
+        except UsageError:
+            raise
+        except WattlineError as error:
+            return Summary(error.code, error.message)
+
+    def _buy(self) -> Summary:
+        for attempt in range(1, MAX_OFFERS + 1):
+            agreement = agree(self._settings, self._equipment)
+            self._tell_trust(agreement)
+            run = SessionRun(self._settings, self._equipment, agreement, self._listener, self._wish)
+            try:
+                return run.run()
+            except WattlineError as error:
+                if run.buyer is not None:
+                    raise
+                # The session has not come about, so nothing was paid: its token is forgotten.
+                self._forget(agreement.remembered, error.code)
+                if error.code != "tariff_changed" or attempt == MAX_OFFERS:
+                    raise
+                self._listener.event("the socket has changed its price; asking for a new offer")
+        raise AssertionError("not reached")
+
+    def _resume(self, remembered: CableSession) -> Summary | None:
+        """Go on with the session of the last run; None when it turned out to be over and a new one may begin."""
+        if remembered.address != self._settings.socket.parsed.target:
+            self._listener.event(f"the last session was at {remembered.address}; it is left to end there")
+            self._forget(remembered, "abandoned")
+            return None
+        self._listener.event(f"taking up session {remembered.session_id or '(not yet named)'} of the last run")
+        agreement = self._find_again(remembered)
+        run = SessionRun(self._settings, self._equipment, agreement, self._listener, self._wish)
+        try:
+            return run.run()
+        except SessionOver as over:
+            self._listener.event(f"that session is over: {over.message}")
+            self._forget(self._with_receipt(remembered), remembered.stop_reason or over.code)
+            return None
+        except OfferError as error:
+            if run.buyer is not None or self._wish.reason:
+                raise
+            self._forget(remembered, error.code)
+            if remembered.session_id is not None:
+                raise
+            return None  # it was never named, so nothing was paid for it
+
+    def _find_again(self, remembered: CableSession) -> Agreement:
+        """The socket of the last run, which may be just restarting, too: asked again for a while."""
+        deadline = self._equipment.clock_ms() + FIND_AGAIN_MS
+        while True:
+            try:
+                return agree_again(self._settings, self._equipment, remembered)
+            except RetryError as error:
+                if self._wish.reason or self._equipment.clock_ms() >= deadline:
+                    raise
+                self._listener.event(f"waiting for the socket: {error.message}")
+            time.sleep(FIND_AGAIN_PAUSE_S)
+
+    def _with_receipt(self, remembered: CableSession) -> CableSession:
+        """``remembered`` with the socket's receipt, when it still has one and it is genuine."""
+        if remembered.session_id is None:
+            return remembered
+        agreement = agree_again(self._settings, self._equipment, remembered)
+        try:
+            request = pb.GetReceiptRequest(session_id=remembered.session_id, token=bytes.fromhex(remembered.token))
+            stub = pb_grpc.ChargingServiceStub(agreement.opened.channel)
+            answer = stub.GetReceipt(request, timeout=RECEIPT_TIMEOUT_S).receipt
+            signed = SignedReceipt(answer.receipt, answer.signature)
+            verify_receipt(signed, self._equipment.node, remembered.node_id, remembered.session_id)
+        except grpc.RpcError as error:
+            self._listener.event(f"no receipt for it: {error.details() or error.code().name.lower()}")
+            return remembered
+        except ReceiptError as error:
+            self._listener.event(f"no receipt for it: {error.message}")
+            return remembered
+        finally:
+            agreement.opened.channel.close()
+        return replace(remembered, receipt=signed.receipt, receipt_signature=signed.signature)
+
+    def _forget(self, remembered: CableSession, reason: str) -> None:
+        """Close the record; payments still in doubt are settled without being sent again."""
+        self._equipment.memory.save(replace(remembered, stop_reason=reason, closed_at=int(self._equipment.now())))
+        self._equipment.payer.resolve(resend=False)
+
+    def _tell_trust(self, agreement: Agreement) -> None:
+        if self._settings.socket.parsed.node_id is None:
+            self._listener.event(
+                f"warning: any_node is on: paying node {agreement.opened.offer.node_id} only because it answered"
+            )

@@ -1,0 +1,222 @@
+"""The cable's configuration (``cable.toml``): whose power to buy, from which wallet, by which meter, up to what."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from wattline.cable.budget import PPM, Caps
+from wattline.cable.reconciliation import Tolerance
+from wattline.cable.rhythm import Pace
+from wattline.meter import MeterSettings
+from wattline.settings import Settings, load_settings
+
+Msat = Annotated[int, Field(ge=0, le=21_000_000 * 100_000_000 * 1000)]
+PositiveMsat = Annotated[int, Field(ge=1, le=21_000_000 * 100_000_000 * 1000)]
+
+_ADDRESS = re.compile(r"(?:(?P<node>[^@]*)@)?(?P<host>\[[0-9A-Fa-f:.%]+\]|[^@\[\]:/\s]+):(?P<port>[0-9]{1,5})")
+_NODE_ID = re.compile(r"0[23][0-9a-f]{64}")
+STORAGE_NAME = "cable.sqlite3"
+
+
+@dataclass(frozen=True, slots=True)
+class SocketAddress:
+    """Where a socket listens, and who it must be."""
+
+    host: str
+    port: int
+    node_id: str | None
+    """33-byte compressed public key, hex; None: whoever answers."""
+
+    @property
+    def target(self) -> str:
+        """``host:port``, IPv6 in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str) -> SocketAddress:
+    """``node_id@host:port`` or ``host:port``. Raises ValueError saying what is wrong."""
+    match = _ADDRESS.fullmatch(text)
+    if match is None:
+        raise ValueError("an address is node_id@host:port (or host:port with any_node = true)")
+    node_id, port = match["node"], int(match["port"])
+    if node_id is not None and not _NODE_ID.fullmatch(node_id):
+        raise ValueError("the part before '@' must be a node id: 66 lower-case hex digits beginning with 02 or 03")
+    if not 1 <= port <= 65535:
+        raise ValueError("the port must be 1 to 65535")
+    return SocketAddress(match["host"].strip("[]"), port, node_id)
+
+
+class SocketSettings(Settings):
+    """Whose power to buy."""
+
+    address: str = Field(description="The socket as node_id@host:port; host:port alone needs any_node = true.")
+    any_node: bool = Field(
+        default=False, description="Pay whoever answers at host:port: nobody vouches that it is your socket."
+    )
+    outlet_id: str | None = Field(default=None, description="Which outlet; the first available one when left out.")
+
+    @property
+    def parsed(self) -> SocketAddress:
+        return parse_address(self.address)
+
+    @model_validator(mode="after")
+    def _names_its_socket(self) -> Self:
+        try:
+            parsed = self.parsed
+        except ValueError as error:
+            raise ValueError(f"address: {error}") from error
+        if parsed.node_id is None and not self.any_node:
+            raise ValueError(
+                "address: names no node; write node_id@host:port, or allow any node that answers with any_node = true"
+            )
+        if parsed.node_id is not None and self.any_node:
+            raise ValueError("any_node: must be false or absent where address names a node id")
+        return self
+
+
+class NodeSettings(Settings):
+    """The wallet that pays: a Core Lightning node on this machine."""
+
+    rpc: str = Field(min_length=1, description="Path of the node's lightning-rpc file.")
+    identify: bool = Field(
+        default=False, description="Sign the open of a session with the node key (for sockets with an allow-list)."
+    )
+
+
+class LimitSettings(Settings):
+    """What the cable will at most agree to and pay."""
+
+    max_price_msat_per_kwh: Msat = Field(description="The highest price of energy, msat per kWh.")
+    max_time_price_msat_per_hour: Msat = Field(default=0, description="The highest price of time, msat per hour.")
+    max_session_fee_msat: Msat = Field(default=0, description="The highest fee per session, msat.")
+    max_prepaid_msat: PositiveMsat = Field(description="The most that is ever prepaid and in flight, msat.")
+    max_session_msat: PositiveMsat = Field(
+        description="The most that leaves the wallet for one session, fees included, msat."
+    )
+    max_day_msat: PositiveMsat = Field(
+        description="The most that leaves the wallet within 24 hours, fees included, msat."
+    )
+    max_fee_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.05, description="The highest routing fee as a part of the amount paid, 0 to 1."
+    )
+    energy_tolerance_ratio: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        default=0.02, description="How far the two meters may differ, as a part of the energy, 0 to 0.5."
+    )
+    energy_tolerance_uwh: Annotated[int, Field(ge=0, le=1_000_000_000_000)] = Field(
+        default=1_000_000, description="And on top of that in microwatt-hours (1000000 = 1 Wh)."
+    )
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.max_prepaid_msat > self.max_session_msat:
+            raise ValueError(
+                f"max_prepaid_msat: must not exceed max_session_msat "
+                f"({self.max_prepaid_msat} > {self.max_session_msat})"
+            )
+        if self.max_session_msat > self.max_day_msat:
+            raise ValueError(
+                f"max_session_msat: must not exceed max_day_msat ({self.max_session_msat} > {self.max_day_msat})"
+            )
+        if self.max_session_fee_msat > self.max_prepaid_msat:
+            raise ValueError("max_session_fee_msat: must not exceed max_prepaid_msat, out of which it would be paid")
+        return self
+
+    @property
+    def caps(self) -> Caps:
+        return Caps(
+            max_prepaid_msat=self.max_prepaid_msat,
+            max_session_msat=self.max_session_msat,
+            max_day_msat=self.max_day_msat,
+            max_fee_ppm=round(self.max_fee_ratio * PPM),
+        )
+
+    @property
+    def tolerance(self) -> Tolerance:
+        return Tolerance(round(self.energy_tolerance_ratio * PPM), self.energy_tolerance_uwh)
+
+
+class PaymentSettings(Settings):
+    """How single payments are made."""
+
+    method: Literal["keysend"] = Field(default="keysend", description="How sessions are paid.")
+    min_increment_msat: PositiveMsat = Field(default=10, description="The smallest payment, msat.")
+    max_increment_msat: PositiveMsat = Field(default=10_000, description="The largest single payment, msat.")
+    max_in_flight: Annotated[int, Field(ge=1, le=32)] = Field(default=4, description="Payments under way at a time.")
+    max_failures_in_a_row: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=10, description="After so many failed payments in a row the session ends."
+    )
+    pace_ms: Annotated[int, Field(ge=50, le=60_000)] = Field(
+        default=500, description="At a steady load one payment is worth this much time, ms."
+    )
+    timeout_s: Annotated[int, Field(ge=5, le=600)] = Field(
+        default=60, description="After this long an unresolved payment is in doubt, s."
+    )
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.min_increment_msat > self.max_increment_msat:
+            raise ValueError(
+                f"min_increment_msat: must not exceed max_increment_msat "
+                f"({self.min_increment_msat} > {self.max_increment_msat})"
+            )
+        return self
+
+    @property
+    def pace(self) -> Pace:
+        return Pace(self.min_increment_msat, self.max_increment_msat, self.max_in_flight, self.pace_ms)
+
+
+class StorageSettings(Settings):
+    """Where the cable keeps what it must not forget."""
+
+    path: str | None = Field(
+        default=None, description=f"The ledger file, relative to this file; {STORAGE_NAME} beside it when left out."
+    )
+
+
+class CableSettings(Settings):
+    """The whole file."""
+
+    socket: SocketSettings
+    node: NodeSettings
+    meter: MeterSettings
+    limits: LimitSettings
+    payment: PaymentSettings = PaymentSettings()
+    storage: StorageSettings = StorageSettings()
+
+    @model_validator(mode="after")
+    def _increments_fit_into_the_limits(self) -> Self:
+        if self.payment.min_increment_msat > self.limits.max_prepaid_msat:
+            raise ValueError("payment.min_increment_msat: must not exceed limits.max_prepaid_msat")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class CableConfig:
+    """Settings and the file they came from, against which relative paths are read."""
+
+    path: Path
+    settings: CableSettings
+
+    @property
+    def storage_path(self) -> Path:
+        """The ledger file."""
+        return self._beside(self.settings.storage.path or STORAGE_NAME)
+
+    @property
+    def rpc_path(self) -> Path:
+        """The node's ``lightning-rpc``."""
+        return self._beside(self.settings.node.rpc)
+
+    def _beside(self, text: str) -> Path:
+        return self.path.absolute().parent / Path(text).expanduser()
+
+
+def load_cable(path: Path) -> CableConfig:
+    """The configuration in the file at ``path``. Raises UsageError naming file, key and what is allowed."""
+    return CableConfig(path, load_settings(path, CableSettings))

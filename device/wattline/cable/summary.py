@@ -1,0 +1,106 @@
+"""What is said at the end of a session, and while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from wattline.cable.rhythm import Hold
+
+GOOD_ENDS = frozenset({"done", "operator"})
+
+
+def percentile(values: Sequence[int], percent: int) -> int | None:
+    """The nearest-rank percentile; None of nothing."""
+    if not values:
+        return None
+    ordered = sorted(values)
+    return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The outcome of one run; the JSON object of ``wattline cable run --json``."""
+
+    stop_reason: str
+    """``done`` and ``operator`` are good ends; every other names what went wrong."""
+    message: str
+    session_id: str = ""
+    socket_node_id: str = ""
+    outlet_id: str = ""
+    seconds: float = 0.0
+    """Since the open of the session."""
+    energy_uwh_socket: int = 0
+    energy_uwh_cable: int = 0
+    delivered_ms: int = 0
+    price_msat_per_kwh: int = 0
+    paid_msat: int = 0
+    """Arrived at the socket by the cable's own record."""
+    credited_msat: int = 0
+    charged_msat: int = 0
+    refunded_msat: int = 0
+    balance_msat: int = 0
+    fees_msat: int = 0
+    """Routing fees of the payments that arrived."""
+    in_doubt_msat: int = 0
+    payments: int = 0
+    failed_payments: int = 0
+    payment_ms_p50: int | None = None
+    payment_ms_p99: int | None = None
+    max_prepaid_msat: int = 0
+    """The most that was prepaid and in flight at any time."""
+    socket_stop_reason: str = ""
+    receipt: bool = False
+    """A receipt with the socket's signature is on record."""
+    refund_status: str = ""
+    refund_seen: bool | None = None
+    """Whether the refund stands in the own node's invoices; None when there is none to look for."""
+    objections: tuple[str, ...] = ()
+    """What in the socket's final account contradicts the cable's own."""
+
+    @property
+    def is_good(self) -> bool:
+        return self.stop_reason in GOOD_ENDS and not self.objections
+
+    def to_json(self) -> dict[str, object]:
+        """All fields, tuples as lists."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The session as it is at one moment, for the live view."""
+
+    socket: str
+    session_id: str
+    outlet_id: str
+    price_msat_per_kwh: int
+    state: str
+    relay_closed: bool
+    connected: bool
+    seconds: float
+    power_mw: int
+    voltage_mv: int
+    current_ma: int
+    energy_uwh_cable: int
+    energy_uwh_socket: int
+    socket_power_mw: int
+    credited_msat: int
+    charged_msat: int
+    balance_msat: int
+    paid_msat: int
+    in_flight_msat: int
+    in_flight: int
+    in_doubt: int
+    payments: int
+    failed_payments: int
+    latency_ms: int
+    fees_msat: int
+    prepaid_msat: int
+    max_prepaid_msat: int
+    session_sent_msat: int
+    max_session_msat: int
+    day_sent_msat: int
+    max_day_msat: int
+    hold: Hold | None
+    stop_reason: str

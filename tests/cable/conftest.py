@@ -1,0 +1,167 @@
+"""A cable on the bench: the real service, payer and ledger between fakes of everything outside."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cable.fakes import FakeLightning, FakeMeter, FakeSocket, TlsPair, World, make_certificate, wait_for
+from wattline.cable.listener import Silence
+from wattline.cable.opening import Equipment
+from wattline.cable.service import CableService
+from wattline.cable.settings import CableSettings
+from wattline.cable.stopwish import StopWish
+from wattline.cable.summary import Snapshot, Summary
+from wattline.ledger import Ledger, open_ledger
+from wattline.payment.payer import Payer
+
+
+class Crash(BaseException):
+    """The process dies here: nothing of the service may catch it."""
+
+
+class Recorder(Silence):
+    """Keeps what was shown; dies when told to."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.snapshots: list[Snapshot] = []
+        self.crash = False
+
+    def event(self, text: str) -> None:
+        self.lines.append(text)
+
+    def show(self, snapshot: Snapshot) -> None:
+        self.snapshots.append(snapshot)
+        if self.crash:
+            raise Crash
+
+
+class Bench:
+    """Everything around one cable."""
+
+    def __init__(self, folder: Path, tls: TlsPair) -> None:
+        self.folder = folder
+        self.tls = tls
+        self.world = World()
+        self.socket = FakeSocket(self.world, tls)
+        self.node = FakeLightning(self.socket.take_payment)
+        self.socket.refund_to = self.node.receive
+        self.meter = FakeMeter(self.world)
+        self.ledger: Ledger = open_ledger(folder / "cable.sqlite3")
+        self.listener = Recorder()
+        self.wish = StopWish()
+        self.summary: Summary | None = None
+        self.died = False
+        self._thread: threading.Thread | None = None
+        self.limits: dict[str, Any] = {
+            "max_price_msat_per_kwh": 300_000,
+            "max_prepaid_msat": 5_000,
+            "max_session_msat": 1_000_000,
+            "max_day_msat": 10_000_000,
+            "energy_tolerance_uwh": 200_000,
+        }
+        self.payment: dict[str, Any] = {"pace_ms": 200, "max_failures_in_a_row": 3}
+        self.socket_settings: dict[str, Any] = {"address": self.socket.address}
+        self.identify = False
+
+    @property
+    def settings(self) -> CableSettings:
+        return CableSettings.model_validate(
+            {
+                "socket": self.socket_settings,
+                "node": {"rpc": "lightning-rpc", "identify": self.identify},
+                "meter": {
+                    "driver": "ina228",
+                    "bus": "sim:toaster",
+                    "address": 0x41,
+                    "shunt_ohms": 0.001,
+                    "max_current_a": 40,
+                },
+                "limits": self.limits,
+                "payment": self.payment,
+            }
+        )
+
+    def service(self) -> CableService:
+        equipment = Equipment(
+            node=self.node,
+            payer=Payer(self.node, self.ledger.outgoing, pause=lambda seconds: None),
+            outgoing=self.ledger.outgoing,
+            memory=self.ledger.cable_sessions,
+            open_meter=lambda max_power_mw: self.meter,
+            clock_ms=lambda: time.monotonic_ns() // 1_000_000,
+            now=time.time,
+        )
+        return CableService(self.settings, equipment, self.listener, self.wish)
+
+    def start(self) -> None:
+        """Run the service in the background until :meth:`finish`."""
+        service = self.service()
+
+        def run() -> None:
+            try:
+                self.summary = service.run()
+            except Crash:
+                self.died = True
+
+        self._thread = threading.Thread(target=run, daemon=True)
+        self._thread.start()
+
+    def finish(self, reason: str = "done") -> Summary:
+        """Ask the service to end and wait for its summary."""
+        self.wish.want(reason, "the test has seen enough")
+        return self.wait()
+
+    def wait(self, timeout_s: float = 30) -> Summary:
+        """Wait for the service to end by itself."""
+        assert self._thread is not None
+        self._thread.join(timeout_s)
+        assert not self._thread.is_alive(), f"the service does not end; it said {self.listener.lines}"
+        assert self.summary is not None
+        return self.summary
+
+    def run(self) -> Summary:
+        """Run the service to an end that it finds by itself."""
+        self.start()
+        return self.wait()
+
+    def crash(self) -> None:
+        """Kill the running service in the middle of its work; a restarted one is :meth:`start`."""
+        self.listener.crash = True
+        assert self._thread is not None
+        self._thread.join(10)
+        assert self.died
+        self.listener = Recorder()
+        self.wish = StopWish()
+        self.meter = FakeMeter(self.world, self.meter.base_uwh)
+
+    @property
+    def shown(self) -> Snapshot:
+        """What was shown last, waited for when nothing was yet."""
+        wait_for(lambda: self.listener.snapshots, what=f"a first snapshot; {self.listener.lines}")
+        return self.listener.snapshots[-1]
+
+    def until(self, payments: int) -> None:
+        """Wait until so many payments have arrived at the socket."""
+        wait_for(lambda: len(self.socket.orders) >= payments, what=f"{payments} payments")
+
+
+@pytest.fixture(scope="session")
+def tls() -> TlsPair:
+    return make_certificate()
+
+
+@pytest.fixture
+def bench(tmp_path: Path, tls: TlsPair) -> Iterator[Bench]:
+    bench = Bench(tmp_path, tls)
+    yield bench
+    bench.wish.want("done", "the test is over")
+    bench.node.hold.set()
+    bench.socket.stop()
+    bench.ledger.close()
