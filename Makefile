@@ -74,7 +74,7 @@ docs: $(VENV)/.installed ## Write the configuration reference anew
 .PHONY: lock
 lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
 	$(call compile,--upgrade --output-file requirements/run.txt)
-	$(call compile,--upgrade --constraint requirements/run.txt --extra regtest --group dev --output-file requirements/dev.txt)
+	$(call compile,--upgrade --constraint requirements/run.txt --group dev --output-file requirements/dev.txt)
 
 .PHONY: clean
 clean: ## Remove everything that make has made
