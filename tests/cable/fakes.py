@@ -309,7 +309,7 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
         self._paid_hashes: set[str] = set()
         self._lock = threading.RLock()
         self._server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
-        pb_grpc.add_ChargingServiceServicer_to_server(self, self._server)  # type: ignore[no-untyped-call]
+        pb_grpc.add_ChargingServiceServicer_to_server(self, self._server)
         credentials = grpc.ssl_server_credentials([(tls.key_pem, tls.certificate_pem)])
         self.port = self._server.add_secure_port("127.0.0.1:0", credentials)
         self._server.start()

@@ -67,7 +67,7 @@ def test_hours_of_delivery_that_never_were_end_the_session(bench: Bench) -> None
 
 def test_a_payment_that_is_never_credited_ends_the_session(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     def lie(statement: pb.Statement) -> None:
-        missing = min(40, statement.credited_msat)
+        missing = min(300, statement.credited_msat)
         statement.credited_msat -= missing
         statement.balance_msat -= missing
 

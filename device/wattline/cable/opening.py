@@ -24,6 +24,10 @@ class CableNode(Signer, Journal, Protocol):
     def info(self) -> NodeInfo: ...
 
 
+MeterOpener = Callable[[int | None], Meter]
+"""Opens the meter; its argument is the outlet's rated power in mW, None when unknown. Raises MeterError."""
+
+
 @dataclass(frozen=True, slots=True)
 class Equipment:
     """What a cable works with. Clocks are here so that nothing else asks for the time."""
@@ -32,8 +36,7 @@ class Equipment:
     payer: OrderPayer
     outgoing: OutgoingRecord
     memory: SessionMemory
-    open_meter: Callable[[int | None], Meter]
-    """Opens the meter; its argument is the outlet's rated power in mW, None when unknown."""
+    open_meter: MeterOpener
     clock_ms: Callable[[], int]
     """Monotonic."""
     now: Callable[[], float]

@@ -1,0 +1,190 @@
+"""Everything that a session would need, tried without paying: ``wattline cable check``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from wattline.cable.offer import (
+    Offer,
+    OfferedOutlet,
+    OpenedSocket,
+    check_method,
+    check_prices,
+    choose_outlet,
+    open_socket,
+)
+from wattline.cable.opening import CableNode, MeterOpener
+from wattline.cable.rhythm import Conditions, Latency, Load, target_msat
+from wattline.cable.settings import CableSettings
+from wattline.cable.view import power, sat
+from wattline.errors import WattlineError
+from wattline.lightning.node import NodeInfo, Wallet
+from wattline.payment.ways_out import WaysOut, ways_out
+from wattline.tariff import worth_msat
+
+MS_PER_HOUR = 3_600_000
+
+
+class Verdict(StrEnum):
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the check."""
+
+    verdict: Verdict
+    subject: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.verdict:<8} {self.subject:<8} {self.text}"
+
+
+class CheckedNode(CableNode, Wallet, Protocol):
+    """What the check needs of the node."""
+
+
+def check(settings: CableSettings, node: CheckedNode, open_meter: MeterOpener) -> Iterator[Finding]:
+    """Findings, one after the other as they are known. Raises nothing: what fails is a problem."""
+    info: NodeInfo | None = None
+    try:
+        info = node.info()
+        yield Finding(Verdict.OK, "node", f"{info.node_id} on {info.network}, {info.version}, block {info.blockheight}")
+    except WattlineError as error:
+        yield Finding(Verdict.PROBLEM, "node", error.message)
+    opened: OpenedSocket | None = None
+    if info is not None:
+        try:
+            opened = open_socket(settings.socket.parsed, node, info.network)
+        except WattlineError as error:
+            yield Finding(Verdict.PROBLEM, "socket", f"{error.code}: {error.message}")
+    outlet: OfferedOutlet | None = None
+    if opened is not None:
+        opened.channel.close()
+        yield from _socket(settings, opened.offer)
+        try:
+            outlet = choose_outlet(opened.offer, settings.socket.outlet_id)
+            yield Finding(Verdict.OK, "outlet", f"{outlet.outlet_id}, rated {power(outlet.max_power_mw)}, available")
+        except WattlineError as error:
+            yield Finding(Verdict.PROBLEM, "outlet", error.message)
+        if outlet is not None:
+            yield from _costs(settings, opened.offer, outlet)
+        yield from _ways(settings, node, opened.offer)
+    yield from _meter(open_meter, outlet.max_power_mw if outlet is not None else None)
+
+
+def _socket(settings: CableSettings, offer: Offer) -> Iterator[Finding]:
+    if settings.socket.parsed.node_id is None:
+        yield Finding(
+            Verdict.WARNING,
+            "socket",
+            f"any_node is on: node {offer.node_id} is trusted only because it answered at {settings.socket.address}",
+        )
+    else:
+        yield Finding(Verdict.OK, "socket", f"{offer.node_id} answers at {settings.socket.parsed.target}, offer signed")
+    try:
+        check_method(offer, settings.payment.method)
+    except WattlineError as error:
+        yield Finding(Verdict.PROBLEM, "method", error.message)
+    tariff = offer.tariff
+    words = (
+        f"{sat(tariff.energy_msat_per_kwh)} per kWh, {sat(tariff.time_msat_per_hour)} per hour, "
+        f"{sat(tariff.session_fee_msat)} per session"
+    )
+    try:
+        check_prices(tariff, settings.limits)
+        yield Finding(Verdict.OK, "price", words)
+    except WattlineError as error:
+        yield Finding(Verdict.PROBLEM, "price", error.message)
+
+
+def _costs(settings: CableSettings, offer: Offer, outlet: OfferedOutlet) -> Iterator[Finding]:
+    hour_msat = worth_msat(offer.tariff, outlet.max_power_mw, MS_PER_HOUR) + offer.tariff.session_fee_msat
+    yield Finding(Verdict.OK, "cost", f"an hour at rated power costs {sat(hour_msat)}")
+    load = Load(offer.tariff, outlet.max_power_mw, outlet.max_power_mw, offer.tariff.session_fee_msat)
+    wanted_msat = target_msat(load, Conditions(Latency.FIRST_MS, offer.statement_interval_ms))
+    cap_msat = settings.limits.max_prepaid_msat
+    if cap_msat < wanted_msat:
+        yield Finding(
+            Verdict.WARNING,
+            "prepaid",
+            f"at rated power up to {sat(wanted_msat)} would be kept paid in advance; max_prepaid_msat allows "
+            f"{sat(cap_msat)}: the power may pause",
+        )
+    if offer.credit_cap_msat and offer.credit_cap_msat < cap_msat:
+        yield Finding(Verdict.OK, "prepaid", f"the socket takes at most {sat(offer.credit_cap_msat)} in advance")
+    if offer.min_increment_msat > settings.payment.max_increment_msat:
+        yield Finding(
+            Verdict.WARNING,
+            "payment",
+            f"the socket wishes for payments of {sat(offer.min_increment_msat)}; max_increment_msat is "
+            f"{sat(settings.payment.max_increment_msat)}",
+        )
+
+
+def _ways(settings: CableSettings, node: CheckedNode, offer: Offer) -> Iterator[Finding]:
+    payment, caps = settings.payment, settings.limits.caps
+    amount_msat = max(payment.min_increment_msat, min(offer.min_increment_msat, payment.max_increment_msat))
+    try:
+        ways = ways_out(node, offer.node_id, amount_msat)
+    except WattlineError as error:
+        yield Finding(Verdict.PROBLEM, "channel", error.message)
+        return
+    if not ways.channels:
+        yield Finding(Verdict.PROBLEM, "channel", "the node has no usable channel: nothing can be paid")
+        return
+    kind = "a channel straight to the socket" if ways.direct else "no channel straight to the socket"
+    verdict = Verdict.OK if ways.spendable_msat >= amount_msat else Verdict.PROBLEM
+    yield Finding(verdict, "channel", f"{kind}; one payment can carry up to {sat(ways.spendable_msat)}")
+    yield _fee(ways, amount_msat, caps.maxfee_msat(amount_msat), payment.max_increment_msat, caps.max_fee_ppm)
+    if ways.receivable_msat < offer.min_refund_msat:
+        yield Finding(
+            Verdict.WARNING,
+            "refund",
+            "nothing can come back to the node yet: a refund would be owed until the socket's side of a channel grows",
+        )
+    else:
+        yield Finding(Verdict.OK, "refund", f"up to {sat(ways.receivable_msat)} can come back")
+
+
+def _fee(ways: WaysOut, amount_msat: int, limit_msat: int, max_increment_msat: int, max_fee_ppm: int) -> Finding:
+    fee_msat = ways.fee_msat
+    if fee_msat is None:
+        return Finding(Verdict.PROBLEM, "route", f"no single route for {sat(amount_msat)}: {ways.no_route_reason}")
+    if fee_msat <= limit_msat:
+        return Finding(Verdict.OK, "route", f"a payment of {sat(amount_msat)} costs a fee of {sat(fee_msat)}")
+    least_msat = -(-fee_msat * 1_000_000 // max_fee_ppm) if max_fee_ppm else None
+    if least_msat is not None and least_msat <= max_increment_msat:
+        return Finding(
+            Verdict.WARNING,
+            "route",
+            f"the fee is {sat(fee_msat)}: payments will be of about {sat(least_msat)} to keep within max_fee_ratio",
+        )
+    return Finding(
+        Verdict.PROBLEM,
+        "route",
+        f"the fee is {sat(fee_msat)}: within max_fee_ratio no payment up to max_increment_msat can be made",
+    )
+
+
+def _meter(open_meter: MeterOpener, max_power_mw: int | None) -> Iterator[Finding]:
+    try:
+        meter = open_meter(max_power_mw)
+        try:
+            reading = meter.read()
+        finally:
+            meter.close()
+    except WattlineError as error:
+        yield Finding(Verdict.PROBLEM, "meter", f"{error.code}: {error.message}")
+        return
+    yield Finding(
+        Verdict.OK,
+        "meter",
+        f"{power(reading.power_mw)}, {reading.voltage_mv / 1000:.2f} V, {reading.current_ma / 1000:.3f} A",
+    )

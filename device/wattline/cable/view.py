@@ -1,0 +1,166 @@
+"""How a running cable looks: a live picture on a terminal, log lines anywhere else."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from wattline.cable.rhythm import Hold
+from wattline.cable.summary import Snapshot, Summary
+
+log = logging.getLogger("wattline.cable")
+
+LINES = 6
+"""Of the newest events under the picture: the whole fits into 80 x 24."""
+LOG_INTERVAL_S = 5.0
+_HOLDS = {
+    Hold.ENOUGH: "enough credit",
+    Hold.IN_FLIGHT: "waiting for payments under way",
+    Hold.PREPAID: "prepaid cap reached",
+    Hold.SESSION: "session budget used up",
+    Hold.DAY: "day budget used up",
+    Hold.FEE: "fees too high",
+    Hold.NO_ROUTE: "no route",
+}
+
+
+def sat(amount_msat: int) -> str:
+    """An amount in sat with its msat as decimals: ``1 234.567 sat``."""
+    whole, rest = divmod(abs(amount_msat), 1000)
+    grouped = f"{whole:,}".replace(",", " ")
+    return f"{'-' if amount_msat < 0 else ''}{grouped}.{rest:03d} sat"
+
+
+def energy(energy_uwh: int) -> str:
+    """Energy in Wh, or kWh from 1 kWh on."""
+    return f"{energy_uwh / 1e6:.3f} Wh" if energy_uwh < 10**9 else f"{energy_uwh / 1e9:.4f} kWh"
+
+
+def power(power_mw: int) -> str:
+    return f"{power_mw / 1000:.1f} W"
+
+
+def _part(amount_msat: int, cap_msat: int) -> str:
+    return f"{sat(amount_msat)} of {sat(cap_msat)} ({100 * amount_msat // cap_msat} %)"
+
+
+def picture(snapshot: Snapshot) -> RenderableType:
+    """The present state, 15 lines high and at most 80 columns wide."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", width=10, no_wrap=True)
+    table.add_column(width=62, no_wrap=True, overflow="ellipsis")
+    relay = Text("closed", style="bold green") if snapshot.relay_closed else Text("open", style="bold yellow")
+    lost = "" if snapshot.connected else "  (connection cut)"
+    table.add_row("socket", f"{snapshot.socket}, outlet {snapshot.outlet_id}{lost}")
+    table.add_row("session", f"{snapshot.session_id}  {snapshot.seconds:.0f} s")
+    table.add_row("relay", Text.assemble(relay, f"  {snapshot.state}"))
+    table.add_row(
+        "power",
+        f"{power(snapshot.power_mw)}  {snapshot.voltage_mv / 1000:.2f} V  {snapshot.current_ma / 1000:.3f} A"
+        f"  (socket: {power(snapshot.socket_power_mw)})",
+    )
+    table.add_row("energy", f"{energy(snapshot.energy_uwh_cable)}  (socket: {energy(snapshot.energy_uwh_socket)})")
+    table.add_row("price", f"{sat(snapshot.price_msat_per_kwh)} per kWh")
+    table.add_row("charged", f"{sat(snapshot.charged_msat)} of {sat(snapshot.credited_msat)} credited")
+    table.add_row("balance", sat(snapshot.balance_msat))
+    doubt = f", {snapshot.in_doubt} in doubt" if snapshot.in_doubt else ""
+    table.add_row(
+        "payments",
+        f"{snapshot.payments} arrived, {snapshot.in_flight} under way{doubt}, {snapshot.failed_payments} failed, "
+        f"{snapshot.latency_ms} ms",
+    )
+    table.add_row("fees", sat(snapshot.fees_msat))
+    table.add_row("prepaid", _part(snapshot.prepaid_msat, snapshot.max_prepaid_msat))
+    table.add_row("spent", _part(snapshot.session_sent_msat, snapshot.max_session_msat))
+    table.add_row("24 hours", _part(snapshot.day_sent_msat, snapshot.max_day_msat))
+    table.add_row("now", snapshot.stop_reason or (_HOLDS[snapshot.hold] if snapshot.hold else "beginning"))
+    return Panel(table, title="wattline cable", width=80)
+
+
+class LiveView:
+    """On a terminal. Use as a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._lines: deque[str] = deque(maxlen=LINES)
+        self._picture: RenderableType = Text("looking for the socket ...")
+        self._live = Live(console=console, refresh_per_second=4, get_renderable=self._whole)
+
+    def __enter__(self) -> LiveView:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def event(self, text: str) -> None:
+        self._lines.append(f"{time.strftime('%H:%M:%S')} {text}")
+
+    def show(self, snapshot: Snapshot) -> None:
+        self._picture = picture(snapshot)
+
+    def _whole(self) -> RenderableType:
+        return Group(self._picture, *(Text(line[:80], no_wrap=True) for line in self._lines))
+
+
+class LogView:
+    """Anywhere else: every event a line, and the state every few seconds. Use as a context manager."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._logged_at: float | None = None
+
+    def __enter__(self) -> LogView:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        del kind, error, traceback
+
+    def event(self, text: str) -> None:
+        log.info("%s", text)
+
+    def show(self, snapshot: Snapshot) -> None:
+        now = self._clock()
+        if self._logged_at is not None and now - self._logged_at < LOG_INTERVAL_S:
+            return
+        self._logged_at = now
+        log.info(
+            "%s: %s, %s, %s charged, balance %s, %d payments, %d ms",
+            snapshot.state,
+            power(snapshot.power_mw),
+            energy(snapshot.energy_uwh_cable),
+            sat(snapshot.charged_msat),
+            sat(snapshot.balance_msat),
+            snapshot.payments,
+            snapshot.latency_ms,
+        )
+
+
+def ending(summary: Summary) -> str:
+    """The summary for people, some lines."""
+    lines = [f"{summary.stop_reason}: {summary.message}"]
+    if summary.session_id:
+        lines += [
+            f"session {summary.session_id}, {summary.seconds:.0f} s at {sat(summary.price_msat_per_kwh)} per kWh",
+            f"energy   {energy(summary.energy_uwh_cable)} by the cable's meter",
+            f"         {energy(summary.energy_uwh_socket)} by the socket's",
+            f"paid     {sat(summary.paid_msat)} in {summary.payments} payments, fees {sat(summary.fees_msat)}",
+            f"charged  {sat(summary.charged_msat)}",
+            f"refund   {sat(summary.refunded_msat)} {summary.refund_status}".rstrip(),
+        ]
+    if summary.in_doubt_msat:
+        lines.append(f"in doubt {sat(summary.in_doubt_msat)}: the next run asks the node about it")
+    lines += [f"not true: {line}" for line in summary.objections]
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""The ``wattline`` command: one file per group of commands."""

@@ -1,0 +1,127 @@
+"""``wattline cable``: buy electricity, and see beforehand whether that would work."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from wattline.cable.check import Verdict
+from wattline.cable.check import check as run_check
+from wattline.cable.opening import Equipment, MeterOpener
+from wattline.cable.service import CableService
+from wattline.cable.settings import CableConfig, load_cable
+from wattline.cable.stopwish import StopWish
+from wattline.cable.summary import Summary
+from wattline.cable.view import LiveView, LogView, ending
+from wattline.ledger import Ledger, open_ledger
+from wattline.lightning.cln import CoreLightning
+from wattline.meter import Meter, open_meter
+from wattline.payment.payer import Payer
+
+cable_app = typer.Typer(name="cable", help="The buyer: a cable with its own meter and wallet.", no_args_is_help=True)
+
+ConfigOption = Annotated[Path, typer.Option("--config", help="The cable's configuration file (TOML).")]
+JsonOption = Annotated[bool, typer.Option("--json", help="End with one JSON object on stdout; all else on stderr.")]
+
+
+@cable_app.command()
+def run(
+    context: typer.Context,
+    config: ConfigOption,
+    seconds: Annotated[
+        float | None, typer.Option("--for", min=0.1, help="Stop after so many seconds; else when told to.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Buy electricity until stopped (Ctrl-C), or until something is wrong."""
+    cable = load_cable(config)
+    _log_to_stderr(bool(context.obj and context.obj["verbose"]))
+    wish = StopWish(None if seconds is None else round(seconds * 1000))
+    console = Console(stderr=as_json)
+    with open_ledger(cable.storage_path) as ledger, _signals(wish):
+        view = LiveView(console) if console.is_terminal else LogView()
+        with view:
+            summary = CableService(cable.settings, _equipment(cable, ledger), view, wish).run()
+    _tell(summary, as_json)
+    raise typer.Exit(0 if summary.is_good else 1)
+
+
+@cable_app.command()
+def check(context: typer.Context, config: ConfigOption, as_json: JsonOption = False) -> None:
+    """Try everything that a session needs, without paying: node, channel, fees, socket, price, meter."""
+    cable = load_cable(config)
+    _log_to_stderr(bool(context.obj and context.obj["verbose"]))
+    node = CoreLightning(cable.rpc_path)
+    findings = []
+    for finding in run_check(cable.settings, node, _meter_opener(cable)):
+        typer.echo(str(finding), err=as_json)
+        findings.append(finding)
+    bad = any(finding.verdict is Verdict.PROBLEM for finding in findings)
+    if as_json:
+        rows = [{"verdict": f.verdict, "subject": f.subject, "text": f.text} for f in findings]
+        typer.echo(json.dumps({"ready": not bad, "findings": rows}))
+    raise typer.Exit(1 if bad else 0)
+
+
+def _equipment(cable: CableConfig, ledger: Ledger) -> Equipment:
+    node = CoreLightning(cable.rpc_path)
+    return Equipment(
+        node=node,
+        payer=Payer(node, ledger.outgoing),
+        outgoing=ledger.outgoing,
+        memory=ledger.cable_sessions,
+        open_meter=_meter_opener(cable),
+        clock_ms=lambda: time.monotonic_ns() // 1_000_000,
+        now=time.time,
+    )
+
+
+def _meter_opener(cable: CableConfig) -> MeterOpener:
+    def opener(max_power_mw: int | None) -> Meter:
+        return open_meter(cable.settings.meter, max_power_mw)
+
+    return opener
+
+
+def _tell(summary: Summary, as_json: bool) -> None:
+    typer.echo(ending(summary), err=as_json)
+    if as_json:
+        typer.echo(json.dumps(summary.to_json()))
+
+
+@contextmanager
+def _signals(wish: StopWish) -> Iterator[None]:
+    """SIGINT and SIGTERM end the session in good order; a second one ends the process at once."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del frame
+        if wish.reason:
+            raise KeyboardInterrupt
+        wish.want("operator", f"stopped by {signal.Signals(number).name}")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _log_to_stderr(verbose: bool) -> None:
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        force=True,
+    )
