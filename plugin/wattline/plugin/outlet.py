@@ -51,6 +51,8 @@ LAST_READING_INTERVALS = 4
 """After the relay has opened, the meter is read this many intervals later for the last energy of a session."""
 STUCK_RELAY_MS = 10_000
 """A relay that has not opened by then will not: the books are closed all the same, the outlet stays faulted."""
+RELAY_LOOK_MS = 1000
+"""How often the relay of a free outlet is told to be open, so that one that does not answer sells nothing."""
 STUCK_READINGS = 5
 """So many readings in a row with current through an open relay make it a stuck one."""
 
@@ -128,6 +130,9 @@ class OutletLoop:
         self._meter: Meter | None = None
         self._meter_retry_ms = 0
         self._stuck_readings = 0
+        self._relay_error = ""
+        """What went wrong when the relay was last told to open; empty when it did."""
+        self._relay_look_ms = 0
         self._settling_since_ms = 0
         self._credited: set[str] = set()
         """Credited to the session and not yet in the ledger."""
@@ -138,10 +143,14 @@ class OutletLoop:
     def start(self) -> None:
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the loop; the relay is left to the guard."""
+    def leave(self) -> None:
+        """Begin to end: no relay is held from now on, and that the guard goes is no fault of the session's."""
         self._stopping.set()
         self._jobs.put(lambda: None)
+
+    def stop(self) -> None:
+        """End the loop; the relay is left to the guard."""
+        self.leave()
         self._thread.join(timeout=5)
 
     def attach(self, session: Session) -> Future[bool]:
@@ -207,20 +216,26 @@ class OutletLoop:
                 job()
             if _now_ms() >= due_ms:
                 due_ms = max(due_ms + self._interval_ms, _now_ms() + self._interval_ms // 2)
-                try:
-                    self._measure()
-                except Exception:
-                    log.exception("outlet %s: the loop failed; relay open", self.outlet_id)
-                    self._fault(StopReason.INTERNAL_ERROR, "internal error, see the log")
+                self._measure_or_fault()
         self._close_meter()
+
+    def _measure_or_fault(self) -> None:
+        try:
+            self._measure()
+        except Exception:
+            log.exception("outlet %s: the loop failed; relay open", self.outlet_id)
+            self._fault(StopReason.INTERNAL_ERROR, "internal error, see the log")
 
     def _measure(self) -> None:
         reading = self._read()
         if reading is None:
             return
         view = self.view
-        if view.session is None or view.session.state is State.CLOSED:
+        if view.session is None:
             self._watch_idle(reading)
+            return
+        if view.session.state is State.CLOSED:
+            self.view = replace(view, reading=reading)  # not free before its receipt is written
             return
         energy_uwh = reading.energy_uwh - view.meter_base_uwh
         self.view = replace(view, reading=reading, chip_uwh=reading.energy_uwh)
@@ -244,11 +259,12 @@ class OutletLoop:
         """No session: the relay is open, so nothing may flow."""
         flows = abs(reading.power_mw) > IDLE_POWER_MW
         self._stuck_readings = self._stuck_readings + 1 if flows else 0
-        fault = ""
-        if self._stuck_readings >= STUCK_READINGS:
+        stuck = self._stuck_readings >= STUCK_READINGS
+        if self._relay_error or (stuck and not self.view.fault) or _now_ms() >= self._relay_look_ms:
+            self._open_relay()
+        fault = self._relay_error
+        if stuck:
             fault = f"{reading.power_mw / 1000:.0f} W flow although the relay is open: it is stuck"
-            if not self.view.fault:
-                self._open_relay()
         self.view = replace(
             self.view, reading=reading, fault=fault, condition=Condition.FAULTED if fault else Condition.AVAILABLE
         )
@@ -257,6 +273,10 @@ class OutletLoop:
         view = self.view
         if view.condition is not Condition.AVAILABLE or view.session is not None or view.reading is None:
             return False
+        self._open_relay()
+        if self._relay_error:
+            self.view = replace(self.view, condition=Condition.FAULTED)
+            return False  # nobody is to pay for a relay that does not obey
         self._serve(session, view.reading.energy_uwh, view.reading.energy_uwh)
         return True
 
@@ -281,6 +301,7 @@ class OutletLoop:
             return False
         self._credited.clear()
         self.view = replace(self.view, session=None, condition=Condition.STARTING, reading=None)
+        self._measure_or_fault()  # who has just been told that the session is over may open the next one at once
         return True
 
     def _credit(self, session_id: str, payment_hash: str, amount_msat: int) -> bool:
@@ -368,10 +389,14 @@ class OutletLoop:
                     self._sink.receipt_due(session)
 
     def _hold_relay(self, lease_ms: int) -> None:
+        if self._stopping.is_set():
+            return
         try:
             state = self._holder.hold(self.outlet_id, lease_ms)
         except RelayError as error:
             self.view = replace(self.view, relay_closed=False)
+            if self._stopping.is_set():
+                return  # it is we who sent the guard away; the session goes on in the next process
             self._fault(_relay_reason(error), error.message)
         else:
             self.view = replace(self.view, relay_closed=state.closed)
@@ -380,10 +405,15 @@ class OutletLoop:
         try:
             state = self._holder.open(self.outlet_id)
         except RelayError as error:
-            self.view = replace(self.view, fault=error.message)
-            log.error("outlet %s: the relay could not be opened: %s", self.outlet_id, error.message)
+            if error.message != self._relay_error:
+                log.error("outlet %s: the relay could not be opened: %s", self.outlet_id, error.message)
+            self._relay_error = error.message
+            # Whether it is closed nobody knows; it must not be called open.
+            self.view = replace(self.view, fault=error.message, relay_closed=True)
         else:
+            self._relay_error = ""
             self.view = replace(self.view, relay_closed=state.closed)
+        self._relay_look_ms = _now_ms() + RELAY_LOOK_MS
 
     def _close_meter(self) -> None:
         meter, self._meter = self._meter, None

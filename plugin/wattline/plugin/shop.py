@@ -103,6 +103,8 @@ class Shop:
         if self._stopping.is_set():
             return
         self._stopping.set()
+        for outlet in self._outlets:
+            outlet.leave()
         if self._holder is not None:
             self._holder.bye()
         if self._seller is not None:

@@ -80,9 +80,19 @@ class HandCable:
         """Take the session up again, on a new stream."""
         self._up = queue.SimpleQueue()
         self._ended = False
-        self.messages.clear()
+        self.messages = []  # the old stream may still say goodbye
         self._talk(pb.ChargeRequest(resume=pb.Resume(session_id=self.session_id, token=self.token)))
         return self._wait_opened()
+
+    def reconnect(self) -> str:
+        """As soon as the socket serves again: a new connection, and the session taken up on it."""
+        self._up.put(None)
+        self._channel.close()
+        address = parse_address(f"{self._socket_id}@{self._scene.listen}")
+        certificate = wait_until("the socket serves cables", lambda: fetch_certificate(address), 60)
+        self._channel = open_channel(address, certificate)
+        self.stub = charging_pb2_grpc.ChargingServiceStub(self._channel)
+        return self.resume()
 
     def pay(self, amount_msat: int, *, record: str | None = None, timeout_s: float = 30.0) -> SentPayment | SendFailure:
         """One payment with the session's record (or any other text), and what became of it."""
@@ -112,6 +122,15 @@ class HandCable:
             "retry_for": 5,
         }
         return dict(self.wallet_node.rpc.call("xkeysend", parameters))
+
+    def payments_back(self) -> list[tuple[int, int]]:
+        """What the socket has paid back for the session, as the wallet's node received it: sequence and msat."""
+        mark = f"keysend: wattline:1:{self.session_id}:"
+        return [
+            (int(row["description"].removeprefix(mark)), int(row["amount_received_msat"]))
+            for row in self.wallet_node.rpc.listinvoices()["invoices"]
+            if row["status"] == "paid" and row.get("description", "").startswith(mark)
+        ]
 
     def plug_nothing(self) -> None:
         """Nothing draws power: credit stays."""

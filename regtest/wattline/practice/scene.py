@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
+
+from pyln.client import RpcError
 
 from wattline.bus.simulation import SimulatedWorld
 from wattline.errors import StopError
@@ -19,8 +23,12 @@ from wattline.practice.daemon import free_port
 from wattline.practice.lightningd import Node, OptionValue
 from wattline.practice.network import RegtestNetwork
 from wattline.practice.waiting import wait_until
+from wattline.relay import GuardClient
 
 Json = dict[str, Any]
+
+UNKNOWN_COMMAND = -32601
+"""JSON-RPC's code; what lightningd answers when no plugin offers the method."""
 
 
 def script(name: str) -> Path:
@@ -45,6 +53,27 @@ class Trade:
     """Keys of ``[session]``."""
     payment: Mapping[str, int] = field(default_factory=dict)
     """Keys of ``[payment]``."""
+    allow_node_ids: Sequence[str] = ()
+    """Of ``[access]``; none: everybody may buy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """What three witnesses say was paid for sessions: amounts in msat by payment_hash."""
+
+    credited: Mapping[str, int]
+    """By the socket's ledger."""
+    orphans: Mapping[str, int]
+    """By the socket's ledger: paid for a session that could not use it."""
+    received: Mapping[str, int]
+    """By the socket's node (listinvoices)."""
+    delivered: Mapping[str, int]
+    """By the cable's node (listsendpays)."""
+
+    @property
+    def agree(self) -> bool:
+        """Whether all three tell of the same payments, to the msat."""
+        return {**self.credited, **self.orphans} == dict(self.received) == dict(self.delivered)
 
 
 class Scene:
@@ -89,6 +118,8 @@ class Scene:
             *(f"{key} = {value}" for key, value in trade.session.items()),
             "[payment]",
             *(f"{key} = {value}" for key, value in trade.payment.items()),
+            "[access]",
+            f"allow_node_ids = {json.dumps(list(trade.allow_node_ids))}",
         ]
         for circuit in range(len(trade.profiles)):
             meter = SimulatedWorld.socket_meter(circuit)
@@ -134,7 +165,12 @@ class Scene:
         """Until cables are served; the status then."""
 
         def running() -> Json | None:
-            status = self.status()
+            try:
+                status = self.status()
+            except RpcError as error:
+                if isinstance(error.error, dict) and error.error.get("code") == UNKNOWN_COMMAND:
+                    return None  # the plugin is just being loaded
+                raise
             if status["state"] == "failed":
                 raise StopError(str(status["code"]), str(status["message"]))
             return status if status["state"] == "running" else None
@@ -149,6 +185,77 @@ class Scene:
 
     def session(self, session_id: str) -> Json:
         return dict(self.node.rpc.call("wattline-sessions", {"session_id": session_id})["sessions"][0])
+
+    # What a crash needs to know.
+
+    @property
+    def ledger_path(self) -> Path:
+        """The socket's ledger."""
+        return self.directory / "socket.sqlite3"
+
+    @property
+    def guard_socket(self) -> Path:
+        return self.node.lightning_dir / "regtest" / "wattline" / "guard.sock"
+
+    def books(self, wallet: Node, session_id: str = "") -> Books:
+        """What was paid from ``wallet`` for one session, or for all."""
+        mark = f"wattline:1:{session_id}"
+        with closing(sqlite3.connect(f"file:{self.ledger_path}?mode=ro", uri=True)) as ledger:
+            rows = ledger.execute("SELECT kind, payment_hash, amount_msat, session_id FROM payments").fetchall()
+        booked = {
+            wanted: {row[1]: row[2] for row in rows if row[0] == wanted and session_id in ("", row[3])}
+            for wanted in ("credit", "orphan")
+        }
+        received = {
+            row["payment_hash"]: int(row["amount_received_msat"])
+            for row in self.node.rpc.listinvoices()["invoices"]
+            if row["status"] == "paid" and row.get("description", "").startswith(f"keysend: {mark}")
+        }
+        delivered = {
+            row["payment_hash"]: int(row["amount_msat"])
+            for row in wallet.rpc.listsendpays()["payments"]
+            if row["status"] == "complete" and row.get("label", "").startswith(mark)
+        }
+        return Books(booked["credit"], booked["orphan"], received, delivered)
+
+    def plugin_pid(self) -> int:
+        """The process of the plugin, once lightningd has one."""
+
+        def find() -> int | None:
+            for path in Path("/proc").glob("[0-9]*"):
+                try:
+                    parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+                    command = (path / "cmdline").read_bytes().split(b"\0")
+                except OSError:
+                    continue  # it has just ended
+                if parent == self.node.pid and any(
+                    Path(os.fsdecode(part)).name == "wattline-plugin" for part in command
+                ):
+                    return int(path.name)
+            return None
+
+        return wait_until("the plugin's process", find, 30)
+
+    def guard_pid(self) -> int:
+        """The process of the guard. Raises RelayError when there is none."""
+        client = GuardClient.connect(self.guard_socket)
+        try:
+            return client.state().pid
+        finally:
+            client.close()
+
+    def load_plugin(self) -> None:
+        """As ``lightning-cli plugin start`` does. Raises StopError when lightningd refuses."""
+        self.node.start_plugin(script("wattline-plugin"), wattline_config=str(self.config), wattline_listen=self.listen)
+
+    def unload_plugin(self) -> None:
+        """As ``lightning-cli plugin stop`` does; the plugin's process is gone when this returns."""
+        self.node.stop_plugin(script("wattline-plugin"))
+
+    def is_loaded(self) -> bool:
+        """Whether lightningd counts the plugin among its own."""
+        plugins = self.node.rpc.call("plugin", {"subcommand": "list"})["plugins"]
+        return any(Path(plugin["name"]).name == "wattline-plugin" for plugin in plugins)
 
     def write_cable_config(
         self,
@@ -168,6 +275,7 @@ class Scene:
                 "shunt_ohms": 0.001,
                 "max_current_a": 40,
             },
+            "storage": {"path": f"{name}.sqlite3"},
             "limits": {
                 "max_price_msat_per_kwh": max(500_000, self.trade.energy_msat_per_kwh),
                 "max_time_price_msat_per_hour": self.trade.time_msat_per_hour,
