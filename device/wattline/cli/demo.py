@@ -1,0 +1,100 @@
+"""``wattline demo``: a slice of bread, paid for by its own cable."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from wattline.practice.scene import Json, Scene
+from wattline.practice.toast import Toast, toast
+
+END_TIMEOUT_S = 120.0
+"""How long the cable may take to close its session after its time is up."""
+MSAT_PER_SAT = 1000
+
+
+class DemoNode(StrEnum):
+    LIGHTNINGD = "lightningd"
+
+
+class DemoMethod(StrEnum):
+    KEYSEND = "keysend"
+
+
+def demo(
+    node: Annotated[
+        DemoNode, typer.Option(help="What the two nodes are: real lightningd on regtest.")
+    ] = DemoNode.LIGHTNINGD,
+    method: Annotated[DemoMethod, typer.Option(help="How the session is paid.")] = DemoMethod.KEYSEND,
+    seconds: Annotated[float, typer.Option(min=3, max=3600, help="How long the toaster is on.")] = 30.0,
+    price: Annotated[int, typer.Option(min=1, max=1_000_000, help="Price of energy, sat per kWh.")] = 300,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="End with one JSON object on stdout; all else on stderr.")
+    ] = False,
+) -> None:
+    """Toast a slice of bread: a socket, a cable, two Lightning nodes, and a load of 1300 W (simulated at the chips)."""
+    del node, method  # there is one of each
+    console = Console(stderr=as_json, highlight=False)
+
+    def buy(scene: Scene, config: Path) -> Json:
+        cable = scene.run_cable(config, for_s=seconds, quiet=False)
+        try:
+            return cable.result(seconds + END_TIMEOUT_S)[1]
+        except KeyboardInterrupt:
+            # The cable has had the same Ctrl-C, and ends its session.
+            return cable.result(END_TIMEOUT_S)[1]
+        except subprocess.TimeoutExpired:
+            cable.interrupt()
+            return cable.result(END_TIMEOUT_S)[1]
+
+    result = toast(price * MSAT_PER_SAT, buy, lambda text: console.print(f"[dim]· {text}[/dim]"))
+    console.print(_told(result))
+    if as_json:
+        typer.echo(json.dumps(result.to_json()))
+    raise typer.Exit(0 if result.is_good else 1)
+
+
+def _told(result: Toast) -> Table:
+    """The outcome in words."""
+    wh, sat = 1_000_000, MSAT_PER_SAT
+    table = Table(title="What happened", show_header=False, title_justify="left", box=None, padding=(0, 2))
+    table.add_column(style="bold")
+    table.add_column()
+
+    def row(name: str, text: str) -> None:
+        table.add_row(name, text)
+
+    difference = abs(result.energy_uwh_cable - result.energy_uwh_socket) / max(1, result.energy_uwh_socket)
+    row("toasted for", f"{result.seconds:.0f} s on two {result.node} nodes, paid by {result.method}")
+    row(
+        "energy",
+        f"{result.energy_uwh_socket / wh:.3f} Wh by the socket's meter, {result.energy_uwh_cable / wh:.3f} Wh by the "
+        f"cable's ({difference:.2%} apart)",
+    )
+    row(
+        "price",
+        f"{result.price_msat_per_kwh / sat:g} sat per kWh, so the energy cost {result.charged_msat / sat:.3f} sat",
+    )
+    row(
+        "paid",
+        f"{result.credited_msat / sat:.3f} sat in {result.payments} payments, half of them within "
+        f"{result.payment_ms_p50} ms, 99 % within {result.payment_ms_p99} ms",
+    )
+    row("given back", f"{result.refunded_msat / sat:.3f} sat; left over {result.balance_msat / sat:.3f} sat")
+    row("routing fees", f"{result.fees_msat / sat:.3f} sat")
+    row(
+        "at risk",
+        f"the cable never had more than {result.max_prepaid_msat / sat:.3f} sat prepaid, the socket never delivered more "
+        f"than {result.max_unpaid_msat / sat:.3f} sat unpaid",
+    )
+    row("relay", f"closed {result.relay_closed}×, opened {result.relay_opened}×, now {result.relay_final}")
+    row("books", "both nodes and both ledgers agree to the msat" if result.books_agree else "DO NOT AGREE, see --json")
+    row("ended", result.stop_reason)
+    return table

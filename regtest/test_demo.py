@@ -1,0 +1,41 @@
+"""The demo as a newcomer runs it: the whole chain on real nodes, and every book compared."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+
+import pytest
+
+from wattline.practice.scene import script
+from wattline.tariff import Tariff, cost_msat
+
+pytestmark = [pytest.mark.lightningd, pytest.mark.timeout(180)]
+
+
+def test_the_demo_toasts_a_slice_of_bread_and_all_books_agree() -> None:
+    command = [str(script("wattline")), "demo", "--node", "lightningd", "--seconds", "10", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["relay_closed"] == said["relay_opened"] == 1
+    assert said["relay_final"] == "open"
+    assert said["energy_uwh_cable"] == pytest.approx(said["energy_uwh_socket"], rel=0.01)
+    tariff = Tariff.of(energy_msat_per_kwh=said["price_msat_per_kwh"])
+    assert said["charged_msat"] == cost_msat(tariff, said["energy_uwh_socket"], 0, started=True) > 0
+    assert said["credited_msat"] - said["charged_msat"] - said["refunded_msat"] == said["balance_msat"]
+    assert said["books_agree"]
+    assert set(said["books"]["increments"].values()) == {said["credited_msat"]}
+    assert set(said["books"]["refunds"].values()) == {said["refunded_msat"], None}
+    assert said["payments"] >= 10
+    assert said["payment_ms_p50"] <= said["payment_ms_p99"]
+    assert said["max_unpaid_msat"] == 0
+    assert said["stop_reason"] == "done"
+
+
+def test_the_demo_tells_a_newcomer_what_happened_in_words() -> None:
+    command = [str(script("wattline")), "demo", "--seconds", "4", "--price", "1000"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+    assert done.returncode == 0, done.stderr
+    for words in ("1000 sat per kWh", "given back", "closed 1×, opened 1×, now open", "agree to the msat"):
+        assert words in done.stdout

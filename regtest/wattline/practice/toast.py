@@ -1,0 +1,114 @@
+"""The demo's scene: the paper's slice of bread, 1300 W for half a minute, on real nodes; and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from wattline.errors import StopError
+from wattline.practice.books import Books, books_of
+from wattline.practice.network import RegtestNetwork
+from wattline.practice.scene import Json, Scene, Trade
+
+CHANNEL_SAT = 1_000_000
+PUSH_MSAT = 300_000_000
+"""What the socket's side of the channel has from the start, so that a refund can be sent at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Toast:
+    """The outcome of the demo; the fields that stand in its JSON object. Money in msat."""
+
+    node: str
+    method: str
+    seconds: float
+    energy_uwh_socket: int
+    energy_uwh_cable: int
+    price_msat_per_kwh: int
+    charged_msat: int
+    credited_msat: int
+    refunded_msat: int
+    balance_msat: int
+    fees_msat: int
+    """Routing fees of the increments and of the refund."""
+    payments: int
+    payment_ms_p50: int | None
+    payment_ms_p99: int | None
+    max_unpaid_msat: int
+    """The most that was ever charged and not credited."""
+    max_prepaid_msat: int
+    """The most that the cable ever had prepaid and in flight."""
+    relay_closed: int
+    """How often the relay closed."""
+    relay_opened: int
+    relay_final: str
+    stop_reason: str
+    """Of the cable; ``done`` is the good one."""
+    session_id: str
+    books_agree: bool
+    """Both nodes' own records (listinvoices, listsendpays) and both ledgers say the same, to the msat."""
+    books: Books = field(repr=False)
+
+    @property
+    def is_good(self) -> bool:
+        return self.stop_reason in ("done", "operator") and self.books_agree and self.relay_final == "open"
+
+    def to_json(self) -> Json:
+        return asdict(self)
+
+
+def toast(
+    price_msat_per_kwh: int,
+    buy: Callable[[Scene, Path], Json],
+    say: Callable[[str], None],
+) -> Toast:
+    """Set the scene on real nodes, let ``buy`` run the cable of the given configuration (it returns the cable's
+    summary), and compare all books. ``say`` hears what is being done. Raises WattlineError when something is missing."""
+    say("starting bitcoind on regtest")
+    with RegtestNetwork() as network, Scene(network, _trade(price_msat_per_kwh)) as scene:
+        say("starting two Lightning nodes, the socket's with the plugin")
+        socket, cable = scene.start_node(), network.node("cable")
+        say(f"opening a channel of {CHANNEL_SAT:,} sat between them, money on both sides")
+        network.open_channel(cable, socket, CHANNEL_SAT, push_msat=PUSH_MSAT)
+        scene.wait_running()
+        config = scene.write_cable_config(cable)
+        say("a toaster of 1300 W is plugged in, the cable buys")
+        summary = buy(scene, config)
+        if not summary:
+            raise StopError("cable_failed", "the cable ended without a summary; what it said stands above")
+        session_id = str(summary["session_id"])
+        session = scene.session(session_id) if session_id else {}
+        books = books_of(
+            session_id, socket, cable, scene.config.with_name("socket.sqlite3"), config.with_suffix(".sqlite3")
+        )
+        switchings = scene.world.history(0)
+        return Toast(
+            node="lightningd",
+            method="keysend",
+            seconds=summary["seconds"],
+            energy_uwh_socket=int(session.get("energy_uwh", 0)),
+            energy_uwh_cable=summary["energy_uwh_cable"],
+            price_msat_per_kwh=price_msat_per_kwh,
+            charged_msat=int(session.get("charged_msat", 0)),
+            credited_msat=int(session.get("credited_msat", 0)),
+            refunded_msat=int(session.get("refunded_msat", 0)),
+            balance_msat=int(session.get("balance_msat", 0)),
+            fees_msat=summary["fees_msat"] + int(session.get("refund_fee_msat", 0)),
+            payments=int(session.get("payments", 0)),
+            payment_ms_p50=summary["payment_ms_p50"],
+            payment_ms_p99=summary["payment_ms_p99"],
+            max_unpaid_msat=int(session.get("max_unpaid_msat", 0)),
+            max_prepaid_msat=summary["max_prepaid_msat"],
+            relay_closed=sum(switching.closed for switching in switchings),
+            relay_opened=sum(not switching.closed for switching in switchings),
+            relay_final="closed" if scene.world.relay_closed(0) else "open",
+            stop_reason=summary["stop_reason"],
+            session_id=session_id,
+            books_agree=books.agree,
+            books=books,
+        )
+
+
+def _trade(price_msat_per_kwh: int) -> Trade:
+    return Trade(energy_msat_per_kwh=price_msat_per_kwh, session={"min_refund_msat": 100})
