@@ -59,10 +59,10 @@ def picture(snapshot: Snapshot) -> RenderableType:
     table.add_column(style="bold", width=10, no_wrap=True)
     table.add_column(width=62, no_wrap=True, overflow="ellipsis")
     relay = Text("closed", style="bold green") if snapshot.relay_closed else Text("open", style="bold yellow")
-    lost = "" if snapshot.connected else "  (connection cut)"
-    table.add_row("socket", f"{snapshot.socket}, outlet {snapshot.outlet_id}{lost}")
+    lost = "" if snapshot.connected else "  connection cut"
+    table.add_row("socket", f"{snapshot.socket}, outlet {snapshot.outlet_id}")
     table.add_row("session", f"{snapshot.session_id}  {snapshot.seconds:.0f} s")
-    table.add_row("relay", Text.assemble(relay, f"  {snapshot.state}"))
+    table.add_row("relay", Text.assemble(relay, f"  {snapshot.state}", (lost, "bold red")))
     table.add_row(
         "power",
         f"{power(snapshot.power_mw)}  {snapshot.voltage_mv / 1000:.2f} V  {snapshot.current_ma / 1000:.3f} A"
@@ -110,7 +110,7 @@ class LiveView:
         self._picture = picture(snapshot)
 
     def _whole(self) -> RenderableType:
-        return Group(self._picture, *(Text(line[:80], no_wrap=True) for line in self._lines))
+        return Group(self._picture, *(Text(line[:80], no_wrap=True) for line in list(self._lines)))
 
 
 class LogView:

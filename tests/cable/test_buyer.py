@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from wattline.cable.account import Account
+from wattline.cable.budget import Caps
+from wattline.cable.buyer import METER_STALE_MS, PAY_BLIND_MS, Buyer, Payment, Terms
+from wattline.cable.energy import EnergyTrack
+from wattline.cable.messages import SocketState, Statement
+from wattline.cable.purse import Arrived, Failed, InDoubt
+from wattline.cable.reconciliation import Tolerance
+from wattline.cable.rhythm import Hold, Pace
+from wattline.tariff import Tariff, cost_msat
+
+TARIFF = Tariff.of(300_000)
+SESSION = "00000000000000000000000001"
+TERMS = Terms(SESSION, "02" + "51" * 32, "A1", TARIFF, 1_400_000, 100_000, 1_000, 10)
+STATEMENT = Statement(SESSION, 1, SocketState.OPEN, False, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10, "")
+
+
+class Desk:
+    """A buyer at time 0 with one reading, and what it was told to begin."""
+
+    def __init__(self, caps: Caps | None = None, terms: Terms = TERMS) -> None:
+        self.now_ms = 0
+        self.begun: list[Payment] = []
+        self.buyer = Buyer(
+            terms=terms,
+            caps=caps or Caps(5_000, 1_000_000, 1_000_000, 50_000),
+            pace=Pace(10, 10_000, 4),
+            tolerance=Tolerance(20_000, 1_000_000),
+            max_failures_in_a_row=3,
+            account=Account(),
+            track=EnergyTrack(0),
+            day_sent_msat=lambda account: account.sent_msat,
+            next_sequence=1,
+            opened_ms=0,
+        )
+        self.tell()
+
+    def tell(self, **changes: object) -> None:
+        """A new reading and a statement that follows the last one with ``changes``."""
+        self.buyer.on_reading(self.now_ms, self.buyer.track.energy_uwh, 0)
+        last = self.buyer.statement or STATEMENT
+        self.buyer.on_statement(replace(last, sequence=last.sequence + 1, **changes), self.now_ms)  # type: ignore[arg-type]
+
+    def later(self, passed_ms: int, **changes: object) -> list[Payment]:
+        self.now_ms += passed_ms
+        self.tell(**changes)
+        payments = self.buyer.decide(self.now_ms)
+        self.begun += payments
+        return payments
+
+    def all_arrive(self) -> None:
+        for payment in self.begun:
+            self.buyer.on_payment(Arrived(payment.sequence, payment.amount_msat, payment.amount_msat, 50), self.now_ms)
+        self.begun.clear()
+
+
+def test_a_socket_that_does_not_begin_is_offered_more_and_more_within_the_cap() -> None:
+    desk = Desk()
+    first = desk.later(0)
+    desk.all_arrive()
+    assert first
+    for _ in range(60):
+        desk.later(500)
+        desk.all_arrive()
+    assert 5 * first[0].amount_msat < desk.buyer.account.settled_msat <= 5_000
+
+
+def test_without_a_fresh_own_reading_nothing_is_paid() -> None:
+    desk = Desk()
+    assert desk.buyer.decide(METER_STALE_MS + 1) == []
+    assert desk.buyer.decide(0) != []
+
+
+def test_while_the_stream_is_cut_payments_go_on_only_for_a_moment() -> None:
+    desk = Desk()
+    desk.buyer.on_cut(0)
+    desk.buyer.on_reading(PAY_BLIND_MS + 1, 0, 0)
+    assert desk.buyer.decide(PAY_BLIND_MS + 1) == []
+    desk = Desk()
+    desk.buyer.on_cut(0)
+    desk.buyer.on_reading(1_000, 0, 0)
+    assert desk.buyer.decide(1_000) != []
+
+
+def test_a_session_that_settles_is_not_paid() -> None:
+    desk = Desk()
+    assert desk.later(10, state=SocketState.SETTLING) == []
+
+
+def test_after_the_stop_nothing_is_paid_and_the_first_reason_stands() -> None:
+    desk = Desk()
+    desk.buyer.end("done", "enough")
+    desk.buyer.end("energy_mismatch", "too late")
+    assert desk.later(10) == []
+    assert desk.buyer.stop is not None
+    assert desk.buyer.stop.reason == "done"
+
+
+def test_the_socket_s_credit_cap_binds_like_the_own_one() -> None:
+    desk = Desk(terms=replace(TERMS, credit_cap_msat=300))
+    desk.later(0)
+    assert desk.buyer.account.handed_over_msat <= 300
+
+
+def test_an_old_statement_does_not_replace_a_newer_one() -> None:
+    desk = Desk()
+    desk.later(10, credited_msat=0)
+    newest = desk.buyer.statement
+    desk.buyer.on_statement(STATEMENT, desk.now_ms)
+    assert desk.buyer.statement is newest
+
+
+def test_a_payment_in_doubt_stays_in_flight_until_it_is_known() -> None:
+    desk = Desk()
+    payment = desk.later(0)[0]
+    desk.buyer.on_payment(InDoubt(payment.sequence, payment.amount_msat, "?"), 10)
+    assert desk.buyer.in_doubt == {payment.sequence}
+    assert desk.buyer.account.in_flight_msat == payment.amount_msat
+    desk.buyer.on_payment(Failed(payment.sequence, payment.amount_msat, "failed", "came back"), 20)
+    assert desk.buyer.in_doubt == set()
+    assert desk.buyer.account.in_flight_msat == 0
+
+
+def test_a_payment_adopted_from_an_earlier_run_is_in_flight_and_its_number_is_not_used_again() -> None:
+    desk = Desk()
+    desk.buyer.adopt(7, 1_000, 50)
+    assert desk.buyer.prepaid_msat == 1_000
+    desk.buyer.on_payment(Arrived(7, 1_000, 1_000, None), 0)
+    desk.buyer.power_mw = 1_300_000
+    payments = desk.later(10, state=SocketState.DELIVERING, charged_msat=0)
+    assert all(payment.sequence > 7 for payment in payments)
+
+
+def test_between_statements_the_credit_is_used_up_by_the_own_meter() -> None:
+    desk = Desk()
+    desk.later(0)
+    desk.all_arrive()
+    credited = desk.buyer.account.settled_msat
+    assert desk.later(10, state=SocketState.DELIVERING, credited_msat=credited, balance_msat=credited) == []
+    assert desk.buyer.hold is Hold.ENOUGH
+    # No new statement, but the own meter has seen what all of the credit buys.
+    desk.buyer.on_reading(desk.now_ms + 500, 1_000_000, 1_300_000)
+    assert cost_msat(TARIFF, 1_000_000, 0, True) > 0
+    assert desk.buyer.decide(desk.now_ms + 500) != []
+
+
+def test_a_statement_cannot_make_the_charge_that_the_caps_believe_larger_than_the_own_one() -> None:
+    desk = Desk()
+    desk.buyer.on_reading(1_000, 1_000_000, 1_300_000)
+    desk.buyer.on_statement(replace(STATEMENT, sequence=9, energy_uwh=1_900_000, charged_msat=570), 1_000)
+    assert desk.buyer.charged_low_msat == cost_msat(TARIFF, 1_000_000, 0, True) == 300
+    assert desk.buyer.charged_high_msat(1_000) == 570

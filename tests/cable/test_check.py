@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from tests.cable.conftest import Bench
+from wattline.cable.check import Finding, Verdict, check
+from wattline.lightning.node import ChannelBalance
+from wattline.meter import MeterError
+
+
+def findings(bench: Bench) -> dict[str, Finding]:
+    return {finding.subject: finding for finding in check(bench.settings, bench.node, lambda power: bench.meter)}
+
+
+def problems(bench: Bench) -> set[str]:
+    return {subject for subject, finding in findings(bench).items() if finding.verdict is Verdict.PROBLEM}
+
+
+def test_all_is_well_on_a_good_bench_and_nothing_is_paid(bench: Bench) -> None:
+    found = findings(bench)
+    assert {finding.verdict for finding in found.values()} == {Verdict.OK}
+    assert "420.000 sat" in found["cost"].text  # 1.4 kW for an hour at 300 sat/kWh
+    assert "straight" in found["channel"].text
+    assert bench.node.sends == []
+    assert bench.socket.opens == []
+    assert bench.meter.is_closed
+
+
+def test_a_node_that_is_down_does_not_hide_the_meter(bench: Bench) -> None:
+    bench.node.is_down = True
+    found = findings(bench)
+    assert found["node"].verdict is Verdict.PROBLEM
+    assert found["meter"].verdict is Verdict.OK
+
+
+def test_each_thing_that_is_wrong_is_a_problem_of_its_own(bench: Bench) -> None:
+    bench.limits["max_price_msat_per_kwh"] = 1_000
+    bench.socket.available = False
+    bench.meter.error = MeterError("meter_wrong_chip", "another chip")
+    bench.node.largest_msat = 1
+    assert problems(bench) == {"price", "outlet", "meter", "route"}
+
+
+def test_a_socket_that_does_not_answer_is_a_problem(bench: Bench) -> None:
+    bench.socket.stop()
+    found = findings(bench)
+    assert found["socket"].verdict is Verdict.PROBLEM
+    assert "socket_unreachable" in found["socket"].text
+
+
+def test_trusting_whoever_answers_is_warned_of(bench: Bench) -> None:
+    bench.socket_settings = {"address": f"127.0.0.1:{bench.socket.port}", "any_node": True}
+    assert findings(bench)["socket"].verdict is Verdict.WARNING
+
+
+def test_a_fee_is_shown_with_what_it_means_for_the_increments(bench: Bench) -> None:
+    bench.node.fee_msat = 100
+    found = findings(bench)["route"]
+    assert found.verdict is Verdict.WARNING
+    assert "2.000 sat" in found.text  # 100 msat are 5 % of that
+    bench.node.fee_msat = 1_000
+    assert findings(bench)["route"].verdict is Verdict.PROBLEM
+
+
+def test_it_is_said_whether_a_refund_can_come_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fresh() -> Sequence[ChannelBalance]:
+        return [ChannelBalance(bench.socket.sign_node, "1x1x1", 10**8, 0)]
+
+    monkeypatch.setattr(bench.node, "channels", fresh)
+    assert findings(bench)["refund"].verdict is Verdict.WARNING
+
+
+def test_a_prepaid_cap_that_is_small_for_the_outlet_is_warned_of(bench: Bench) -> None:
+    bench.limits["max_prepaid_msat"] = 100
+    assert findings(bench)["prepaid"].verdict is Verdict.WARNING
