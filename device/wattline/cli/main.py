@@ -8,6 +8,7 @@ import traceback
 import typer
 
 from wattline.cli.cable import cable_app
+from wattline.cli.demo import demo
 from wattline.errors import UsageError, WattlineError
 
 FAILED = 1
@@ -21,6 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(cable_app, name="cable")
+app.command()(demo)
 
 
 @app.callback()
@@ -32,7 +34,8 @@ def _common(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit; commands end with ``typer.Exit``. A person's mistake is one line on stderr, never a traceback."""
+    """Run the command line and exit; commands end with ``typer.Exit``. A person's mistake is one line on stderr, never a
+    traceback."""
     words = sys.argv[1:] if arguments is None else arguments
     try:
         app(args=words, prog_name="wattline")
