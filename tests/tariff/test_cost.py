@@ -8,6 +8,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from wattline.errors import StopError
 from wattline.tariff import FOREVER_MS, MAX_PRICE_MSAT, Tariff, cost_msat, lasts_ms, left_ms, worth_msat
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from wattline.errors import UsageError
 from wattline.tariff import MAX_PRICE_MSAT, Tariff
 

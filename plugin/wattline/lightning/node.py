@@ -14,11 +14,11 @@ from typing import Protocol
 from wattline.errors import RetryError, StopError
 
 
-class NodeUnavailable(RetryError):  # noqa: N818 - says what the node is
+class NodeUnavailable(RetryError):
     """The node does not answer (restarting, socket gone). What was under way is in doubt, not failed."""
 
 
-class NodeRefused(StopError):  # noqa: N818 - says what the node did
+class NodeRefused(StopError):
     """The node answered with an error that repeating the call will not cure; ``rpc_code`` is Core Lightning's."""
 
     def __init__(self, code: str, message: str, rpc_code: int | None = None) -> None:
@@ -26,7 +26,7 @@ class NodeRefused(StopError):  # noqa: N818 - says what the node did
         self.rpc_code = rpc_code
 
 
-class NoRoute(RetryError):  # noqa: N818 - says what there is
+class NoRoute(RetryError):
     """No single route carries the amount within its fee limit just now; a smaller amount may pass."""
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pyln.client import LightningRpc, RpcError
+
 from wattline.lightning.node import NodeRefused, NodeUnavailable
 
 ANSWER_TIMEOUT_S = 60.0

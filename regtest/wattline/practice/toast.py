@@ -63,8 +63,10 @@ def toast(
     buy: Callable[[Scene, Path], Json],
     say: Callable[[str], None],
 ) -> Toast:
-    """Set the scene on real nodes, let ``buy`` run the cable of the given configuration (it returns the cable's
-    summary), and compare all books. ``say`` hears what is being done. Raises WattlineError when something is missing."""
+    """Set the scene on real nodes, let ``buy`` run the cable of the given configuration, and compare all books.
+
+    ``buy`` returns the cable's summary, ``say`` hears what is being done. Raises WattlineError when something is
+    missing."""
     say("starting bitcoind on regtest")
     with RegtestNetwork() as network, Scene(network, _trade(price_msat_per_kwh)) as scene:
         say("starting two Lightning nodes, the socket's with the plugin")
