@@ -34,7 +34,7 @@ def _common(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit; commands end with ``typer.Exit``. A person's mistake is one line on stderr, never a
+    """Run the command line and exit; commands end with ``typer.Exit``. A person's mistake is one line, never a
     traceback."""
     words = sys.argv[1:] if arguments is None else arguments
     try:
