@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from wattline.lightning.record import PREIMAGE_TLV_TYPE, RECORD_TLV_TYPE
-from wattline.lightning.tlv import encode_bigsize, encode_tlv_stream
+from wattline.lightning.tlv import encode_bigsize, encode_tlv_stream, parse_tlv_stream
 from wattline.payment.keysend import Htlc, KeysendGate, Pass, Refuse, Reservations
 from wattline.plugin.hook import CONTINUE, PaymentHook, paid_keysend
 
@@ -36,25 +36,38 @@ class RaisingQuickTest(KeysendGate):
 def call(hook: PaymentHook, payload: bytes, **onion: Any) -> dict[str, Any]:
     return hook(
         onion={"payload": (encode_bigsize(len(payload)) + payload).hex(), **onion},
-        htlc={"payment_hash": "00" * 32, "amount_msat": 100},
+        htlc={"payment_hash": "00" * 32, "amount_msat": 100, "cltv_expiry": 800_042},
         peer_id="02" + "00" * 32,
     )
 
 
 def hook_of(kind: type[KeysendGate], told: list[Refuse] | None = None) -> PaymentHook:
     told = [] if told is None else told
-    return PaymentHook(kind(Desk(), Reservations()), lambda _, refuse: told.append(refuse), lambda: 800_000)
+    return PaymentHook(kind(Desk(), Reservations()), lambda _, refuse: told.append(refuse))
 
 
-def test_what_no_session_can_use_is_failed_as_the_destination_does() -> None:
+def failing_fields(answer: dict[str, Any]) -> dict[int, bytes]:
+    """The payload that goes on in place of ours."""
+    assert answer["result"] == "continue", "lightningd never again counts the hook as free after `fail`"
+    return parse_tlv_stream(bytes.fromhex(answer["payload"]))
+
+
+def test_what_no_session_can_use_goes_on_as_a_payment_of_no_invoice() -> None:
     told: list[Refuse] = []
-    answer = call(hook_of(KeysendGate, told), OURS)
+    hook = hook_of(KeysendGate, told)
+    fields = failing_fields(call(hook, OURS))
+    assert set(fields) == {2, 4, 8}, "neither preimage nor record: keysend leaves it alone"
+    assert (int.from_bytes(fields[2], "big"), int.from_bytes(fields[4], "big")) == (100, 800_042)
+    assert int.from_bytes(fields[8][32:], "big") == 100, "in one part, so that it is not waited for"
+    assert fields[8][:32] != failing_fields(call(hook, OURS))[8][:32], "nobody can know the secret"
+    assert [refuse.code for refuse in told] == ["malformed_record"] * 2
+
+
+def test_an_htlc_without_an_expiry_is_failed_all_the_same() -> None:
+    payload = (encode_bigsize(len(OURS)) + OURS).hex()
+    answer = hook_of(KeysendGate)(onion={"payload": payload}, htlc={"payment_hash": "00" * 32, "amount_msat": 100})
     assert answer["result"] == "fail"
-    message = bytes.fromhex(answer["failure_message"])
-    assert message[:2] == bytes.fromhex("400f")  # PERM|15, incorrect_or_unknown_payment_details
-    assert int.from_bytes(message[2:10], "big") == 100
-    assert int.from_bytes(message[10:], "big") == 800_000
-    assert [refuse.code for refuse in told] == ["malformed_record"]
+    assert answer["failure_message"].startswith("400f")  # PERM|15, incorrect_or_unknown_payment_details
 
 
 @pytest.mark.parametrize("kind", [KeysendGate, RaisingGate, RaisingQuickTest])
@@ -63,7 +76,7 @@ def test_a_strangers_payment_goes_on_also_when_our_code_raises(kind: type[Keysen
 
 
 def test_our_payment_is_failed_when_our_code_raises() -> None:
-    assert call(hook_of(RaisingGate), OURS)["result"] == "fail"
+    assert PREIMAGE_TLV_TYPE not in failing_fields(call(hook_of(RaisingGate), OURS))
 
 
 def test_a_forward_goes_on_whatever_it_carries() -> None:

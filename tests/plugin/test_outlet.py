@@ -36,6 +36,7 @@ class Wiring:
         self.at_ms = now_ms()
         self.meter_error: MeterError | None = None
         self.relay_error: RelayError | None = None
+        self.open_error: RelayError | None = None
         self.holds = 0
         self.opens = 0
         self.lock = threading.Lock()
@@ -75,6 +76,8 @@ class Wiring:
         return self.state(outlet_id)
 
     def open(self, outlet_id: str) -> RelayState:
+        if self.open_error is not None:
+            raise self.open_error
         with self.lock:
             self.flow()
             self.held_until_ms = 0
@@ -259,3 +262,32 @@ def test_current_through_an_open_relay_makes_the_outlet_faulted(rig: Rig) -> Non
     rig.wait(lambda: rig.loop.view.condition is Condition.FAULTED)
     assert "stuck" in rig.loop.view.fault
     assert not rig.loop.attach(new_session()).result(1)
+
+
+def test_a_free_outlet_whose_relay_does_not_answer_serves_nobody_until_it_does(rig: Rig) -> None:
+    rig.wait(lambda: rig.loop.view.condition is Condition.AVAILABLE)
+    rig.wiring.open_error = RelayError("relay_bus_error", "no chip answers")
+    assert not rig.loop.attach(new_session()).result(1), "the relay is asked before anybody pays"
+    assert rig.loop.view.condition is Condition.FAULTED
+    assert rig.loop.view.fault == "no chip answers"
+    assert rig.loop.view.relay_closed, "nobody knows that it is open"
+    rig.wiring.open_error = None
+    rig.wait(lambda: rig.loop.view.condition is Condition.AVAILABLE)
+    assert rig.loop.view.fault == ""
+    assert not rig.loop.view.relay_closed
+    assert rig.loop.attach(new_session()).result(1)
+
+
+def test_an_outlet_is_free_for_the_next_session_as_soon_as_the_last_one_has_left(rig: Rig) -> None:
+    rig.serve()
+    assert rig.loop.detach(SESSION).result(1)
+    assert rig.loop.attach(new_session(OTHER)).result(1)
+
+
+def test_an_outlet_whose_meter_failed_is_faulted_when_the_session_has_left(rig: Rig) -> None:
+    rig.serve()
+    rig.wiring.meter_error = MeterError("meter_frozen", "it stands still")
+    rig.wait(lambda: rig.session.state is State.SETTLING)
+    assert rig.loop.detach(SESSION).result(1)
+    assert rig.loop.view.condition is Condition.FAULTED
+    assert rig.loop.view.fault == "it stands still"

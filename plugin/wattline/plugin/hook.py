@@ -2,33 +2,39 @@
 
 An exception here must never fail a stranger's payment (pyln would answer it with an error, which lightningd takes as a
 failure of the htlc): foreign payments go on whatever happens, our own fail.
+
+They fail without the answer ``fail``. After that one lightningd (seen on v26.06.6: plugin_hook_callback returns without
+hook_done) counts the hook as in use for ever, and a plugin that is started later, such as this one after a crash, is
+called after keysend, which has taken the preimage out by then. So lightningd is told to go on with a payload that
+belongs to no invoice and is no keysend, and fails it itself, as what nobody asked for.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import secrets
 from collections.abc import Callable
 from typing import Any
 
-from wattline.payment.keysend import Htlc, KeysendGate, Pass, Refuse
+from wattline.lightning.tlv import encode_tlv_stream, encode_truncated
+from wattline.payment.keysend import PAYMENT_DATA_TLV_TYPE, Htlc, KeysendGate, Pass, Refuse
 
 log = logging.getLogger(__name__)
 
 CONTINUE = {"result": "continue"}
-INCORRECT_OR_UNKNOWN_PAYMENT_DETAILS = 0x400F
-"""PERM|15 (BOLT #4): the destination's refusal, followed by the htlc's amount (u64) and the block height (u32)."""
+FAIL = {"result": "fail", "failure_message": "400f" + "00" * 12}
+"""PERM|15 (BOLT #4), amount and height unknown: for what cannot be failed otherwise."""
+AMOUNT_TLV_TYPE = 2
+CLTV_TLV_TYPE = 4
 
 
 class PaymentHook:
     """``htlc_accepted``: refuses what no session can use."""
 
-    def __init__(
-        self, gate: KeysendGate, refused: Callable[[Htlc, Refuse], None], blockheight: Callable[[], int]
-    ) -> None:
+    def __init__(self, gate: KeysendGate, refused: Callable[[Htlc, Refuse], None]) -> None:
         self._gate = gate
         self._refused = refused
-        self._blockheight = blockheight
 
     def __call__(self, onion: dict[str, Any], htlc: dict[str, Any], **_: Any) -> dict[str, Any]:
         try:
@@ -38,7 +44,6 @@ class PaymentHook:
             return CONTINUE
         if not ours:
             return CONTINUE
-        amount_msat = 0
         try:
             seen = Htlc(
                 payment_hash=htlc["payment_hash"],
@@ -46,19 +51,25 @@ class PaymentHook:
                 payload=onion["payload"],
                 is_forward="short_channel_id" in onion or "next_node_id" in onion,
             )
-            amount_msat = seen.amount_msat
             verdict = self._gate.judge(seen)
             if isinstance(verdict, Pass):
                 return CONTINUE
             self._refused(seen, verdict)
         except Exception:
             log.exception("a payment that speaks of wattline could not be judged; it is failed")
-        return self._fail(amount_msat)
+        return fail(htlc)
 
-    def _fail(self, amount_msat: int) -> dict[str, Any]:
-        message = INCORRECT_OR_UNKNOWN_PAYMENT_DETAILS.to_bytes(2, "big")
-        message += amount_msat.to_bytes(8, "big") + self._blockheight().to_bytes(4, "big")
-        return {"result": "fail", "failure_message": message.hex()}
+
+def fail(htlc: dict[str, Any]) -> dict[str, Any]:
+    """The answer after which lightningd fails an htlc with ``incorrect_or_unknown_payment_details`` (BOLT #4): amount
+    and expiry as they came, and a payment_secret that no invoice has. Never raises."""
+    try:
+        amount, expiry = encode_truncated(int(htlc["amount_msat"])), encode_truncated(int(htlc["cltv_expiry"]))
+    except (KeyError, TypeError, ValueError, OverflowError):
+        log.exception("an htlc without amount or expiry is failed")
+        return FAIL
+    fields = {AMOUNT_TLV_TYPE: amount, CLTV_TLV_TYPE: expiry, PAYMENT_DATA_TLV_TYPE: secrets.token_bytes(32) + amount}
+    return {"result": "continue", "payload": encode_tlv_stream(fields).hex()}
 
 
 def paid_keysend(invoice_payment: dict[str, Any]) -> tuple[str, int] | None:

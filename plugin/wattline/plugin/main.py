@@ -9,11 +9,11 @@ from typing import Any
 from pyln.client import Plugin
 
 from wattline.errors import WattlineError
+from wattline.offering import SocketSettings
 from wattline.plugin.address import parse_listen
 from wattline.plugin.hook import PaymentHook, paid_keysend
 from wattline.plugin.process import claim_stdout, log_through
 from wattline.plugin.rpc import add_methods
-from wattline.plugin.settings import SocketSettings
 from wattline.plugin.shop import Shop
 from wattline.settings import load_settings
 
@@ -43,7 +43,7 @@ def _register(plugin: Plugin, shop: Shop) -> None:
     add_methods(plugin, shop)
     plugin.add_hook(
         "htlc_accepted",
-        PaymentHook(shop.gate, shop.payment_refused, lambda: shop.blockheight).__call__,
+        PaymentHook(shop.gate, shop.payment_refused).__call__,
         before=["keysend"],
     )
 
@@ -64,16 +64,11 @@ def _register(plugin: Plugin, shop: Shop) -> None:
         if paid is not None:
             shop.paid(*paid)
 
-    def on_block_added(**values: Any) -> None:
-        block = values.get("block_added") or values.get("block") or {}
-        shop.blockheight = max(shop.blockheight, int(block.get("height", 0)))
-
     def on_shutdown(**_: Any) -> None:
         _leave(shop)
 
     plugin.init()(init)
     plugin.add_subscription("invoice_payment", on_invoice_payment)
-    plugin.add_subscription("block_added", on_block_added)
     plugin.add_subscription("shutdown", on_shutdown)
 
 

@@ -300,7 +300,8 @@ class OutletLoop:
         if self.view.session is None or self.view.session.session_id != session_id:
             return False
         self._credited.clear()
-        self.view = replace(self.view, session=None, condition=Condition.STARTING, reading=None)
+        condition = Condition.FAULTED if self.view.fault else Condition.STARTING
+        self.view = replace(self.view, session=None, condition=condition, reading=None)
         self._measure_or_fault()  # who has just been told that the session is over may open the next one at once
         return True
 

@@ -21,7 +21,7 @@ from wattline.payment.keysend import Reservations
 from wattline.payment.payer import FeeTooHigh, Order, Payer
 from wattline.plugin.bookkeeper import Bookkeeper
 from wattline.plugin.smart_socket import REFUND_SEQUENCE
-from wattline.session import Event, RefundOwed, RefundSent, Session
+from wattline.session import Event, RefundKept, RefundOwed, RefundSent, Session
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +41,8 @@ class Sessions(Protocol):
     def save(self, session_id: str) -> None:
         """Write a live session to the ledger now."""
 
-    def settle_owed(self, session_id: str, event: RefundSent) -> None:
-        """A refund that was owed has been sent after all."""
+    def settle_owed(self, session_id: str, event: RefundSent | RefundKept) -> None:
+        """A refund that was owed has been sent after all, or turned out to be less than its way costs."""
 
     def finish(self, session: Session) -> None:
         """Write and sign the receipt, tell the cable, free the outlet."""
@@ -126,8 +126,9 @@ class Settlement:
 
     def _pay_back(
         self, purpose: Purpose, session_id: str, sequence: int, destination: str, budget_msat: int
-    ) -> RefundSent | None:
-        """Amount and fee within ``budget_msat``; None when it cannot be sent now (or is in doubt). Paid once, ever."""
+    ) -> RefundSent | RefundKept | None:
+        """Amount and fee within ``budget_msat``; RefundKept when the fee alone would take all of it; None when it
+        cannot be sent now (or is in doubt). Paid once, ever."""
         with self._refunding:
             earlier = self._ledger.outgoing.of(purpose, session_id, sequence)
             if earlier is not None and earlier.status is IntentStatus.PENDING:
@@ -140,8 +141,10 @@ class Settlement:
             fee_msat = 0
             for _ in range(3):
                 amount_msat = budget_msat - fee_msat
-                if amount_msat <= 0 or not destination:
+                if not destination:
                     return None
+                if amount_msat <= 0:
+                    return RefundKept()
                 order = Order(
                     purpose=purpose,
                     session_id=session_id,
@@ -205,7 +208,7 @@ class Settlement:
         sent = self._pay_back(
             Purpose.ORPHAN_REFUND, orphan.session_id, orphan.pay_index, record.cable_node_id, orphan.amount_msat
         )
-        if sent is not None:
+        if isinstance(sent, RefundSent):
             self._ledger.append_event(
                 int(time.time()),
                 orphan.session_id,
