@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from wattline.cable.settings import CableSettings
-from wattline.plugin.settings import SocketSettings
+from wattline.offering import SocketSettings
 
 TARGET = Path(__file__).parents[2] / "docs" / "configuration.md"
 HEAD = """# Configuration

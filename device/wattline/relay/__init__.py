@@ -1,6 +1,6 @@
 """Relays behind one Protocol, and the guard: the separate process that holds them on short leases."""
 
-from wattline.relay.guard_settings import GuardSettings, LightningdSettings
+from wattline.relay.guard_settings import GUARD_SOCKET, GuardSettings, LightningdSettings
 from wattline.relay.lease import GuardClient
 from wattline.relay.opening import Expanders, RelaySettings, open_relay
 from wattline.relay.relay import Relay, RelayError
@@ -8,6 +8,7 @@ from wattline.relay.spawning import guard_for, spawn_guard
 from wattline.relay.state import GuardState, RelayState
 
 __all__ = [
+    "GUARD_SOCKET",
     "Expanders",
     "GuardClient",
     "GuardSettings",

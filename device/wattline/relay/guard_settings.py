@@ -11,6 +11,9 @@ from pydantic import Field, field_validator
 from wattline.relay.opening import RelaySettings
 from wattline.settings import Settings
 
+GUARD_SOCKET = "guard.sock"
+"""Name of the socket of the plugin's guard, in the directory in which the plugin keeps its things."""
+
 
 class LightningdSettings(Settings):
     """The node whose plugin holds the relays: the guard starts that plugin again, and ends with the node."""

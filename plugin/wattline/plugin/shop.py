@@ -23,6 +23,7 @@ from wattline.ledger import Ledger, open_ledger
 from wattline.lightning.cln import CoreLightning
 from wattline.lightning.node import NodeInfo
 from wattline.meter import Meter, MeterError, open_meter
+from wattline.offering import OutletSettings, SocketSettings
 from wattline.payment.keysend import Htlc, KeysendGate, Refuse, Reservations
 from wattline.payment.payer import Payer
 from wattline.plugin.address import check_free
@@ -32,11 +33,10 @@ from wattline.plugin.guarding import NoRelay, RelayHolder
 from wattline.plugin.outlet import Holder, OutletLoop
 from wattline.plugin.report import Json, Report
 from wattline.plugin.service import ChargingService, serve
-from wattline.plugin.settings import OutletSettings, SocketSettings
 from wattline.plugin.settlement import Settlement
 from wattline.plugin.smart_socket import SmartSocket
 from wattline.plugin.tariffs import tariff_at_start
-from wattline.relay import GuardSettings, LightningdSettings, guard_for
+from wattline.relay import GUARD_SOCKET, GuardSettings, LightningdSettings, guard_for
 from wattline.relay.process import process_start_time
 
 log = logging.getLogger(__name__)
@@ -276,7 +276,7 @@ class Shop:
     def _guard_settings(self, premises: Premises) -> GuardSettings:
         lightningd = os.getppid()
         return GuardSettings(
-            socket=str(premises.home / "guard.sock"),
+            socket=str(premises.home / GUARD_SOCKET),
             log=str(premises.home / "guard.log"),
             relays={outlet.outlet_id: outlet.relay for outlet in premises.settings.outlet},
             lightningd=LightningdSettings(

@@ -16,11 +16,11 @@ from typing import Protocol
 from wattline.ledger import Ledger, Purpose, SessionRecord
 from wattline.lightning.node import Signer
 from wattline.lightning.signing import is_signed_by, sign
+from wattline.offering import NODE_ID, SocketSettings
 from wattline.payment.keysend import Htlc, Refuse, Reservations
 from wattline.plugin.messages import METHODS, receipt_message, statement_message, tariff_message
 from wattline.plugin.outlet import Condition, OutletLoop, OutletView
 from wattline.plugin.service import Refused
-from wattline.plugin.settings import NODE_ID, SocketSettings
 from wattline.plugin.streams import Stream, Streams
 from wattline.session import (
     CableClosed,

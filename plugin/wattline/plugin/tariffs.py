@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from wattline.ledger import Ledger
-from wattline.plugin.settings import TariffSettings
+from wattline.offering import TariffSettings
 from wattline.tariff import Tariff
 
 CONFIGURED = "tariff_configured"

@@ -1,0 +1,7 @@
+"""What a socket offers, as ``socket.toml`` says it: outlets with their meters and relays, prices, rules of a session.
+
+Apart from the plugin, because the command line reads that file as well."""
+
+from wattline.offering.settings import NODE_ID, OutletSettings, SocketSettings, TariffSettings
+
+__all__ = ["NODE_ID", "OutletSettings", "SocketSettings", "TariffSettings"]
