@@ -223,11 +223,12 @@ class Shop:
             log.info("session %s goes on (it was %s)", record.session.session_id, record.session.state)
             seller.restore(record)
         self._patiently(bookkeeper.read_to_end)
-        seller.set_ready()
         bookkeeper.start()
         settlement.start()
         threading.Thread(target=self._save, name="saver", daemon=True).start()
         self._server = serve(ChargingService(seller), premises.listen, premises.certificate)
+        # Last, so that nobody is told that the socket runs before cables can reach it.
+        seller.set_ready()
         log.info("selling from %d outlet(s) on %s", len(settings.outlet), premises.listen)
 
     def _patiently(self, work: Callable[[], T]) -> T:

@@ -59,6 +59,8 @@ RATE_WINDOW_S = 5.0
 REFUND_SEQUENCE = 0
 """A session has one refund; its record carries this number (a cable's own payments begin with 1)."""
 REMEMBERED_SESSIONS = 1000
+UNSAVED_STATEMENTS = 1000
+"""More than a session can have sent between two saves."""
 
 
 class SmartSocket:
@@ -127,7 +129,8 @@ class SmartSocket:
         session, effects = restored(record.session, _monotonic_ms())
         with self._lock:
             self._records[session.session_id] = replace(record, session=session)
-            self._sequences[session.session_id] = record.statement_sequence
+            # Statements sent after the last save are not in the ledger; no number is used twice.
+            self._sequences[session.session_id] = record.statement_sequence + UNSAVED_STATEMENTS
         outlet = self._outlets[session.outlet_id]
         outlet.go_on(session, effects, record.chip_uwh).result(ATTACH_TIMEOUT_S)
 
@@ -523,7 +526,10 @@ class SmartSocket:
             return
         with self._lock:
             sequence = self._sequences.get(session_id, 0)
-        self._ledger.save_session(replace(record, statement_sequence=sequence))
+        closed_at = record.closed_at
+        if record.session.state is State.CLOSED:
+            closed_at = closed_at or self._now()  # a session that is CLOSED in the ledger is not taken up again
+        self._ledger.save_session(replace(record, statement_sequence=sequence, closed_at=closed_at))
 
     def _outlet_of(self, session_id: str) -> OutletLoop | None:
         with self._lock:
