@@ -147,9 +147,19 @@ def test_between_statements_the_credit_is_used_up_by_the_own_meter() -> None:
     assert desk.buyer.decide(desk.now_ms + 500) != []
 
 
-def test_a_statement_cannot_make_the_charge_that_the_caps_believe_larger_than_the_own_one() -> None:
+def test_a_statement_cannot_lift_the_charge_that_the_caps_believe_beyond_the_tolerance() -> None:
     desk = Desk()
     desk.buyer.on_reading(1_000, 1_000_000, 1_300_000)
-    desk.buyer.on_statement(replace(STATEMENT, sequence=9, energy_uwh=1_900_000, charged_msat=570), 1_000)
-    assert desk.buyer.charged_low_msat == cost_msat(TARIFF, 1_000_000, 0, True) == 300
-    assert desk.buyer.charged_high_msat(1_000) == 570
+    desk.buyer.on_statement(replace(STATEMENT, sequence=9, energy_uwh=2_500_000, charged_msat=750), 1_000)
+    # 1 Wh by the own meter, 2 % of it and 1 Wh of tolerance.
+    assert desk.buyer.charged_low_msat == cost_msat(TARIFF, 2_020_000, 0, True) == 606
+    assert desk.buyer.charged_high_msat(1_000) == 750
+
+
+def test_the_drift_of_an_honest_meter_does_not_eat_up_the_prepaid_cap() -> None:
+    desk = Desk()
+    own_uwh, socket_uwh = 40_000_000_000, 40_400_000_000  # 40 kWh, 1 % apart
+    charged_msat = cost_msat(TARIFF, socket_uwh, 0, True)
+    desk.buyer.on_reading(1_000, own_uwh, 1_300_000)
+    desk.buyer.on_statement(replace(STATEMENT, sequence=9, energy_uwh=socket_uwh, charged_msat=charged_msat), 1_000)
+    assert desk.buyer.charged_low_msat == charged_msat

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -141,3 +142,11 @@ def test_verbose_shows_where_an_error_came_from(tmp_path: Path, capsys: pytest.C
 def test_bad_usage_is_status_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*words) == 2
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_second_cable_on_the_same_ledger_is_refused(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    path = config(bench)
+    with (bench.folder / "cable.sqlite3.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert run("cable", "run", "--config", path, "--for", "1") == 2
+    assert "another cable is running with this ledger" in capsys.readouterr().err

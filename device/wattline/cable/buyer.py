@@ -177,12 +177,14 @@ class Buyer:
 
     @property
     def charged_low_msat(self) -> int:
-        """The lower of the own reckoning and the socket's charge: what the caps believe."""
+        """The socket's charge as far as the cable accepts it: no more than its own reckoning with all that the
+        tolerance grants to the socket's meter. This is what the caps believe; an honest meter's drift must not eat
+        them up in a long session, a dishonest one gains nothing beyond the tolerance."""
         if self.statement is None:
             return 0
         delivered_ms = min(self.statement.delivered_ms, max(0, self._statement_ms - self._opened_ms))
-        own = cost_msat(self.terms.tariff, self.track.energy_uwh, delivered_ms, True)
-        return min(own, self.statement.charged_msat)
+        energy_uwh = self.track.energy_uwh + self._tolerance.allowed_uwh(self.track.energy_uwh)
+        return min(cost_msat(self.terms.tariff, energy_uwh, delivered_ms, True), self.statement.charged_msat)
 
     def charged_high_msat(self, now_ms: int) -> int:
         """The higher of both at this moment: what the credit is kept up against."""

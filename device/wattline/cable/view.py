@@ -59,10 +59,11 @@ def picture(snapshot: Snapshot) -> RenderableType:
     table.add_column(style="bold", width=10, no_wrap=True)
     table.add_column(width=62, no_wrap=True, overflow="ellipsis")
     relay = Text("closed", style="bold green") if snapshot.relay_closed else Text("open", style="bold yellow")
-    lost = "" if snapshot.connected else "  connection cut"
+    lost = "" if snapshot.connected or snapshot.state == "closed" else "  connection cut"
     table.add_row("socket", f"{snapshot.socket}, outlet {snapshot.outlet_id}")
-    table.add_row("session", f"{snapshot.session_id}  {snapshot.seconds:.0f} s")
-    table.add_row("relay", Text.assemble(relay, f"  {snapshot.state}", (lost, "bold red")))
+    session = f"{snapshot.session_id}  {snapshot.seconds:.0f} s  {snapshot.state}"
+    table.add_row("session", Text.assemble(session, (lost, "bold red")))
+    table.add_row("relay", relay)
     table.add_row(
         "power",
         f"{power(snapshot.power_mw)}  {snapshot.voltage_mv / 1000:.2f} V  {snapshot.current_ma / 1000:.3f} A"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import signal
@@ -24,6 +25,7 @@ from wattline.cable.settings import CableConfig, load_cable
 from wattline.cable.stopwish import StopWish
 from wattline.cable.summary import Summary
 from wattline.cable.view import LiveView, LogView, ending
+from wattline.errors import UsageError
 from wattline.ledger import Ledger, open_ledger
 from wattline.lightning.cln import CoreLightning
 from wattline.meter import Meter, open_meter
@@ -49,7 +51,7 @@ def run(
     _log_to_stderr(bool(context.obj and context.obj["verbose"]))
     wish = StopWish(None if seconds is None else round(seconds * 1000))
     console = Console(stderr=as_json)
-    with open_ledger(cable.storage_path) as ledger, _signals(wish):
+    with _alone(cable.storage_path), open_ledger(cable.storage_path) as ledger, _signals(wish):
         view = LiveView(console) if console.is_terminal else LogView()
         with view:
             summary = CableService(cable.settings, _equipment(cable, ledger), view, wish).run()
@@ -98,6 +100,18 @@ def _tell(summary: Summary, as_json: bool) -> None:
     typer.echo(ending(summary), err=as_json)
     if as_json:
         typer.echo(json.dumps(summary.to_json()))
+
+
+@contextmanager
+def _alone(storage_path: Path) -> Iterator[None]:
+    """One cable at a time pays from a ledger. Raises UsageError when another one does."""
+    storage_path.parent.mkdir(parents=True, exist_ok=True)
+    with storage_path.with_name(storage_path.name + ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError("cable_running", f"{storage_path}: another cable is running with this ledger") from error
+        yield
 
 
 @contextmanager

@@ -80,7 +80,7 @@ def _told(result: Toast) -> Table:
     )
     row(
         "price",
-        f"{result.price_msat_per_kwh / sat:g} sat per kWh, so the energy cost {result.charged_msat / sat:.3f} sat",
+        f"{result.price_msat_per_kwh / sat:g} sat per kWh, so this cost {result.charged_msat / sat:.3f} sat",
     )
     row(
         "paid",
