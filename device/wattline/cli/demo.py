@@ -91,8 +91,8 @@ def _told(result: Toast) -> Table:
     row("routing fees", f"{result.fees_msat / sat:.3f} sat")
     row(
         "at risk",
-        f"the cable never had more than {result.max_prepaid_msat / sat:.3f} sat prepaid, the socket never delivered more "
-        f"than {result.max_unpaid_msat / sat:.3f} sat unpaid",
+        f"the cable never had more than {result.max_prepaid_msat / sat:.3f} sat prepaid, the socket never delivered "
+        f"more than {result.max_unpaid_msat / sat:.3f} sat unpaid",
     )
     row("relay", f"closed {result.relay_closed}×, opened {result.relay_opened}×, now {result.relay_final}")
     row("books", "both nodes and both ledgers agree to the msat" if result.books_agree else "DO NOT AGREE, see --json")
