@@ -15,6 +15,7 @@ from pyln.client import RpcError
 
 from wattline.bus.simulation import Fault, RelayFault
 from wattline.lightning.node import SendFailure, SendStatus, SentPayment
+from wattline.lightning.record import format_record
 from wattline.lightning.signing import signed_text
 from wattline.practice.by_hand import HandCable, OpenRefusedError
 from wattline.practice.lightningd import Node
@@ -560,6 +561,20 @@ def restart_plugin(scene: Scene) -> None:
     scene.load_plugin()
     scene.wait_running()
     wait_free(scene)
+
+
+def test_a_plugin_started_again_after_a_refusal_is_still_asked_before_keysend(scene: Scene, cable: HandCable) -> None:
+    """lightningd counts a hook that has answered `fail` as in use for ever, and defers what is registered later."""
+    assert isinstance(cable.pay(1_000, record=format_record("0123456789ABCDEFGHJKMNPQRS", 1)), SendFailure)
+    log_end = scene.node.log_path.stat().st_size
+    restart_plugin(scene)
+    assert isinstance(cable.pay(1_000, record=format_record("0123456789ABCDEFGHJKMNPQRS", 2)), SendFailure)
+    cable.open()
+    pay(cable, 2 * SECOND_MSAT)
+    delivered(cable, 100)
+    cable.close()
+    check_settled(scene, cable, "cable_closed")
+    assert b"Deferring registration of hook htlc_accepted" not in scene.node.log_path.read_bytes()[log_end:]
 
 
 def signed_open(cable: HandCable, signer: Node, claimed_id: str) -> dict[str, object]:

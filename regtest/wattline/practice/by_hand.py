@@ -24,6 +24,8 @@ from wattline.v1 import charging_pb2 as pb
 from wattline.v1 import charging_pb2_grpc
 
 FINAL_CLTV = 40
+MAXFEE_MSAT = 10_000
+"""What the way may always cost, however small the payment."""
 
 
 class OpenRefusedError(Exception):
@@ -109,7 +111,7 @@ class HandCable:
         text = record or format_record(self.session_id, self._sequence)
         preimage = secrets.token_hex(32)
         payment_hash = payment_hash_of(preimage)
-        route = self.wallet.find_route(self._socket_id, amount_msat, amount_msat, FINAL_CLTV)
+        route = self.wallet.find_route(self._socket_id, amount_msat, max(amount_msat, MAXFEE_MSAT), FINAL_CLTV)
         self.wallet.send(route, payment_hash, preimage, text, text)
         return lambda timeout_s: self.wallet.wait(payment_hash, timeout_s)
 
