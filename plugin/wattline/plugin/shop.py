@@ -71,7 +71,6 @@ class Shop:
     def __init__(self) -> None:
         self.reservations = Reservations()
         self.gate = KeysendGate(self, self.reservations)
-        self.blockheight = 0
         self._premises: Premises | None = None
         self._seller: SmartSocket | None = None
         self._report: Report | None = None
@@ -184,7 +183,6 @@ class Shop:
         settings, ledger = premises.settings, premises.ledger
         node = CoreLightning(premises.rpc_path)
         info = self._patiently(node.check_version)
-        self.blockheight = max(self.blockheight, info.blockheight)
         self._warn_of_autoclean(node)
         self._holder = RelayHolder(lambda: guard_for(self._guard_settings(premises)))
         self._patiently(self._holder.start)

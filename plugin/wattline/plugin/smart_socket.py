@@ -29,6 +29,7 @@ from wattline.session import (
     Event,
     Method,
     OperatorStopped,
+    RefundKept,
     RefundSent,
     Session,
     State,
@@ -346,7 +347,7 @@ class SmartSocket:
     def record(self, session_id: str) -> SessionRecord | None:
         return self.live_record(session_id) or self._ledger.session(session_id)
 
-    def settle_owed(self, session_id: str, event: RefundSent) -> None:
+    def settle_owed(self, session_id: str, event: RefundSent | RefundKept) -> None:
         with self._lock:
             record = self._ledger.session(session_id)
             if record is None:
