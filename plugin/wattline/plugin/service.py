@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 MAX_STREAMS = 64
 """Cables connected at once: each holds a thread."""
+FIRST_MESSAGE_S = 5.0
+"""A connection that has not said by then what it wants is cut: it would keep its thread from a cable that pays."""
 
 
 class Refused(StopError):
@@ -69,8 +71,15 @@ class ChargingService(charging_pb2_grpc.ChargingServiceServicer):
     def Charge(  # noqa: N802 - named by the protocol
         self, request_iterator: Iterator[pb.ChargeRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.ChargeResponse]:
+        deadline = threading.Timer(FIRST_MESSAGE_S, context.cancel)
+        deadline.daemon = True
+        deadline.start()
         try:
-            stream = self._begin(next(request_iterator, None))
+            first = next(request_iterator, None)
+        finally:
+            deadline.cancel()
+        try:
+            stream = self._begin(first)
         except WattlineError as error:
             yield refusal(error.code, error.message)
             return
