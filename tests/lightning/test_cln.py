@@ -302,14 +302,25 @@ def test_only_plain_ascii_is_signed(server: FakeLightningd, node: CoreLightning)
 def test_a_signature_is_checked_against_the_named_key_and_nonsense_is_no_signature(
     server: FakeLightningd, node: CoreLightning
 ) -> None:
+    signature = "rd" + "y" * 102
     server.result("checkmessage", {"verified": True, "pubkey": B})
-    assert node.verify("text", "zbase", B)
-    assert server.params("checkmessage") == {"message": "text", "zbase": "zbase", "pubkey": B}
+    assert node.verify("text", signature, B)
+    assert server.params("checkmessage") == {"message": "text", "zbase": signature, "pubkey": B}
     server.result("checkmessage", {"verified": False, "pubkey": C})
-    assert not node.verify("text", "zbase", B)
-    server.error("checkmessage", -32602, "zbase: should be a zbase32 string")
-    assert not node.verify("text", "!", B)
-    assert not node.verify("té", "zbase", B)
+    assert not node.verify("text", signature, B)
+    server.error("checkmessage", -32602, "pubkey: should be a compressed pubkey")
+    assert not node.verify("text", signature, "00")
+    assert not node.verify("té", signature, B)
+
+
+@pytest.mark.parametrize("forgery", ["", "!", "rd", "y" * 104, "9" * 104, "ro" + "y" * 102, "rd" + "y" * 103])
+def test_what_would_make_lightningd_abort_is_never_handed_to_it(
+    server: FakeLightningd, node: CoreLightning, forgery: str
+) -> None:
+    server.result("checkmessage", {"verified": True, "pubkey": B})
+    asked = len(server.calls)
+    assert not node.verify("text", forgery, B)
+    assert len(server.calls) == asked
 
 
 def test_the_journal_is_read_from_behind_the_cursor(server: FakeLightningd, node: CoreLightning) -> None:

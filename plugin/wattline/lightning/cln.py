@@ -54,6 +54,11 @@ _FINAL_FAILCODES = frozenset(
 )
 
 
+_SIGNATURE = re.compile(r"(d[h769]|r[ybndrfg8ejkm])[ybndrfg8ejkmcpqxot1uwisza345h769]{102}")
+"""65 bytes in zbase32, the first of them 31 to 34. Any other first byte makes lightningd's checkmessage abort the whole
+node (seen on v26.06.6: libsecp256k1 takes a recovery id outside 0 to 3 for a bug of its caller)."""
+
+
 class CoreLightning:
     """One lightningd, by its JSON-RPC socket. Thread-safe, with any number of calls under way.
 
@@ -204,7 +209,7 @@ class CoreLightning:
             return str(answer["zbase"])
 
     def verify(self, message: str, signature: str, node_id: str) -> bool:
-        if not message.isascii() or not message.isprintable():
+        if not message.isascii() or not message.isprintable() or not _SIGNATURE.fullmatch(signature):
             return False
         try:
             answer = self.rpc.call("checkmessage", {"message": message, "zbase": signature, "pubkey": node_id})
