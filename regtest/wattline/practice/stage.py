@@ -1,0 +1,130 @@
+"""What a recorded scenario does to its nodes besides calling them: the same on either kind of node."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from wattline.practice.lightningd import Node
+from wattline.practice.network import Channel, RegtestNetwork
+from wattline.practice.probe import heard, write_probe
+from wattline.practice.waiting import wait_until
+
+Json = dict[str, Any]
+
+
+class Stage:
+    """The nodes of one scenario, each with a probe plugin, and the steps that are no calls."""
+
+    def __init__(self, network: RegtestNetwork) -> None:
+        self._network = network
+        self._nodes: dict[str, Node] = {}
+        self._probes: dict[str, Path] = {}
+        self._seen: Counter[str] = Counter()
+        self._channels: list[Channel] = []
+        self._actions: Mapping[str, Callable[..., Json | None]] = {
+            "node": self._node,
+            "channel": self._channel,
+            "quiet": self._quiet,
+            "mine": self._mine,
+            "restart": self._restart,
+            "kill": self._kill,
+            "start": self._start,
+            "reconnected": self._reconnected,
+            "waits_in_hook": self._waits_in_hook,
+            "plugin_gone": self._plugin_gone,
+            "routed": self._routed,
+        }
+
+    @property
+    def directory(self) -> Path:
+        return self._network.directory
+
+    def do(self, action: str, **arguments: Any) -> Json | None:
+        """Take the step; what later steps may speak of."""
+        return self._actions[action](**arguments)
+
+    def node(self, name: str) -> Node:
+        return self._nodes[name]
+
+    def any_node(self) -> Node:
+        return next(node for node in self._nodes.values() if node.is_running)
+
+    def node_ids(self) -> dict[str, str]:
+        return {name: node.node_id for name, node in self._nodes.items()}
+
+    def probe(self, node: str) -> Path:
+        """The probe's program."""
+        return self._probes[node]
+
+    def heard(self, node: str, methods: Sequence[str]) -> list[Json]:
+        """What the probe got of these methods since the last time, as soon as it is as many as named."""
+        wanted = Counter(methods)
+
+        def look() -> list[Json] | None:
+            new = [m for m in heard(self._probes[node])[self._seen[node] :] if m["method"] in wanted]
+            return (
+                new if all(sum(m["method"] == name for m in new) >= count for name, count in wanted.items()) else None
+            )
+
+        messages = wait_until(f"the probe of {node} to hear {', '.join(methods)}", look, 30)
+        self._seen[node] = len(heard(self._probes[node]))
+        return messages
+
+    # The steps.
+
+    def _node(self, name: str, options: Mapping[str, Any]) -> Json:
+        self._probes[name] = write_probe(self._network.directory, name)
+        self._nodes[name] = self._network.node(name, plugin=self._probes[name], **options)
+        return {"id": self._nodes[name].node_id, "port": self._nodes[name].port, "probe": str(self._probes[name])}
+
+    def _channel(self, opener: str, peer: str, value_sat: int, push_msat: int, announce: bool) -> Json:
+        ends = self._nodes[opener], self._nodes[peer]
+        made = self._network.open_channel(*ends, value_sat, push_msat=push_msat, announce=announce)
+        self._channels.append(made)
+        return {"scid": made.short_channel_id, "channel_id": made.channel_id, "txid": made.funding_txid}
+
+    def _quiet(self) -> None:
+        """No htlc is under way anywhere."""
+
+        def is_quiet() -> bool:
+            running = [node for node in self._nodes.values() if node.is_running]
+            rows = [row for node in running for row in node.rpc.listpeerchannels()["channels"]]
+            return not any(row["htlcs"] for row in rows)
+
+        wait_until("no htlc is under way", is_quiet)
+
+    def _mine(self, blocks: int) -> None:
+        self._network.mine(blocks)
+
+    def _restart(self, name: str) -> None:
+        self._nodes[name].restart()
+
+    def _kill(self, name: str) -> None:
+        self._nodes[name].kill()
+
+    def _start(self, name: str) -> None:
+        self._nodes[name].start()
+
+    def _reconnected(self) -> None:
+        for channel in self._channels:
+            self._network.wait_for_channel(channel)
+
+    def _routed(self, source: str, destination: str) -> None:
+        self._network.wait_for_route(self._nodes[source], self._nodes[destination])
+
+    def _waits_in_hook(self, name: str) -> None:
+        def waits() -> bool:
+            rows = self._nodes[name].rpc.listpeerchannels()["channels"]
+            return any("htlc_accepted hook" in htlc.get("status", "") for row in rows for htlc in row["htlcs"])
+
+        wait_until("an htlc waits for the probe", waits)
+
+    def _plugin_gone(self, name: str) -> None:
+        def gone() -> bool:
+            plugins = self._nodes[name].rpc.call("plugin", {"subcommand": "list"})["plugins"]
+            return not any(plugin["name"] == str(self._probes[name]) for plugin in plugins)
+
+        wait_until("the probe's end is noticed", gone)
