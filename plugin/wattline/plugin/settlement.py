@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Protocol
 
 from wattline.errors import RetryError
@@ -70,7 +71,9 @@ class Settlement:
         self._retry_s = retry_s
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="settlement")
         self._stopping = threading.Event()
-        self._refunding = threading.Lock()
+        self._refunding = threading.Condition()
+        self._orders: set[tuple[Purpose, str, int]] = set()
+        """Being paid back just now, each by one thread."""
         self._thread = threading.Thread(target=self._run, name="refunds owed", daemon=True)
 
     def start(self) -> None:
@@ -129,7 +132,7 @@ class Settlement:
     ) -> RefundSent | RefundKept | None:
         """Amount and fee within ``budget_msat``; RefundKept when the fee alone would take all of it; None when it
         cannot be sent now (or is in doubt). Paid once, ever."""
-        with self._refunding:
+        with self._alone(purpose, session_id, sequence):
             earlier = self._ledger.outgoing.of(purpose, session_id, sequence)
             if earlier is not None and earlier.status is IntentStatus.PENDING:
                 self._payer.resolve(resend=False)
@@ -174,6 +177,20 @@ class Settlement:
                 )
                 return None
             return None
+
+    @contextmanager
+    def _alone(self, purpose: Purpose, session_id: str, sequence: int) -> Iterator[None]:
+        """One thread at a time for one order; nobody waits for a refund that another cable does not take."""
+        order = (purpose, session_id, sequence)
+        with self._refunding:
+            self._refunding.wait_for(lambda: order not in self._orders)
+            self._orders.add(order)
+        try:
+            yield
+        finally:
+            with self._refunding:
+                self._orders.discard(order)
+                self._refunding.notify_all()
 
     def _run(self) -> None:
         """Refunds owed and payments for sessions that were over, until all are sent."""
