@@ -1,53 +1,45 @@
-"""Sessions of cables worked by hand on real nodes: what is delivered, what it costs, how it ends.
-
-Prices are a thousand times a real one, so that a second of toast is worth as much as a long breakfast.
-"""
+"""Sessions of cables worked by hand on real nodes: what is delivered, what it costs, how it ends."""
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import replace
 
 import pytest
 from pyln.client import RpcError
 
-from wattline.bus.simulation import Fault, RelayFault
-from wattline.lightning.node import SendFailure, SendStatus, SentPayment
-from wattline.lightning.record import format_record
 from wattline.lightning.signing import signed_text
 from wattline.practice.by_hand import HandCable, OpenRefusedError
+from wattline.practice.dear_trade import (
+    INTERVAL_MS,
+    RATED_MW,
+    SECOND_MSAT,
+    TARIFF,
+    TRADE,
+    check_settled,
+    delivered,
+    end,
+    exact_cost_msat,
+    in_state,
+    moves,
+    outlet,
+    pay,
+    refund_at,
+    refusal_of,
+    statements,
+    wait_free,
+)
 from wattline.practice.lightningd import Node
 from wattline.practice.network import RegtestNetwork
-from wattline.practice.scene import Scene, Trade
+from wattline.practice.scene import Scene
 from wattline.practice.waiting import wait_until
 from wattline.practice.wallet_books import check_books
-from wattline.tariff import Tariff, cost_msat, worth_msat
+from wattline.tariff import cost_msat, worth_msat
 from wattline.v1 import charging_pb2 as pb
 
 pytestmark = pytest.mark.lightningd
-
-RATED_MW = 1_400_000
-INTERVAL_MS = 100
-SECOND_MSAT = 113_750
-"""What a second at 1300 W costs, the time price included."""
-TARIFF = Tariff.of(energy_msat_per_kwh=300_000_000, time_msat_per_hour=19_500_000, session_fee_msat=5_000)
-TRADE = Trade(
-    energy_msat_per_kwh=TARIFF.energy_msat_per_kwh,
-    time_msat_per_hour=TARIFF.time_msat_per_hour,
-    session_fee_msat=TARIFF.session_fee_msat,
-    profiles=("constant-1300", "constant-650"),
-    session={
-        "credit_cap_msat": 2_000_000,
-        "min_refund_msat": 1_000,
-        "statement_interval_ms": 100,
-        "open_timeout_s": 4,
-        "pause_max_s": 4,
-        "cable_lost_s": 4,
-    },
-    payment={"journal_interval_s": 1, "refund_retry_s": 1},
-)
 
 
 @pytest.fixture(scope="module")
@@ -74,69 +66,8 @@ def cable(scene: Scene, wallets: dict[str, Node]) -> Iterator[HandCable]:
         end(scene, cable)
 
 
-def end(scene: Scene, cable: HandCable) -> None:
-    if cable.session_id and cable.newest_state(scene) != "closed":
-        scene.node.rpc.call("wattline-stop", {"session_id": cable.session_id})
-        wait_until("the session is closed", lambda: cable.newest_state(scene) == "closed", 30)
-
-
-def outlet(scene: Scene, outlet_id: str = "A1") -> dict[str, object]:
-    return next(dict(o) for o in scene.status()["outlets"] if o["outlet_id"] == outlet_id)
-
-
-def wait_free(scene: Scene, outlet_id: str = "A1") -> None:
-    wait_until(f"outlet {outlet_id} is free", lambda: outlet(scene, outlet_id)["state"] == "available", 30)
-
-
-def pay(cable: HandCable, amount_msat: int) -> None:
-    outcome = cable.pay(amount_msat)
-    assert isinstance(outcome, SentPayment), outcome
-    assert outcome.status is SendStatus.COMPLETE
-
-
-def statements(cable: HandCable) -> list[pb.Statement]:
-    return [m.statement for m in cable.messages if m.HasField("statement")]
-
-
-def in_state(cable: HandCable, state: int, timeout_s: float = 20.0) -> pb.Statement:
-    return cable.statement(lambda s: s.state == state, timeout_s)
-
-
-def delivered(cable: HandCable, delivered_ms: int) -> pb.Statement:
-    return cable.statement(lambda s: s.delivered_ms >= delivered_ms)
-
-
-def exact_cost_msat(receipt: pb.Receipt, tariff: Tariff = TARIFF) -> int:
-    return cost_msat(tariff, receipt.energy_uwh, receipt.delivered_ms, started=receipt.delivered_ms > 0)
-
-
-def moves(scene: Scene, circuit: int = 0) -> int:
-    return len(scene.world.history(circuit))
-
-
-def refund_at(cable: HandCable) -> list[int]:
-    """What the cable's own node received back for the session."""
-    rows = cable.wallet_node.rpc.listinvoices()["invoices"]
-    text = f"keysend: wattline:1:{cable.session_id}:0"
-    return [int(row["amount_received_msat"]) for row in rows if row.get("description") == text]
-
-
-def check_settled(scene: Scene, cable: HandCable, reason: str) -> pb.Receipt:
-    """The receipt, after the usual end: exact charge, unused credit back to the msat, relay open."""
-    receipt = cable.receipt()
-    assert receipt.stop_reason == reason
-    assert receipt.charged_msat == exact_cost_msat(receipt)
-    assert receipt.balance_msat == receipt.credited_msat - receipt.charged_msat - receipt.refunded_msat
-    if receipt.credited_msat - receipt.charged_msat >= TRADE.session["min_refund_msat"]:
-        assert receipt.refund_status == pb.REFUND_STATUS_SENT
-        assert receipt.balance_msat == receipt.refund_fee_msat == 0
-        assert refund_at(cable) == [receipt.refunded_msat]
-    assert not scene.world.relay_closed(0)
-    return receipt
-
-
 def test_the_charge_of_a_changing_load_is_the_exact_cost_rounded_up_once(scene: Scene, cable: HandCable) -> None:
-    before_uwh = scene.world.energy_uwh(0)
+    before_uwh, before_moves = scene.world.energy_uwh(0), moves(scene)
     cable.open()
     for amount_msat, profile in ((123_457, "constant-1300"), (98_765, "noisy"), (54_321, "phone"), (77_777, "toaster")):
         seen_ms = cable.statement(lambda s: True).delivered_ms if statements(cable) else 0
@@ -151,15 +82,15 @@ def test_the_charge_of_a_changing_load_is_the_exact_cost_rounded_up_once(scene: 
     assert receipt.credited_msat == 123_457 + 98_765 + 54_321 + 77_777
     assert receipt.energy_uwh == pytest.approx(true_uwh, rel=0.005, abs=200)
     # The time price runs while the relay is held, which is as long as the contact is closed.
-    assert receipt.delivered_ms == pytest.approx(closed_ms(scene), abs=300)
+    assert receipt.delivered_ms == pytest.approx(closed_ms(scene, before_moves), abs=300)
     told = [s for s in statements(cable) if s.delivered_ms > 0]
     assert len(told) >= 10
     for one in told:
         assert one.charged_msat == cost_msat(TARIFF, one.energy_uwh, one.delivered_ms, started=True)
 
 
-def closed_ms(scene: Scene, since: int = 0) -> int:
-    """For how long the contact was closed in its last movements from number ``since`` on; it is open now."""
+def closed_ms(scene: Scene, since: int) -> int:
+    """For how long the contact was closed altogether, from its movement number ``since`` on; it is open now."""
     history = scene.world.history(0)[since:]
     return sum(off.at_ms - on.at_ms for on, off in zip(history[0::2], history[1::2], strict=True))
 
@@ -281,12 +212,6 @@ def test_two_cables_at_two_outlets_each_pay_for_their_own_energy(
     assert refund_at(other) == [150_009 - receipts[1].charged_msat]
 
 
-def refusal_of(cable: HandCable, **changes: object) -> OpenRefusedError:
-    with pytest.raises(OpenRefusedError) as caught:
-        cable.open(**changes)
-    return caught.value
-
-
 def test_a_busy_outlet_is_refused_and_the_session_there_goes_on(
     scene: Scene, cable: HandCable, wallets: dict[str, Node]
 ) -> None:
@@ -369,6 +294,37 @@ def test_a_lost_cable_that_stays_away_is_settled_and_refunded(scene: Scene, cabl
     assert cable.receipt().refunded_msat == session["refunded_msat"]
 
 
+def test_a_cable_that_does_not_take_its_refund_holds_nobody_else_up(
+    scene: Scene, cable: HandCable, wallets: dict[str, Node]
+) -> None:
+    with HandCable(scene, wallets["other"], "A2") as other:
+        session_id = other.open()
+        pay(other, 3 * SECOND_MSAT)
+        cable.open()
+        pay(cable, 3 * SECOND_MSAT)
+        delivered(cable, 100)
+        os.kill(wallets["other"].pid, signal.SIGSTOP)
+        try:
+            scene.node.rpc.call("wattline-stop", {"session_id": session_id})
+            wait_until("the refund is under way", lambda: refund_status_at(scene.node, session_id) == "pending", 20)
+            cable.close()
+            cable.receipt(15)
+            check_settled(scene, cable, "cable_closed")
+            assert refund_status_at(scene.node, session_id) == "pending"
+            assert other.newest_state(scene) == "settling"
+        finally:
+            os.kill(wallets["other"].pid, signal.SIGCONT)
+        receipt = other.receipt(60)
+        assert receipt.refund_status == pb.REFUND_STATUS_SENT
+        assert refund_at(other) == [receipt.credited_msat - receipt.charged_msat]
+
+
+def refund_status_at(socket: Node, session_id: str) -> str | None:
+    """What the socket's node says of the refund that it sent; None when it has sent none."""
+    rows = [row for row in socket.rpc.listsendpays()["payments"] if row.get("label") == f"wattline:1:{session_id}:0"]
+    return str(rows[0]["status"]) if rows else None
+
+
 def test_a_stranger_cannot_take_up_a_session(scene: Scene, cable: HandCable) -> None:
     session_id = cable.open()
     with HandCable(scene, cable.wallet_node) as stranger:
@@ -376,245 +332,6 @@ def test_a_stranger_cannot_take_up_a_session(scene: Scene, cable: HandCable) -> 
         with pytest.raises(OpenRefusedError) as caught:
             stranger.resume()
         assert caught.value.code == "wrong_token"
-
-
-METER_FAULTS = {
-    Fault.NACK: "meter_bus_error",
-    Fault.FROZEN: "meter_frozen",
-    Fault.SATURATED: "meter_saturated",
-    Fault.BACKWARDS: "meter_backwards",
-    Fault.RESET: "meter_reset",
-}
-LASTING = (Fault.NACK, Fault.FROZEN, Fault.SATURATED)
-"""Seen also while nothing flows, so that the outlet says so until they are mended."""
-
-
-@pytest.mark.parametrize("fault", list(METER_FAULTS))
-def test_a_meter_that_cannot_be_trusted_ends_the_session_and_unused_credit_comes_back(
-    scene: Scene, cable: HandCable, fault: Fault
-) -> None:
-    before_moves = moves(scene)
-    cable.open()
-    pay(cable, 6 * SECOND_MSAT)
-    delivered(cable, 300)
-    meter = scene.world.socket_meter(0)
-    scene.world.break_meter(meter, fault)
-    broken_ms = time.monotonic_ns() // 1_000_000
-    try:
-        receipt = check_settled(scene, cable, METER_FAULTS[fault])
-        assert receipt.refunded_msat > SECOND_MSAT
-        history = scene.world.history(0)[before_moves:]
-        assert [step.closed for step in history] == [True, False]
-        assert history[1].at_ms - broken_ms < 1_000
-        failed = cable.pay(1_000)
-        assert isinstance(failed, SendFailure)
-        if fault in LASTING:
-            check_faulted(scene, cable)
-    finally:
-        scene.world.mend_meter(meter)
-    wait_free(scene)
-
-
-def check_faulted(scene: Scene, cable: HandCable) -> None:
-    now = outlet(scene)
-    assert now["state"] == "faulted"
-    assert now["fault"]
-    with HandCable(scene, cable.wallet_node) as next_one:
-        assert refusal_of(next_one).code == "outlet_faulted"
-        offered = next(o for o in next_one.offer().outlets if o.outlet_id == "A1")
-        assert not offered.available
-        assert offered.unavailable_reason == now["fault"]
-
-
-def test_a_meter_that_is_another_chip_sells_nothing(scene: Scene, cable: HandCable) -> None:
-    cable.open()
-    pay(cable, 3 * SECOND_MSAT)
-    delivered(cable, 200)
-    meter = scene.world.socket_meter(0)
-    # The identity is read when a meter is opened: as after an exchange of the chip, which resets it too.
-    scene.world.break_meter(meter, Fault.WRONG_IDENTITY)
-    scene.world.break_meter(meter, Fault.RESET)
-    try:
-        check_settled(scene, cable, "meter_reset")
-        wait_until("the other chip is noticed", lambda: "INA228" in str(outlet(scene).get("fault")), 10)
-        check_faulted(scene, cable)
-    finally:
-        scene.world.mend_meter(meter)
-    wait_free(scene)
-
-
-@pytest.mark.parametrize("fault", [RelayFault.STUCK, RelayFault.NACK])
-def test_a_relay_that_does_not_obey_ends_the_session_and_nothing_more_is_sold(
-    scene: Scene, cable: HandCable, fault: RelayFault
-) -> None:
-    before_moves = moves(scene)
-    cable.open()
-    pay(cable, 3 * SECOND_MSAT)
-    delivered(cable, 200)
-    scene.world.break_relay(0, fault)
-    try:
-        failed_state(cable)
-        assert outlet(scene)["relay"] == "closed", "it must not be called open while nobody knows"
-        # The load is pulled out, so that no more energy is lost through the relay.
-        scene.world.plug(0, "constant-0")
-        receipt = cable.receipt()
-        assert receipt.stop_reason == "relay_fault"
-        assert receipt.charged_msat == exact_cost_msat(receipt)
-        wait_until("the outlet says that it is faulted", lambda: outlet(scene)["state"] == "faulted", 10)
-        check_faulted(scene, cable)
-        assert isinstance(cable.pay(1_000), SendFailure)
-    finally:
-        scene.world.mend_relay(0)
-    wait_free(scene)
-    assert [step.closed for step in scene.world.history(0)[before_moves:]] == [True, False]
-    assert outlet(scene)["relay"] == "open"
-
-
-def failed_state(cable: HandCable) -> pb.Statement:
-    return cable.statement(lambda s: s.state >= pb.SESSION_STATE_SETTLING, 20)
-
-
-def test_a_welded_contact_is_noticed_by_the_meter_when_the_relay_should_be_open(scene: Scene, cable: HandCable) -> None:
-    cable.open()
-    pay(cable, 2 * SECOND_MSAT)
-    delivered(cable, 200)
-    scene.world.break_relay(0, RelayFault.WELDED)
-    try:
-        failed_state(cable)
-        receipt = cable.receipt()
-        assert receipt.stop_reason == "relay_fault"
-        wait_until("the outlet says that it is faulted", lambda: outlet(scene)["state"] == "faulted", 10)
-        check_faulted(scene, cable)
-    finally:
-        scene.world.mend_relay(0)
-    wait_free(scene)
-
-
-def test_a_free_outlet_whose_relay_does_not_answer_sells_nothing(scene: Scene, cable: HandCable) -> None:
-    scene.world.break_relay(0, RelayFault.NACK)
-    try:
-        assert refusal_of(cable).code == "outlet_faulted"
-        check_faulted(scene, cable)
-    finally:
-        scene.world.mend_relay(0)
-    wait_free(scene)
-
-
-def test_too_much_power_ends_the_session(scene: Scene, cable: HandCable) -> None:
-    cable.open()
-    pay(cable, 3 * SECOND_MSAT)
-    delivered(cable, 200)
-    scene.world.plug(0, "constant-1600")
-    check_settled(scene, cable, "over_power")
-
-
-def set_price(scene: Scene, energy_msat_per_kwh: int) -> str:
-    answer = scene.node.rpc.call("wattline-tariff", {"energy_msat_per_kwh": energy_msat_per_kwh})
-    return str(answer["tariff_id"])
-
-
-def test_a_price_change_is_told_and_holds_for_new_sessions_only_and_over_a_restart(
-    scene: Scene, cable: HandCable, wallets: dict[str, Node]
-) -> None:
-    session_id = cable.open()
-    pay(cable, 3 * SECOND_MSAT)
-    delivered(cable, 200)
-    dearer = replace(TARIFF, energy_msat_per_kwh=450_000_000)
-    tariff_id = set_price(scene, dearer.energy_msat_per_kwh)
-    change = cable.message("tariff_change").tariff_change
-    assert change.tariff.tariff_id == tariff_id != TARIFF.tariff_id
-    assert change.tariff.energy_msat_per_kwh == dearer.energy_msat_per_kwh
-    assert change.tariff.session_fee_msat == TARIFF.session_fee_msat, "what was not named stays"
-    in_state(cable, pb.SESSION_STATE_PAUSED)
-    pay(cable, 2 * SECOND_MSAT)
-    in_state(cable, pb.SESSION_STATE_DELIVERING)
-    cable.close()
-    receipt = check_settled(scene, cable, "cable_closed")
-    assert receipt.tariff.tariff_id == TARIFF.tariff_id
-    assert receipt.session_id == session_id
-
-    with HandCable(scene, wallets["cable"]) as next_one:
-        refusal = refusal_of(next_one, tariff_id=TARIFF.tariff_id)
-        assert refusal.code == "tariff_changed"
-    restart_plugin(scene)
-    assert scene.status()["tariff"]["energy_msat_per_kwh"] == dearer.energy_msat_per_kwh
-    with HandCable(scene, wallets["cable"]) as next_one:
-        next_one.open()
-        pay(next_one, 2 * SECOND_MSAT)
-        delivered(next_one, 200)
-        next_one.close()
-        paid = next_one.receipt()
-        assert paid.tariff.tariff_id == tariff_id
-        assert paid.charged_msat == exact_cost_msat(paid, replace(dearer, tariff_id=tariff_id))
-    # A price that is written into the file is newer than what was said before it.
-    scene.write_config(replace(TRADE, energy_msat_per_kwh=310_000_000))
-    restart_plugin(scene)
-    assert scene.status()["tariff"]["energy_msat_per_kwh"] == 310_000_000
-    scene.write_config(TRADE)
-    restart_plugin(scene)
-    assert scene.status()["tariff"]["tariff_id"] == TARIFF.tariff_id
-
-
-def restart_plugin(scene: Scene) -> None:
-    scene.unload_plugin()
-    wait_until("the plugin is gone", lambda: not scene.is_loaded(), 30)
-    scene.load_plugin()
-    scene.wait_running()
-    wait_free(scene)
-
-
-def test_a_plugin_started_again_after_a_refusal_is_still_asked_before_keysend(scene: Scene, cable: HandCable) -> None:
-    """lightningd counts a hook that has answered `fail` as in use for ever, and defers what is registered later."""
-    assert isinstance(cable.pay(1_000, record=format_record("0123456789ABCDEFGHJKMNPQRS", 1)), SendFailure)
-    log_end = scene.node.log_path.stat().st_size
-    restart_plugin(scene)
-    assert isinstance(cable.pay(1_000, record=format_record("0123456789ABCDEFGHJKMNPQRS", 2)), SendFailure)
-    cable.open()
-    pay(cable, 2 * SECOND_MSAT)
-    delivered(cable, 100)
-    cable.close()
-    check_settled(scene, cable, "cable_closed")
-    assert b"Deferring registration of hook htlc_accepted" not in scene.node.log_path.read_bytes()[log_end:]
-
-
-def signed_open(cable: HandCable, signer: Node, claimed_id: str) -> dict[str, object]:
-    """The fields of an open for ``claimed_id`` with a signature of ``signer``."""
-    values: dict[str, object] = {
-        "outlet_id": "A1",
-        "tariff_id": cable.offer().tariff.tariff_id,
-        "method": pb.METHOD_KEYSEND,
-        "cable_node_id": claimed_id,
-    }
-    unsigned = pb.Open(token=cable.token, **values)  # type: ignore[arg-type]
-    text = signed_text("open", unsigned.SerializeToString(deterministic=True))
-    return {**values, "signature": signer.rpc.call("signmessage", {"message": text})["zbase"]}
-
-
-def test_an_allow_list_lets_in_only_who_signs_with_a_key_on_it(
-    scene: Scene, cable: HandCable, wallets: dict[str, Node]
-) -> None:
-    friend, other = wallets["cable"], wallets["other"]
-    scene.write_config(replace(TRADE, allow_node_ids=[friend.node_id]))
-    restart_plugin(scene)
-    try:
-        with ExitStack() as stack:
-            cables = [stack.enter_context(HandCable(scene, friend)) for _ in range(4)]
-            assert refusal_of(cables[0]).code == "not_allowed", "its name alone proves nothing"
-            refusal = refusal_of(cables[1], **signed_open(cables[1], other, friend.node_id))
-            assert refusal.code == "not_allowed"
-            assert "not signed" in str(refusal)
-            refusal = refusal_of(cables[2], **signed_open(cables[2], other, other.node_id))
-            assert refusal.code == "not_allowed"
-            assert "list" in str(refusal)
-            cables[3].plug_nothing()
-            cables[3].open(**signed_open(cables[3], friend, friend.node_id))
-            pay(cables[3], 2 * SECOND_MSAT)
-            delivered(cables[3], 100)
-            cables[3].close()
-            assert check_settled(scene, cables[3], "cable_closed").credited_msat == 2 * SECOND_MSAT
-    finally:
-        scene.write_config(TRADE)
-        restart_plugin(scene)
 
 
 def test_the_report_and_the_books_of_all_nodes_agree(scene: Scene, cable: HandCable, wallets: dict[str, Node]) -> None:
