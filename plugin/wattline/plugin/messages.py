@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from wattline.ledger import SessionRecord
-from wattline.plugin.outlet import OutletView
+from wattline.plugin.outlet import Condition, OutletView
 from wattline.session import RefundStatus, Session, State
 from wattline.tariff import Tariff
 from wattline.v1 import charging_pb2 as pb
 
+_CONDITIONS = {
+    Condition.STARTING: "it is starting",
+    Condition.AVAILABLE: "the socket is starting",
+    Condition.IN_USE: "it serves another session",
+    Condition.FAULTED: "its meter or relay does not work",
+}
 METHODS = {"keysend": pb.METHOD_KEYSEND, "onchain": pb.METHOD_ONCHAIN}
 
 _STATES = {
@@ -32,6 +38,22 @@ def tariff_message(tariff: Tariff) -> pb.Tariff:
         time_msat_per_hour=tariff.time_msat_per_hour,
         session_fee_msat=tariff.session_fee_msat,
     )
+
+
+def outlet_message(view: OutletView, rated_power_mw: int, is_open: bool) -> pb.Outlet:
+    """An outlet in the offer; ``is_open``: the socket sells at all."""
+    available = is_open and view.condition is Condition.AVAILABLE
+    return pb.Outlet(
+        outlet_id=view.outlet_id,
+        max_power_mw=rated_power_mw,
+        available=available,
+        unavailable_reason="" if available else why_unavailable(view),
+    )
+
+
+def why_unavailable(view: OutletView) -> str:
+    """For people: what keeps an outlet from being sold."""
+    return view.fault or _CONDITIONS[view.condition]
 
 
 def statement_message(

@@ -7,6 +7,7 @@ from typing import Any
 
 from wattline.ledger import Ledger, SessionRecord
 from wattline.plugin.bookkeeper import Bookkeeper
+from wattline.plugin.live_sessions import LiveSessions
 from wattline.plugin.outlet import OutletView
 from wattline.plugin.smart_socket import SmartSocket
 from wattline.tariff import Tariff
@@ -74,8 +75,11 @@ def tariff_object(tariff: Tariff) -> Json:
 class Report:
     """Answers the operator from the socket and its ledger."""
 
-    def __init__(self, seller: SmartSocket, ledger: Ledger, bookkeeper: Bookkeeper, identity: Json) -> None:
+    def __init__(
+        self, seller: SmartSocket, live: LiveSessions, ledger: Ledger, bookkeeper: Bookkeeper, identity: Json
+    ) -> None:
         self._seller = seller
+        self._live = live
         self._ledger = ledger
         self._bookkeeper = bookkeeper
         self._identity = identity
@@ -84,7 +88,7 @@ class Report:
         cursor = self._ledger.cursor()
         return {
             **self._identity,
-            "state": "running" if self._seller.ready else "starting",
+            "state": "running" if self._seller.is_ready else "starting",
             "tariff": tariff_object(self._seller.tariff),
             "outlets": [outlet_object(view) for view in self._seller.views()],
             "journal": {
@@ -98,10 +102,10 @@ class Report:
     def sessions(self, session_id: str | None, limit: int) -> list[Json]:
         """The newest first, live ones as they are at this moment."""
         if session_id is not None:
-            found = self._seller.record(session_id)
+            found = self._live.record(session_id)
             return [self._session(found)] if found is not None else []
         return [
-            self._session(self._seller.live_record(record.session.session_id) or record)
+            self._session(self._live.live(record.session.session_id) or record)
             for record in self._ledger.sessions(limit)
         ]
 
@@ -111,5 +115,5 @@ class Report:
         return {"start_time": start, "end_time": end, **asdict(totals), "balance_msat": totals.balance_msat}
 
     def _session(self, record: SessionRecord) -> Json:
-        unpaid = self._seller.max_unpaid_msat(record.session.session_id)
+        unpaid = self._live.max_unpaid_msat(record.session.session_id)
         return session_object(record, unpaid)

@@ -21,7 +21,7 @@ from wattline.lightning.record import format_record
 from wattline.payment.keysend import Reservations
 from wattline.payment.payer import FeeTooHigh, Order, Payer
 from wattline.plugin.bookkeeper import Bookkeeper
-from wattline.plugin.smart_socket import REFUND_SEQUENCE
+from wattline.plugin.receipts import REFUND_SEQUENCE
 from wattline.session import Event, RefundKept, RefundOwed, RefundSent, Session
 
 log = logging.getLogger(__name__)

@@ -30,14 +30,20 @@ from wattline.plugin.address import check_free
 from wattline.plugin.bookkeeper import Bookkeeper
 from wattline.plugin.certificate import Certificate, load_or_make
 from wattline.plugin.guarding import NoRelay, RelayHolder
+from wattline.plugin.live_sessions import LiveSessions
 from wattline.plugin.outlet import Holder, OutletLoop
+from wattline.plugin.receipts import Receipts
+from wattline.plugin.reception import Identity, Reception
 from wattline.plugin.report import Json, Report
 from wattline.plugin.service import ChargingService, serve
 from wattline.plugin.settlement import Settlement
 from wattline.plugin.smart_socket import SmartSocket
-from wattline.plugin.tariffs import tariff_at_start
+from wattline.plugin.statements import Statements
+from wattline.plugin.streams import Streams
+from wattline.plugin.tariffs import PriceList
 from wattline.relay import GUARD_SOCKET, GuardSettings, LightningdSettings, guard_for
 from wattline.relay.process import process_start_time
+from wattline.session import CableLost
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +79,7 @@ class Shop:
         self.gate = KeysendGate(self, self.reservations)
         self._premises: Premises | None = None
         self._seller: SmartSocket | None = None
+        self._live: LiveSessions | None = None
         self._report: Report | None = None
         self._bookkeeper: Bookkeeper | None = None
         self._settlement: Settlement | None = None
@@ -116,8 +123,8 @@ class Shop:
             self._settlement.stop()
         if self._bookkeeper is not None:
             self._bookkeeper.stop()
-        if self._seller is not None:
-            self._seller.save_changed()
+        if self._live is not None:
+            self._live.save_changed()
         if self._premises is not None:
             self._premises.ledger.close()
 
@@ -142,7 +149,7 @@ class Shop:
 
     @property
     def seller(self) -> SmartSocket:
-        if self._seller is None or not self._seller.ready:
+        if self._seller is None or not self._seller.is_ready:
             raise self._failure or RetryError("starting", "the socket is starting; see wattline-status")
         return self._seller
 
@@ -186,16 +193,13 @@ class Shop:
         self._warn_of_autoclean(node)
         self._holder = RelayHolder(lambda: guard_for(self._guard_settings(premises)))
         self._patiently(self._holder.start)
-        seller = SmartSocket(
-            settings,
-            ledger,
-            node,
-            self.reservations,
-            info.node_id,
-            info.network,
-            premises.certificate.sha256,
-            tariff_at_start(ledger, settings.tariff),
-        )
+        live = self._live = LiveSessions(ledger)
+        prices = PriceList(ledger, settings)
+        streams = Streams(lambda session_id: live.post(session_id, CableLost()))
+        statements = Statements(settings, live, self.reservations, streams)
+        receipts = Receipts(ledger, node, info.node_id)
+        ready = threading.Event()
+        seller = SmartSocket(ledger, live, prices, statements, receipts, streams, self.reservations, ready)
         bookkeeper = Bookkeeper(node, ledger, seller, settings.payment.journal_interval_s)
         payer = Payer(node, ledger.outgoing)
         settlement = Settlement(
@@ -207,26 +211,30 @@ class Shop:
             settings.payment.drain_timeout_s,
             settings.payment.refund_retry_s,
         )
-        live = ledger.live_sessions()
-        self._outlets = [self._outlet(outlet, seller) for outlet in settings.outlet]
-        known = {outlet.outlet_id for outlet in settings.outlet}
-        gone = sorted({record.session.outlet_id for record in live} - known)
+        records = ledger.live_sessions()
+        sold = {outlet.outlet_id: self._outlet(outlet, seller) for outlet in settings.outlet}
+        gone = sorted({record.session.outlet_id for record in records} - sold.keys())
+        self._outlets = [*sold.values()]
         self._outlets += [self._removed_outlet(outlet_id, seller) for outlet_id in gone]
         seller.furnish(self._outlets, settlement)
         self._seller, self._bookkeeper, self._settlement = seller, bookkeeper, settlement
-        self._report = Report(seller, ledger, bookkeeper, self._identity(info, premises))
+        self._report = Report(seller, live, ledger, bookkeeper, self._identity(info, premises))
         for outlet in self._outlets:
             outlet.start()
-        for record in live:
+        for record in records:
             log.info("session %s goes on (it was %s)", record.session.session_id, record.session.state)
             seller.restore(record)
         self._patiently(bookkeeper.read_to_end)
         bookkeeper.start()
         settlement.start()
         threading.Thread(target=self._save, name="saver", daemon=True).start()
-        self._server = serve(ChargingService(seller), premises.listen, premises.certificate)
+        identity = Identity(info.node_id, info.network, premises.certificate.sha256)
+        reception = Reception(
+            settings, identity, node, ledger, live, sold, prices, statements, receipts, streams, ready
+        )
+        self._server = serve(ChargingService(reception), premises.listen, premises.certificate)
         # Last, so that nobody is told that the socket runs before cables can reach it.
-        seller.set_ready()
+        ready.set()
         log.info("selling from %d outlet(s) on %s", len(settings.outlet), premises.listen)
 
     def _patiently(self, work: Callable[[], T]) -> T:
@@ -241,9 +249,9 @@ class Shop:
 
     def _save(self) -> None:
         while not self._stopping.wait(SAVE_INTERVAL_S):
-            if self._seller is not None:
+            if self._live is not None:
                 try:
-                    self._seller.save_changed()
+                    self._live.save_changed()
                 except WattlineError as error:
                     log.error("the sessions cannot be saved: %s", error)
                 except Exception:

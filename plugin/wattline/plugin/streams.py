@@ -47,7 +47,7 @@ class Stream:
 class Streams:
     """All open streams, by session. Thread-safe."""
 
-    def __init__(self, lost: Callable[[str], None]) -> None:
+    def __init__(self, lost: Callable[[str], object]) -> None:
         self._lost = lost
         self._lock = threading.Lock()
         self._streams: dict[str, Stream] = {}

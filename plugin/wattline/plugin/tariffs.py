@@ -1,25 +1,44 @@
-"""Which prices hold after a start."""
+"""The prices for sessions opened from now on."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from wattline.ledger import Ledger
-from wattline.offering import TariffSettings
+from wattline.offering import SocketSettings
 from wattline.tariff import Tariff
 
 CONFIGURED = "tariff_configured"
 
 
-def tariff_at_start(ledger: Ledger, configured: TariffSettings) -> Tariff:
-    """The configured prices when they have changed since they were last read; else the newest, which `wattline-tariff`
-    may have set since: a restart must not undo what the operator said last."""
-    tariff = configured.as_tariff()
-    read_before = ledger.last_event(CONFIGURED)
-    current = ledger.current_tariff()
-    if current is not None and read_before is not None and read_before.detail.get("tariff_id") == tariff.tariff_id:
-        return current
-    now = int(time.time())
-    ledger.save_tariff(tariff, now)
-    ledger.append_event(now, None, CONFIGURED, {"tariff_id": tariff.tariff_id})
-    return tariff
+class PriceList:
+    """Which tariff holds; durable. At a start it is the configured one when that has changed since it was last read,
+    else the newest, which `wattline-tariff` may have set since: a restart must not undo what the operator said last."""
+
+    def __init__(
+        self, ledger: Ledger, settings: SocketSettings, now: Callable[[], int] = lambda: int(time.time())
+    ) -> None:
+        self._ledger = ledger
+        self._settings = settings
+        self._now = now
+        configured = settings.tariff.as_tariff()
+        read_before = ledger.last_event(CONFIGURED)
+        current = ledger.current_tariff()
+        if current is None or read_before is None or read_before.detail.get("tariff_id") != configured.tariff_id:
+            with ledger.unit():
+                ledger.save_tariff(configured, now())
+                ledger.append_event(now(), None, CONFIGURED, {"tariff_id": configured.tariff_id})
+            current = configured
+        self.current = current
+        """For sessions opened from now on."""
+
+    def change(self, tariff: Tariff) -> int:
+        """Sell at these prices from now on; the time from which they hold. Raises UsageError when no session could
+        begin at them; then nothing changes."""
+        for outlet in self._settings.outlet:
+            self._settings.terms(outlet.outlet_id, tariff)
+        effective_at = self._now()
+        self._ledger.save_tariff(tariff, effective_at)
+        self.current = tariff
+        return effective_at

@@ -1,0 +1,45 @@
+"""The final statements, signed by the node key and kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from wattline.ledger import Ledger, Purpose, SessionRecord
+from wattline.lightning.node import Signer
+from wattline.lightning.signing import sign
+from wattline.plugin.messages import receipt_message
+from wattline.v1 import charging_pb2 as pb
+
+REFUND_SEQUENCE = 0
+"""A session has one refund; its record carries this number (a cable's own payments begin with 1)."""
+
+
+class Receipts:
+    """Issues receipts of CLOSED sessions; the newest one stands."""
+
+    def __init__(
+        self, ledger: Ledger, signer: Signer, node_id: str, now: Callable[[], int] = lambda: int(time.time())
+    ) -> None:
+        self._ledger = ledger
+        self._signer = signer
+        self._node_id = node_id
+        self._now = now
+
+    def issue(self, record: SessionRecord) -> pb.SignedReceipt:
+        """A receipt of the session as it stands in ``record``. Raises NodeUnavailable; then it is issued when somebody
+        asks for it."""
+        session_id = record.session.session_id
+        refund = self._ledger.outgoing.of(Purpose.REFUND, session_id, REFUND_SEQUENCE)
+        message = receipt_message(record, self._node_id, refund.payment_hash if refund else "")
+        content = message.SerializeToString(deterministic=True)
+        signature = sign(self._signer, "receipt", content)
+        self._ledger.save_receipt(session_id, content, signature, self._now())
+        return pb.SignedReceipt(receipt=content, signature=signature)
+
+    def newest(self, record: SessionRecord) -> pb.SignedReceipt:
+        """The one issued last; issued now when the plugin died before it could."""
+        saved = self._ledger.receipt(record.session.session_id)
+        if saved is None:
+            return self.issue(record)
+        return pb.SignedReceipt(receipt=saved.content, signature=saved.signature)

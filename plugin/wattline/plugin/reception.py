@@ -1,0 +1,231 @@
+"""Where cables are received: offers, opens, resumes, receipts (:class:`wattline.plugin.service.Seller`)."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from wattline.ledger import Ledger, SessionRecord
+from wattline.lightning.node import Signer
+from wattline.lightning.signing import is_signed_by, sign
+from wattline.offering import NODE_ID, SocketSettings
+from wattline.plugin.live_sessions import CALL_TIMEOUT_S, LiveSessions
+from wattline.plugin.messages import METHODS, outlet_message, tariff_message, why_unavailable
+from wattline.plugin.outlet import Condition, OutletLoop, OutletView
+from wattline.plugin.receipts import Receipts
+from wattline.plugin.service import Refused
+from wattline.plugin.statements import Statements
+from wattline.plugin.streams import Stream, Streams
+from wattline.plugin.tariffs import PriceList
+from wattline.session import CableClosed, CableSeen, Method, State, encode_session_id, opened
+from wattline.v1 import charging_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+TOKEN_BYTES = 32
+SHORTEST_NONCE, LONGEST_NONCE = 16, 32
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who sells."""
+
+    node_id: str
+    network: str
+    certificate_sha256: bytes
+
+
+class Reception:
+    """Answers cables, each from a thread of its own."""
+
+    def __init__(
+        self,
+        settings: SocketSettings,
+        identity: Identity,
+        signer: Signer,
+        ledger: Ledger,
+        live: LiveSessions,
+        outlets: Mapping[str, OutletLoop],
+        prices: PriceList,
+        statements: Statements,
+        receipts: Receipts,
+        streams: Streams,
+        ready: threading.Event,
+        now: Callable[[], int] = lambda: int(time.time()),
+    ) -> None:
+        """``outlets``: those that may be sold from, by id. ``ready``: set while sessions may be opened and paid."""
+        self._settings = settings
+        self._identity = identity
+        self._signer = signer
+        self._ledger = ledger
+        self._live = live
+        self._outlets = outlets
+        self._prices = prices
+        self._statements = statements
+        self._receipts = receipts
+        self._streams = streams
+        self._ready = ready
+        self._now = now
+        self._opening = threading.Lock()
+
+    def offer(self, nonce: bytes) -> pb.GetOfferResponse:
+        if not SHORTEST_NONCE <= len(nonce) <= LONGEST_NONCE:
+            raise Refused(
+                "bad_request", f"the nonce must be {SHORTEST_NONCE} to {LONGEST_NONCE} bytes, not {len(nonce)}"
+            )
+        rules = self._settings.session
+        rated_mw = {outlet.outlet_id: outlet.max_power_w * 1000 for outlet in self._settings.outlet}
+        views = [outlet.view for outlet in self._outlets.values()]
+        content = pb.Offer(
+            node_id=self._identity.node_id,
+            certificate_sha256=self._identity.certificate_sha256,
+            network=self._identity.network,
+            tariff=tariff_message(self._prices.current),
+            outlets=[outlet_message(view, rated_mw[view.outlet_id], self._ready.is_set()) for view in views],
+            nonce=nonce,
+            expires_at=self._now() + rules.offer_valid_s,
+            methods=[METHODS["keysend"]],
+            credit_cap_msat=rules.credit_cap_msat,
+            min_increment_msat=self._statements.wish_msat(),
+            statement_interval_ms=rules.statement_interval_ms,
+            pause_max_s=rules.pause_max_s,
+            open_timeout_s=rules.open_timeout_s,
+            cable_lost_s=rules.cable_lost_s,
+            min_refund_msat=rules.min_refund_msat,
+        ).SerializeToString(deterministic=True)
+        return pb.GetOfferResponse(offer=content, signature=sign(self._signer, "offer", content))
+
+    def open(self, request: pb.Open) -> Stream:
+        self._check_ready()
+        if len(request.token) != TOKEN_BYTES:
+            raise Refused("bad_request", f"the token must be {TOKEN_BYTES} bytes, not {len(request.token)}")
+        token_sha256 = hashlib.sha256(request.token).hexdigest()
+        with self._opening:  # one after the other: a token opens one session, however often it is sent at once
+            known = self._ledger.session_by_token(token_sha256)
+            if known is not None:
+                return self._attend(known.session.session_id, token_sha256, resumed=True)
+            self._check_open(request)
+            record = self._begin(request, token_sha256)
+        session_id = record.session.session_id
+        log.info("session %s opened on outlet %s by %s", session_id, request.outlet_id, request.cable_node_id)
+        detail = {"outlet_id": request.outlet_id, "cable": request.cable_node_id}
+        self._ledger.append_event(self._now(), session_id, "opened", detail)
+        return self._attend(session_id, token_sha256, resumed=False)
+
+    def resume(self, request: pb.Resume) -> Stream:
+        self._check_ready()
+        return self._attend(request.session_id, hashlib.sha256(request.token).hexdigest(), resumed=True)
+
+    def meter_value(self, session_id: str, value: pb.MeterValue) -> None:
+        """A sign of life; what the cable's meter says is the cable's own business."""
+        self._live.post(session_id, CableSeen())
+
+    def close(self, session_id: str, reason: str) -> None:
+        log.info("session %s: closed by the cable: %s", session_id, reason[:80] or "no reason given")
+        self._ledger.append_event(self._now(), session_id, "cable_closed", {"reason": reason[:80]})
+        self._live.post(session_id, CableClosed())
+
+    def gone(self, stream: Stream) -> None:
+        self._streams.detach(stream)
+
+    def receipt(self, session_id: str, token: bytes) -> pb.SignedReceipt:
+        record = self._ledger.session(session_id)
+        if record is None or not secrets.compare_digest(record.token_sha256, hashlib.sha256(token).hexdigest()):
+            raise Refused("unknown_session", "no session with that id and token")
+        if record.session.state is not State.CLOSED:
+            raise Refused("not_closed", "the session is not closed yet")
+        return self._receipts.newest(record)
+
+    def _check_ready(self) -> None:
+        if not self._ready.is_set():
+            raise Refused("starting", "the socket is starting; try again in a moment")
+
+    def _check_open(self, request: pb.Open) -> None:
+        if self._live.unsaved:
+            raise Refused("ledger_failed", "the socket cannot keep its books and sells nothing")
+        if request.outlet_id not in self._outlets:
+            known = ", ".join(sorted(self._outlets))
+            raise Refused("unknown_outlet", f"there is no outlet {request.outlet_id!r} here; there are: {known}")
+        if request.method != pb.METHOD_KEYSEND:
+            raise Refused("method_not_supported", "this socket takes keysend payments only")
+        if not NODE_ID.fullmatch(request.cable_node_id):
+            raise Refused("bad_request", "cable_node_id must be a node id (66 hex digits): refunds go there")
+        if request.tariff_id != self._prices.current.tariff_id:
+            raise Refused("tariff_changed", "the price has changed since the offer; ask for a new one")
+        self._check_access(request)
+        view = self._outlets[request.outlet_id].view
+        if view.condition is not Condition.AVAILABLE:
+            raise _why_not(view)
+
+    def _check_access(self, request: pb.Open) -> None:
+        allowed = self._settings.access.allow_node_ids
+        if not request.signature and not allowed:
+            return
+        unsigned = pb.Open()
+        unsigned.CopyFrom(request)
+        unsigned.signature = ""
+        content = unsigned.SerializeToString(deterministic=True)
+        if not request.signature or not is_signed_by(
+            self._signer, "open", content, request.signature, request.cable_node_id
+        ):
+            raise Refused("not_allowed", "the open is not signed by cable_node_id")
+        if allowed and request.cable_node_id not in allowed:
+            raise Refused("not_allowed", "this socket sells only to the cables on its list")
+
+    def _begin(self, request: pb.Open, token_sha256: str) -> SessionRecord:
+        """A new session on its outlet and in the ledger; or on neither."""
+        outlet = self._outlets[request.outlet_id]
+        terms = self._settings.terms(request.outlet_id, self._prices.current)
+        session_id = encode_session_id(secrets.token_bytes(16))
+        session = opened(session_id, request.outlet_id, Method.KEYSEND, terms, time.monotonic_ns() // 1_000_000)
+        record = SessionRecord(
+            session=session,
+            token_sha256=token_sha256,
+            cable_node_id=request.cable_node_id,
+            opened_at=self._now(),
+        )
+        self._live.add(record, outlet)
+        if not outlet.attach(session).result(CALL_TIMEOUT_S):
+            self._live.never_opened(session_id)
+            raise _why_not(outlet.view)
+        try:
+            self._live.save(session_id)
+        except BaseException:
+            outlet.detach(session_id).result(CALL_TIMEOUT_S)
+            self._live.never_opened(session_id)
+            raise
+        return record
+
+    def _attend(self, session_id: str, token_sha256: str, *, resumed: bool) -> Stream:
+        """The stream of a session for whoever holds its token; begins with the session as it stands."""
+        record = self._live.record(session_id)
+        if record is None:
+            raise Refused("unknown_session", "there is no session of that id")
+        if not secrets.compare_digest(record.token_sha256, token_sha256):
+            raise Refused("wrong_token", "the token does not belong to that session")
+        stream = self._streams.attach(session_id)
+        view = self._live.view_of(session_id)
+        if view is None or view.session is None:
+            stream.put(pb.ChargeResponse(receipt=self._receipts.newest(record)))
+            stream.end()
+            return stream
+        hello = pb.Opened(
+            session_id=session_id,
+            tariff=tariff_message(view.session.terms.tariff),
+            statement=self._statements.of(view, view.session),
+            resumed=resumed,
+        )
+        stream.put(pb.ChargeResponse(opened=hello))
+        self._live.post(session_id, CableSeen())
+        return stream
+
+
+def _why_not(view: OutletView) -> Refused:
+    if view.session is not None:
+        return Refused("outlet_busy", f"outlet {view.outlet_id} serves another session")
+    return Refused("outlet_faulted", f"outlet {view.outlet_id} cannot deliver: {why_unavailable(view)}")
