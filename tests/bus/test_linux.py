@@ -17,6 +17,7 @@ class FakeAdapter:
         self.fails_with = fails_with
         self.block = block
         self.words = {0x3E: 0x4954}
+        self.registers: dict[int, int] = {}
         self.latch = 0xFF
         self.closed = False
 
@@ -31,6 +32,10 @@ class FakeAdapter:
     def write_byte(self, i2c_addr: int, value: int, /) -> None:
         self._fail()
         self.latch = value
+
+    def write_byte_data(self, i2c_addr: int, register: int, value: int, /) -> None:
+        self._fail()
+        self.registers[register] = value
 
     def read_word_data(self, i2c_addr: int, register: int, /) -> int:
         self._fail()
@@ -63,6 +68,8 @@ def test_blocks_and_bytes_are_passed_as_they_are() -> None:
     assert bus.read_block(0x40, 0x08, 3) == b"\x01\x02\x03"
     bus.write_byte(0x20, 0xFE)
     assert bus.read_byte(0x20) == 0xFE
+    bus.write_byte_register(0x21, 0x03, 0xFC)
+    assert adapter.registers == {0x03: 0xFC}
     bus.close()
     assert adapter.closed
 

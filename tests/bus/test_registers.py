@@ -26,6 +26,9 @@ class RecordingBus:
     def write_byte(self, address: int, value: int) -> None:
         raise AssertionError("registers are not written without their address")
 
+    def write_byte_register(self, address: int, register: int, value: int) -> None:
+        self.transfers.append(("write_byte_register", address, register, value))
+
     def read_word(self, address: int, register: int) -> int:
         self.transfers.append(("read_word", address, register))
         return int.from_bytes(self.data, "big")
@@ -98,11 +101,17 @@ def test_sixteen_bits_travel_as_a_word_and_others_as_a_block() -> None:
     bus.data = bytes.fromhex("0102030405")
     assert Register(0x09, 40).read(bus, 0x40) == 0x0102030405
     Register(0x02, 16).write(bus, 0x40, 4000)
-    assert bus.transfers == [("read_word", 0x40, 0x3E), ("read_block", 0x40, 0x09, 5), ("write_word", 0x40, 0x02, 4000)]
+    Register(0x03, 8).write(bus, 0x21, 0xFE)
+    assert bus.transfers == [
+        ("read_word", 0x40, 0x3E),
+        ("read_block", 0x40, 0x09, 5),
+        ("write_word", 0x40, 0x02, 4000),
+        ("write_byte_register", 0x21, 0x03, 0xFE),
+    ]
 
 
-def test_a_register_that_is_not_16_bits_wide_is_not_written() -> None:
+def test_a_register_wider_than_16_bits_is_not_written() -> None:
     bus = RecordingBus(b"")
-    with pytest.raises(ValueError, match="only 16-bit"):
+    with pytest.raises(ValueError, match="only 8-bit and 16-bit"):
         Register(0x09, 40).write(bus, 0x40, 0)
     assert bus.transfers == []

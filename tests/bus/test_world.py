@@ -6,7 +6,7 @@ import pytest
 
 from wattline.bus import BusError
 from wattline.bus.simulation.profile import NAMED, LoadTime, load_of
-from wattline.bus.simulation.world import EXPANDER, RelayFault, Switching, World, WorldBus
+from wattline.bus.simulation.world import EXPANDER, OTHER_EXPANDER, Fault, RelayFault, Switching, World, WorldBus
 
 SECOND = 1_000_000_000
 
@@ -133,3 +133,66 @@ def test_loads_behave_as_their_names_say() -> None:
 def test_an_unknown_load_is_refused_with_the_known_ones(profile: str) -> None:
     with pytest.raises(ValueError, match="toaster, unplug or constant-WATTS"):
         load_of(profile)
+
+
+@pytest.mark.parametrize(("profile", "volts", "watts"), [("toaster", 48, 1300), ("toaster@24", 24, 325)])
+def test_a_resistive_load_draws_a_quarter_at_half_the_voltage(profile: str, volts: int, watts: int) -> None:
+    world, bus, clock = world_with(profile)
+    clock.pass_s(1)
+    assert int.from_bytes(bus.read_block(0x40, 0x05, 3), "big") * 195.3125e-6 / 16 == pytest.approx(volts, abs=0.001)
+    bus.write_byte(EXPANDER, 0xFE)
+    clock.pass_s(30)
+    before = world.energy_uwh(0)
+    clock.pass_s(36)
+    assert world.energy_uwh(0) - before == pytest.approx(watts * 10_000, rel=1e-3)
+
+
+def test_other_loads_draw_at_any_voltage_what_they_need() -> None:
+    world, bus, clock = world_with("constant-60@12")
+    bus.write_byte(EXPANDER, 0xFE)
+    clock.pass_s(60)
+    assert world.energy_uwh(0) == pytest.approx(1_000_000, rel=1e-6)
+
+
+@pytest.mark.parametrize("profile", ["toaster@4", "toaster@86", "toaster@", "toaster@24v", "@24", "kettle@24"])
+def test_an_impossible_supply_is_refused(profile: str) -> None:
+    with pytest.raises(ValueError, match=r"5 to 85 V|unknown load profile"):
+        world_with(profile)
+
+
+def test_either_expander_closes_a_circuit_and_only_both_open_it() -> None:
+    world, bus, _ = world_with("toaster")
+    bus.write_byte_register(OTHER_EXPANDER, 0x01, 0xFD)
+    assert not world.circuits[1].closed, "the pin is still an input"
+    bus.write_byte_register(OTHER_EXPANDER, 0x03, 0xFD)
+    assert [circuit.closed for circuit in world.circuits] == [False, True, False, False]
+    bus.write_byte(EXPANDER, 0xFD)
+    bus.write_byte_register(OTHER_EXPANDER, 0x01, 0xFF)
+    assert world.circuits[1].closed
+    bus.write_byte(EXPANDER, 0xFF)
+    assert not world.circuits[1].closed
+
+
+def test_the_other_expander_has_faults_of_its_own() -> None:
+    world, bus, _ = world_with("toaster")
+    bus.write_byte_register(OTHER_EXPANDER, 0x01, 0xFE)
+    bus.write_byte_register(OTHER_EXPANDER, 0x03, 0xFE)
+    world.break_relay(0, RelayFault.STUCK, OTHER_EXPANDER)
+    bus.write_byte_register(OTHER_EXPANDER, 0x01, 0xFF)
+    assert world.circuits[0].closed
+    world.mend_relay(0, OTHER_EXPANDER)
+    assert not world.circuits[0].closed
+    world.break_relay(0, RelayFault.NACK, OTHER_EXPANDER)
+    assert bus.read_byte(EXPANDER) == 0xFF
+    with pytest.raises(BusError):
+        bus.read_byte(OTHER_EXPANDER)
+
+
+def test_a_chip_without_an_accumulator_has_no_faults_of_one() -> None:
+    world, _, _ = world_with("toaster")
+    with pytest.raises(ValueError, match="counts no energy"):
+        world.break_meter(0x48, Fault.BACKWARDS)
+    with pytest.raises(ValueError, match="counts no energy"):
+        world.set_meter_energy(0x4E, 1)
+    with pytest.raises(ValueError, match="0x40 to 0x4f"):
+        world.break_meter(0x50, Fault.NACK)

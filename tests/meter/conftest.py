@@ -7,8 +7,11 @@ from collections.abc import Callable
 import pytest
 
 from wattline.bus.simulation.world import EXPANDER, World, WorldBus
+from wattline.meter.ina219 import Ina219Settings, open_ina219
+from wattline.meter.ina226 import Ina226Settings, open_ina226
 from wattline.meter.ina228 import Ina228
 from wattline.meter.ina228_calibration import Ina228Settings
+from wattline.meter.sampling import SampledMeter
 
 SECOND = 1_000_000_000
 
@@ -16,9 +19,9 @@ SECOND = 1_000_000_000
 class Bench:
     """An outlet on the table."""
 
-    def __init__(self) -> None:
+    def __init__(self, profile: str = "constant-1000") -> None:
         self.ns = 5 * SECOND
-        self.world = World("constant-1000", lambda: self.ns)
+        self.world = World(profile, lambda: self.ns)
         self.bus = WorldBus(self.world)
 
     def pass_s(self, seconds: float) -> None:
@@ -33,9 +36,21 @@ class Bench:
         )
         return Ina228(self.bus, settings, lambda: self.ns, self.pass_s)
 
+    def ina226(self, address: int = 0x48, max_current_a: float = 40) -> SampledMeter:
+        settings = Ina226Settings(
+            driver="ina226", bus="sim:toaster", address=address, shunt_ohms=0.001, max_current_a=max_current_a
+        )
+        return open_ina226(self.bus, settings, lambda: self.ns, self.pass_s)
+
+    def ina219(self, address: int = 0x4A, max_current_a: float = 40) -> SampledMeter:
+        settings = Ina219Settings(
+            driver="ina219", bus="sim:toaster", address=address, shunt_ohms=0.001, max_current_a=max_current_a
+        )
+        return open_ina219(self.bus, settings, lambda: self.ns, self.pass_s)
+
 
 @pytest.fixture
-def make_bench() -> Callable[[], Bench]:
+def make_bench() -> Callable[..., Bench]:
     return Bench
 
 

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from wattline.errors import UsageError
 from wattline.meter import MeterSettings
+from wattline.meter.ina219 import Ina219Settings
+from wattline.meter.ina226 import Ina226Settings
 from wattline.meter.ina228_calibration import Calibration, Ina228Settings, voltage_mv
 from wattline.settings import Settings, parse_settings
 
@@ -28,7 +30,9 @@ class File(Settings):
 
 
 def settings(**changes: object) -> Ina228Settings:
-    return parse_settings({"meter": GOOD | changes}, File, "socket.toml").meter
+    meter = parse_settings({"meter": GOOD | changes}, File, "socket.toml").meter
+    assert isinstance(meter, Ina228Settings)
+    return meter
 
 
 @st.composite
@@ -88,7 +92,7 @@ def test_energy_never_shrinks_when_the_raw_value_grows(calibration: Calibration,
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"driver": "ina999"}, "does not match any of the expected tags: 'ina228'"),
+        ({"driver": "ina999"}, "does not match any of the expected tags: 'ina228', 'ina226', 'ina219'"),
         ({"address": 0x3F}, "greater than or equal to 64"),
         ({"address": 0x50}, "less than or equal to 79"),
         ({"bus": "usb"}, r"'sim:PROFILE\[/INSTANCE\]'"),
@@ -107,3 +111,47 @@ def test_an_impossible_setting_is_named_with_what_is_allowed(changes: dict[str, 
     with pytest.raises(UsageError, match=complaint) as caught:
         settings(**changes)
     assert "socket.toml: meter" in caught.value.message
+
+
+def any_settings(**changes: object) -> MeterSettings:
+    return parse_settings({"meter": GOOD | changes}, File, "socket.toml").meter
+
+
+@pytest.mark.parametrize(
+    ("driver", "max_current_a", "calibration"),
+    # 0.00512 and 0.04096 over (max_current / 2**15 x 0.001), the second one even and at most 0xfffe.
+    [
+        ("ina226", 40, 4194),
+        ("ina226", 81.92, 2048),
+        ("ina219", 80, 16_776),
+        ("ina219", 320, 4194),
+        ("ina219", 20, 65_534),
+    ],
+)
+def test_the_calibration_of_a_power_monitor_is_that_of_its_data_sheet(
+    driver: str, max_current_a: float, calibration: int
+) -> None:
+    found = any_settings(driver=driver, max_current_a=max_current_a)
+    assert isinstance(found, Ina226Settings | Ina219Settings)
+    assert found.calibration == calibration
+
+
+@pytest.mark.parametrize(("max_current_a", "config"), [(40, 0x2667), (40.1, 0x2E67), (160, 0x3667), (320, 0x3E67)])
+def test_an_ina219_takes_the_finest_range_that_fits(max_current_a: float, config: int) -> None:
+    found = any_settings(driver="ina219", max_current_a=max_current_a)
+    assert isinstance(found, Ina219Settings)
+    assert found.config == config
+
+
+@pytest.mark.parametrize(
+    ("driver", "max_current_a", "complaint"),
+    [
+        ("ina226", 82, "is 82 mV; an INA226 measures up to 81.92 mV and needs at least 10 mV"),
+        ("ina226", 9, "is 9 mV"),
+        ("ina219", 321, "is 321 mV; an INA219 measures up to 320.0 mV and needs at least 10 mV"),
+        ("ina219", 9, "is 9 mV"),
+    ],
+)
+def test_a_shunt_that_does_not_fit_a_power_monitor_is_named(driver: str, max_current_a: float, complaint: str) -> None:
+    with pytest.raises(UsageError, match=complaint):
+        any_settings(driver=driver, max_current_a=max_current_a)

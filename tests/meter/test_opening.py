@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
 
 from wattline.bus import open_bus
 from wattline.bus.simulation import Fault, SimulatedWorld
-from wattline.meter import MeterError, open_meter
+from wattline.meter import MeterError, MeterSettings, open_meter
 from wattline.meter.ina228_calibration import Ina228Settings
 
 
@@ -65,7 +66,39 @@ def test_a_bus_that_is_not_there_is_a_meter_error_naming_it() -> None:
     assert caught.value.code == "meter_bus_error"
 
 
-def test_an_address_without_a_chip_is_a_meter_error_naming_it() -> None:
-    with pytest.raises(MeterError, match="0x4f") as caught:
-        open_meter(settings(address=0x4F))
+def test_an_address_where_no_chip_answers_is_a_meter_error_naming_it() -> None:
+    with SimulatedWorld.connect("sim:constant-1000") as world:
+        world.break_meter(0x43, Fault.NACK)
+        with pytest.raises(MeterError, match="0x43") as caught:
+            open_meter(settings(address=0x43))
     assert caught.value.code == "meter_bus_error"
+
+
+@pytest.mark.parametrize(
+    ("driver", "address"), [("ina226", 0x49), ("ina219", 0x4B), ("ina226", 0x4D), ("ina219", 0x4F)]
+)
+def test_a_24_v_toaster_is_measured_by_the_other_chips_too(driver: str, address: int) -> None:
+    spec = "sim:toaster@24/other"
+    meter = open_meter(_any_settings(driver, spec, address), 500_000)
+    bus = open_bus(spec)
+    bus.write_byte(0x20, 0xFD)
+    while meter.read().power_mw < 250_000:
+        pass
+    while (reading := meter.read()).energy_uwh < 10_000:
+        pass
+    assert 300_000 < reading.power_mw < 345_000
+    bus.write_byte(0x20, 0xFF)
+    meter.close()
+    bus.close()
+
+
+def test_an_outlet_at_48_v_is_refused_by_an_ina226() -> None:
+    with pytest.raises(MeterError, match="bus voltage") as caught:
+        open_meter(_any_settings("ina226", "sim:constant-1000", 0x48))
+    assert caught.value.code == "meter_saturated"
+
+
+def _any_settings(driver: str, bus: str, address: int) -> MeterSettings:
+    values = {"driver": driver, "bus": bus, "address": address, "shunt_ohms": 0.001, "max_current_a": 40}
+    adapter: TypeAdapter[MeterSettings] = TypeAdapter(MeterSettings)
+    return adapter.validate_python(values)

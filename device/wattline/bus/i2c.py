@@ -28,6 +28,9 @@ class I2CBus(Protocol):
     def write_byte(self, address: int, value: int) -> None:
         """One byte without naming a register (the PCF8574 takes it as its output latch)."""
 
+    def write_byte_register(self, address: int, register: int, value: int) -> None:
+        """Set an 8-bit register (it is read as a block of one byte)."""
+
     def read_word(self, address: int, register: int) -> int:
         """A 16-bit register, unsigned, most significant byte first on the wire."""
 

@@ -37,6 +37,8 @@ class SmbusDevice(Protocol):
 
     def write_byte(self, i2c_addr: int, value: int, /) -> None: ...
 
+    def write_byte_data(self, i2c_addr: int, register: int, value: int, /) -> None: ...
+
     def read_word_data(self, i2c_addr: int, register: int, /) -> int: ...
 
     def write_word_data(self, i2c_addr: int, register: int, value: int, /) -> None: ...
@@ -59,6 +61,9 @@ class LinuxBus:
 
     def write_byte(self, address: int, value: int) -> None:
         self._run(address, lambda: self._device.write_byte(address, value))
+
+    def write_byte_register(self, address: int, register: int, value: int) -> None:
+        self._run(address, lambda: self._device.write_byte_data(address, register, value))
 
     def read_word(self, address: int, register: int) -> int:
         return _swapped(self._run(address, lambda: self._device.read_word_data(address, register)))

@@ -14,7 +14,7 @@ class Register:
     """A big-endian register: a field of ``bits`` bits above ``shift`` unused low bits.
 
     ``Register(0x07, 20, signed=True, shift=4)`` is a 20-bit two's complement field in a 24-bit register. Values are raw
-    integers; scaling is the driver's. 16-bit registers travel as one word transfer, all others as an I2C block read.
+    integers; scaling is the driver's. 16-bit registers travel as one word transfer, others are read as an I2C block.
     """
 
     address: int
@@ -60,10 +60,15 @@ class Register:
         return self.decode(bus.read_block(chip, self.address, self.width // 8))
 
     def write(self, bus: I2CBus, chip: int, value: int) -> None:
-        """Set a 16-bit register. Raises BusError; ValueError for other widths, which are read-only on these chips."""
-        if self.width != 16:
-            raise ValueError(f"register {self.address:#04x} has {self.width} bits; only 16-bit registers are written")
-        bus.write_word(chip, self.address, self._word(value))
+        """Set a register of 8 or 16 bits. Raises BusError; ValueError for wider ones, read-only on these chips."""
+        if self.width == 8:
+            bus.write_byte_register(chip, self.address, self._word(value))
+        elif self.width == 16:
+            bus.write_word(chip, self.address, self._word(value))
+        else:
+            raise ValueError(
+                f"register {self.address:#04x} has {self.width} bits; only 8-bit and 16-bit registers are written"
+            )
 
     def _value(self, word: int) -> int:
         value = word >> self.shift

@@ -5,16 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from typing import TypeVar
 
-from wattline.bus import BusError, I2CBus, Register
+from wattline.bus import I2CBus
 from wattline.meter import ina228_registers as ina228
 from wattline.meter.ina228_calibration import Calibration, Ina228Settings, voltage_mv
+from wattline.meter.link import ChipLink
 from wattline.meter.reading import MeterError, Reading
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 ADC_CONFIG = (
     ina228.MODE_CONTINUOUS_BUS_AND_SHUNT
@@ -27,8 +25,6 @@ CONVERSION_MS = 9
 """(1052 + 1052) us x 4 averages, and the tolerance of the chip's clock."""
 OVERDUE_MS = 3 * CONVERSION_MS
 OVERDUE_LOOKS = 4
-TRIES = 3
-TRY_AGAIN_S = 0.002
 QUARTER = 1 << 38
 MS_NS = 1_000_000
 
@@ -49,9 +45,8 @@ class Ina228:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Check the chip and configure it when needed. Raises MeterError."""
-        self._bus = bus
-        self._address = settings.address
-        self._name = f"INA228 at {settings.address:#04x} on bus {settings.bus}"
+        self._name = settings.chip_name
+        self._link = ChipLink(bus, settings.address, self._name, sleep)
         self._calibration = Calibration.of(settings)
         self._clock_ns = clock_ns
         self._sleep = sleep
@@ -68,11 +63,11 @@ class Ina228:
         """The present values. Raises MeterError."""
         flags = self._conversion()
         at_ms = self._clock_ns() // MS_NS
-        energy = self._read(ina228.ENERGY)
-        shunt = self._read(ina228.VSHUNT)
-        bus = self._read(ina228.VBUS)
-        current = self._read(ina228.CURRENT)
-        power = self._read(ina228.POWER)
+        energy = self._link.read(ina228.ENERGY)
+        shunt = self._link.read(ina228.VSHUNT)
+        bus = self._link.read(ina228.VBUS)
+        current = self._link.read(ina228.CURRENT)
+        power = self._link.read(ina228.POWER)
         # After the values: had the chip lost its configuration before they were read, it shows here.
         self._check_configuration()
         self._check_range(flags, shunt, bus, current)
@@ -86,23 +81,23 @@ class Ina228:
         )
 
     def close(self) -> None:
-        self._bus.close()
+        self._link.close()
 
     def _check_identity(self) -> None:
-        manufacturer = self._read(ina228.MANUFACTURER_ID)
-        device = self._read(ina228.DEVICE_ID)
+        manufacturer = self._link.read(ina228.MANUFACTURER_ID)
+        device = self._link.read(ina228.DEVICE_ID)
         if (manufacturer, device) != (ina228.TEXAS_INSTRUMENTS, ina228.INA228):
             raise MeterError(
                 "meter_wrong_chip",
                 f"{self._name}: found manufacturer {manufacturer:#06x} device {device:#05x},"
                 f" an INA228 has {ina228.TEXAS_INSTRUMENTS:#06x} and {ina228.INA228:#05x}",
             )
-        if not self._read(ina228.DIAG_ALRT) & ina228.MEMSTAT:
+        if not self._link.read(ina228.DIAG_ALRT) & ina228.MEMSTAT:
             raise MeterError("meter_wrong_chip", f"{self._name}: the chip is damaged (its trim memory, MEMSTAT = 0)")
 
     def _is_ours(self) -> bool:
         """Whether the chip's accumulator counts in our units and can be believed."""
-        alert = self._read(ina228.DIAG_ALRT)
+        alert = self._link.read(ina228.DIAG_ALRT)
         if not self._is_configured() or alert & ina228.ALERT_CONTROL != ina228.ALATCH:
             return False
         if alert & ina228.MATHOF:
@@ -117,13 +112,13 @@ class Ina228:
         ALATCH comes last: a chip without it was left half configured and is done again. It is needed because without
         it CNVRF is not held until it is read.
         """
-        self._write(ina228.ADC_CONFIG, ADC_CONFIG)
-        self._write(ina228.SHUNT_CAL, self._calibration.shunt_cal)
-        self._write(ina228.CONFIG, self._calibration.config | ina228.RSTACC)
-        self._write(ina228.DIAG_ALRT, ina228.ALATCH)
+        self._link.write(ina228.ADC_CONFIG, ADC_CONFIG)
+        self._link.write(ina228.SHUNT_CAL, self._calibration.shunt_cal)
+        self._link.write(ina228.CONFIG, self._calibration.config | ina228.RSTACC)
+        self._link.write(ina228.DIAG_ALRT, ina228.ALATCH)
 
     def _is_configured(self) -> bool:
-        found = tuple(self._read(r) for r in (ina228.CONFIG, ina228.ADC_CONFIG, ina228.SHUNT_CAL))
+        found = tuple(self._link.read(r) for r in (ina228.CONFIG, ina228.ADC_CONFIG, ina228.SHUNT_CAL))
         return found == (self._calibration.config, ADC_CONFIG, self._calibration.shunt_cal)
 
     def _check_configuration(self) -> None:
@@ -136,7 +131,7 @@ class Ina228:
         Another process that looks at the same chip takes the flag away from us now and then, so a missing one is
         believed only after some more looks.
         """
-        flags = self._read(ina228.DIAG_ALRT)
+        flags = self._link.read(ina228.DIAG_ALRT)
         for _ in range(OVERDUE_LOOKS):
             now_ns = self._clock_ns()
             if flags & ina228.CNVRF:
@@ -145,7 +140,7 @@ class Ina228:
             if now_ns - self._converted_ns < OVERDUE_MS * MS_NS:
                 return flags
             self._sleep(1.5 * CONVERSION_MS / 1000)
-            flags |= self._read(ina228.DIAG_ALRT)
+            flags |= self._link.read(ina228.DIAG_ALRT)
         if flags & ina228.CNVRF:
             self._converted_ns = self._clock_ns()
             return flags
@@ -174,21 +169,3 @@ class Ina228:
                 raise MeterError("meter_backwards", f"{self._name}: its energy went back from {last} to {raw} (raw)")
             self._wraps += 1
         return (self._wraps << ina228.ENERGY.bits) + raw
-
-    def _read(self, register: Register) -> int:
-        return self._attempt(lambda: register.read(self._bus, self._address))
-
-    def _write(self, register: Register, value: int) -> None:
-        self._attempt(lambda: register.write(self._bus, self._address, value))
-
-    def _attempt(self, transfer: Callable[[], T]) -> T:
-        """A transfer, tried a few times: a disturbed bus is back in milliseconds, a broken one is not."""
-        for _ in range(TRIES - 1):
-            try:
-                return transfer()
-            except BusError:
-                self._sleep(TRY_AGAIN_S)
-        try:
-            return transfer()
-        except BusError as error:
-            raise MeterError("meter_bus_error", f"{self._name}: {error}") from error

@@ -8,54 +8,25 @@ the rounding of SHUNT_CAL costs nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import Decimal
-from typing import Literal, Self
+from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
-
-from wattline.bus import check_bus_spec
 from wattline.meter import ina228_registers as ina228
-from wattline.settings import Settings
+from wattline.meter.shunt_settings import ShuntSettings
 
 WIDE_RANGE_UV = 163_840
 NARROW_RANGE_UV = 40_960
-LEAST_RANGE_UV = 1000
-"""Below, the offset of the chip (1 uV) would be a tenth of a percent of full scale."""
 NARROW_FACTOR = 4
 
 
-class Ina228Settings(Settings):
-    """A TI INA228 and its shunt."""
+class Ina228Settings(ShuntSettings):
+    """A TI INA228 (up to 85 V) and its shunt."""
+
+    CHIP: ClassVar[str] = "INA228"
+    RANGE_UV: ClassVar[int] = WIDE_RANGE_UV
+    # Its offset is at most 1 uV: a tenth of a percent of this.
+    LEAST_RANGE_UV: ClassVar[int] = 1000
 
     driver: Literal["ina228"]
-    bus: int | str = Field(description="Number N of /dev/i2c-N, or 'sim:PROFILE[/INSTANCE]' for a simulated bus.")
-    address: int = Field(ge=0x40, le=0x4F, description="I2C address, 0x40 to 0x4F by the pins A0 and A1.")
-    shunt_ohms: float = Field(gt=0, le=10, description="Resistance of the shunt, ohms.")
-    max_current_a: float = Field(gt=0, le=10_000, description="The highest current to be measured, A.")
-
-    @field_validator("bus")
-    @classmethod
-    def _is_a_bus(cls, value: int | str) -> int | str:
-        return check_bus_spec(value)
-
-    @model_validator(mode="after")
-    def _fits_the_adc(self) -> Self:
-        microvolts = self.shunt_nohm * self.max_current_ua / 10**9
-        if self.shunt_nohm < 1 or not LEAST_RANGE_UV <= microvolts <= WIDE_RANGE_UV:
-            raise ValueError(
-                f"max_current_a x shunt_ohms is {microvolts / 1000:g} mV; an INA228 measures up to"
-                f" {WIDE_RANGE_UV / 1000} mV and needs at least {LEAST_RANGE_UV / 1000:g} mV to be exact"
-            )
-        return self
-
-    @property
-    def shunt_nohm(self) -> int:
-        """Resistance of the shunt in nano-ohms."""
-        return round(Decimal(str(self.shunt_ohms)) * 10**9)
-
-    @property
-    def max_current_ua(self) -> int:
-        return round(Decimal(str(self.max_current_a)) * 10**6)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,15 @@ from typing import Annotated, TypeAlias
 
 from pydantic import Discriminator
 
-from wattline.bus import BusError, open_bus
+from wattline.bus import BusError, I2CBus, open_bus
+from wattline.meter.ina219 import Ina219Settings, open_ina219
+from wattline.meter.ina226 import Ina226Settings, open_ina226
 from wattline.meter.ina228 import Ina228
 from wattline.meter.ina228_calibration import Ina228Settings
 from wattline.meter.reading import Meter, MeterError
 from wattline.meter.trust import TrustedMeter
 
-MeterSettings: TypeAlias = Annotated[Ina228Settings, Discriminator("driver")]
+MeterSettings: TypeAlias = Annotated[Ina228Settings | Ina226Settings | Ina219Settings, Discriminator("driver")]
 """The settings of any meter, told apart by ``driver``."""
 
 
@@ -23,7 +25,17 @@ def open_meter(settings: MeterSettings, max_power_mw: int | None = None) -> Mete
     except BusError as error:
         raise MeterError("meter_bus_error", str(error)) from error
     try:
-        return TrustedMeter(Ina228(bus, settings), max_power_mw)
+        return TrustedMeter(_driver(bus, settings), max_power_mw)
     except MeterError:
         bus.close()
         raise
+
+
+def _driver(bus: I2CBus, settings: MeterSettings) -> Meter:
+    match settings:
+        case Ina228Settings():
+            return Ina228(bus, settings)
+        case Ina226Settings():
+            return open_ina226(bus, settings)
+        case Ina219Settings():
+            return open_ina219(bus, settings)

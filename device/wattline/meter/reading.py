@@ -11,10 +11,11 @@ from wattline.errors import StopError
 class MeterError(StopError):
     """A reading that cannot be trusted: delivery stops. A meter never says zero when it does not know.
 
-    Codes: ``meter_bus_error`` (no answer after some tries), ``meter_wrong_chip`` (another chip at the address, or a
-    damaged one), ``meter_saturated`` (beyond its range), ``meter_frozen`` (no new values), ``meter_backwards``
-    (cumulative energy got smaller, or current flows back), ``meter_reset`` (the chip has lost its configuration or its
-    count: more energy than the outlet can deliver in that time).
+    Codes: ``meter_bus_error`` (no answer after some tries, or not asked for so long that what flowed meanwhile is not
+    known), ``meter_wrong_chip`` (another chip at the address, or a damaged one), ``meter_saturated`` (beyond its
+    range), ``meter_frozen`` (no new values), ``meter_backwards`` (cumulative energy got smaller, or current flows
+    back), ``meter_reset`` (the chip has lost its configuration or its count: more energy than the outlet can deliver
+    in that time).
     """
 
 
@@ -23,14 +24,14 @@ class Reading:
     """One look at a meter."""
 
     energy_uwh: int
-    """Cumulative since the chip's accumulator was last reset."""
+    """Cumulative: since the chip's accumulator was last reset, or, for a chip without one, since it was opened."""
     power_mw: int
     """Negative when current flows back."""
     voltage_mv: int
     current_ma: int
     """Negative when current flows back."""
     at_ms: int
-    """Monotonic clock of the machine when the energy was read."""
+    """Monotonic clock of the machine when the energy was read (or its last conversion, where that is our own sum)."""
 
     def __post_init__(self) -> None:
         if self.energy_uwh < 0:

@@ -2,7 +2,7 @@
 
 from wattline.relay.guard_settings import GUARD_SOCKET, GuardSettings, LightningdSettings
 from wattline.relay.lease import GuardClient
-from wattline.relay.opening import Expanders, RelaySettings, open_relay
+from wattline.relay.opening import Expanders, RelaySettings, check_relays, open_relay
 from wattline.relay.relay import Relay, RelayError
 from wattline.relay.spawning import guard_for, spawn_guard
 from wattline.relay.state import GuardState, RelayState
@@ -18,6 +18,7 @@ __all__ = [
     "RelayError",
     "RelaySettings",
     "RelayState",
+    "check_relays",
     "guard_for",
     "open_relay",
     "spawn_guard",

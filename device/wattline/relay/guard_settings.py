@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from wattline.relay.opening import RelaySettings
+from wattline.relay.opening import RelaySettings, check_relays
 from wattline.settings import Settings
 
 GUARD_SOCKET = "guard.sock"
@@ -57,9 +57,7 @@ class GuardSettings(Settings):
     @field_validator("relays")
     @classmethod
     def _are_different(cls, value: dict[str, RelaySettings]) -> dict[str, RelaySettings]:
-        found = [relay.model_dump_json(exclude={"active_low"}) for relay in value.values()]
-        if len(set(found)) != len(found):
-            raise ValueError("two outlets share one relay; each needs its own")
+        check_relays(value.values())
         return value
 
     @property

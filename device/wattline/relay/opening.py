@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Annotated, TypeAlias
 
 from pydantic import Discriminator
 
 from wattline.bus import BusError, I2CBus, open_bus
+from wattline.relay.expander import Expander, ExpanderRelay, ExpanderSettings
 from wattline.relay.gpio import GpioRelay, GpioRelaySettings
-from wattline.relay.pcf8574 import Pcf8574, Pcf8574Relay, Pcf8574RelaySettings
+from wattline.relay.pca9554 import Pca9554, Pca9554RelaySettings
+from wattline.relay.pcf8574 import Pcf8574, Pcf8574RelaySettings
 from wattline.relay.relay import Relay, RelayError
 
-RelaySettings: TypeAlias = Annotated[GpioRelaySettings | Pcf8574RelaySettings, Discriminator("driver")]
+RelaySettings: TypeAlias = Annotated[
+    GpioRelaySettings | Pcf8574RelaySettings | Pca9554RelaySettings, Discriminator("driver")
+]
 """The settings of any relay, told apart by ``driver``."""
 
 
@@ -21,17 +25,18 @@ class Expanders:
 
     def __init__(self, open_bus: Callable[[int | str], I2CBus] = open_bus) -> None:
         self._open_bus = open_bus
-        self._opened: dict[tuple[int | str, int], Pcf8574] = {}
+        self._opened: dict[tuple[int | str, int, str], Expander] = {}
 
-    def expander(self, bus: int | str, address: int) -> Pcf8574:
-        """The expander at ``address``. Raises RelayError ``relay_bus_error``."""
-        key = (bus, address)
+    def expander(self, settings: Pcf8574RelaySettings | Pca9554RelaySettings) -> Expander:
+        """The chip that ``settings`` name. Raises RelayError ``relay_bus_error``."""
+        key = (settings.bus, settings.address, settings.driver)
         if key not in self._opened:
-            name = f"PCF8574 at {address:#04x} on bus {bus}"
+            chip = Pcf8574 if isinstance(settings, Pcf8574RelaySettings) else Pca9554
             try:
-                self._opened[key] = Pcf8574(self._open_bus(bus), address, name)
+                bus = self._open_bus(settings.bus)
             except BusError as error:
-                raise RelayError("relay_bus_error", f"{name}: {error}") from error
+                raise RelayError("relay_bus_error", f"{settings.chip_name}: {error}") from error
+            self._opened[key] = chip(bus, settings.address, settings.chip_name)
         return self._opened[key]
 
     def close(self) -> None:
@@ -46,10 +51,23 @@ def open_relay(settings: RelaySettings, expanders: Expanders | None = None) -> R
     match settings:
         case GpioRelaySettings():
             return GpioRelay(settings)
-        case Pcf8574RelaySettings():
+        case Pcf8574RelaySettings() | Pca9554RelaySettings():
             if expanders is not None:
-                shared = expanders.expander(settings.bus, settings.address)
-                return Pcf8574Relay(shared, settings.bit, settings.active_low)
+                return ExpanderRelay(expanders.expander(settings), settings.bit, settings.active_low)
             own = Expanders()
-            expander = own.expander(settings.bus, settings.address)
-            return Pcf8574Relay(expander, settings.bit, settings.active_low, release=own.close)
+            return ExpanderRelay(own.expander(settings), settings.bit, settings.active_low, release=own.close)
+
+
+def check_relays(relays: Iterable[RelaySettings]) -> None:
+    """Raises ValueError when two of them are one relay, or two kinds of chip are named at one address."""
+    found: set[str] = set()
+    chips: dict[tuple[int | str, int], str] = {}
+    for relay in relays:
+        key = relay.model_dump_json(exclude={"active_low"})
+        if key in found:
+            raise ValueError("two outlets share one relay; each needs its own")
+        found.add(key)
+        if isinstance(relay, ExpanderSettings) and chips.setdefault((relay.bus, relay.address), relay.driver) != (
+            relay.driver
+        ):
+            raise ValueError(f"{relay.chip_name}: another outlet has another chip at this address")

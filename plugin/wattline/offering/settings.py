@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from wattline.errors import UsageError
 from wattline.meter import MeterSettings
-from wattline.relay import RelaySettings
+from wattline.relay import RelaySettings, check_relays
 from wattline.session import Terms
 from wattline.settings import Settings
 from wattline.tariff import MAX_PRICE_MSAT, Tariff
@@ -153,11 +153,11 @@ class SocketSettings(Settings):
         for what, keys in (
             ("outlet_id", [o.outlet_id for o in self.outlet]),
             ("meter", [o.meter.model_dump_json(include={"bus", "address"}) for o in self.outlet]),
-            ("relay", [o.relay.model_dump_json(exclude={"active_low"}) for o in self.outlet]),
         ):
             twice = sorted({key for key in keys if keys.count(key) > 1})
             if twice:
                 raise ValueError(f"two outlets share one {what}: {', '.join(twice)}; each outlet needs its own")
+        check_relays(outlet.relay for outlet in self.outlet)
         return self
 
     @model_validator(mode="after")

@@ -1,9 +1,19 @@
-"""A simulated I2C bus below the drivers: chips with registers, a 48 V supply, loads, and real time.
+"""A simulated I2C bus below the drivers: chips with registers, a supply, loads, and real time.
 
 A *world* is a small process that all openers of the same ``sim:PROFILE/INSTANCE`` share, started by the first one.
-In it there are a PCF8574 at 0x20 whose bit k (low = closed; all high = open at power-on) switches circuit k, and for
-each circuit k of 0..3 an INA228 on the socket's side at 0x40 + k and one on the cable's side at 0x44 + k, both with a
-shunt of 1 milliohm.
+PROFILE is a load (``toaster``, ``constant-60``, ...), alone for a supply of 48 V, or with another one: ``toaster@24``
+draws 325 W from 24 V, which an INA226 and an INA219 can measure.
+
+Four circuits, 0 to 3, are switched by bit k of either expander (low = closed; both open at power-on), their contacts in
+parallel: a PCF8574 at 0x20 and a PCA9554 at 0x21. The meters of circuit k, all with a shunt of 1 milliohm:
+
+=======  ===============  ==============  ===========
+chip     socket's side    cable's side    circuits
+=======  ===============  ==============  ===========
+INA228   0x40 + k         0x44 + k        all
+INA226   0x48 + k         0x4C + k        0 and 1
+INA219   0x4A + k         0x4E + k        0 and 1
+=======  ===============  ==============  ===========
 """
 
 from wattline.bus.simulation.control import SimulatedWorld

@@ -19,6 +19,9 @@ class SimulatedBus:
     def write_byte(self, address: int, value: int) -> None:
         self._world.call("write_byte", address=address, value=value)
 
+    def write_byte_register(self, address: int, register: int, value: int) -> None:
+        self._world.call("write_byte_register", address=address, register=register, value=value)
+
     def read_word(self, address: int, register: int) -> int:
         return int(self._world.call("read_word", address=address, register=register))
 

@@ -7,7 +7,7 @@ from typing import Self
 
 from wattline.bus.simulation.connection import WorldConnection
 from wattline.bus.simulation.place import Place
-from wattline.bus.simulation.world import CABLE_METER, SOCKET_METER, Fault, RelayFault, Switching
+from wattline.bus.simulation.world import CABLE_METER, EXPANDER, SOCKET_METER, Fault, RelayFault, Switching
 
 
 class SimulatedWorld:
@@ -57,16 +57,16 @@ class SimulatedWorld:
         self._connection.call("mend_meter", address=address)
 
     def set_meter_energy(self, address: int, raw: int) -> None:
-        """Put the 40-bit energy accumulator of a meter at ``raw``."""
+        """Put the 40-bit energy accumulator of an INA228 at ``raw``."""
         self._connection.call("set_meter_energy", address=address, raw=raw)
 
-    def break_relay(self, circuit: int, fault: RelayFault) -> None:
-        """Inject a fault into a relay, or into the expander of all."""
-        self._connection.call("break_relay", circuit=circuit, fault=fault.value)
+    def break_relay(self, circuit: int, fault: RelayFault, expander: int = EXPANDER) -> None:
+        """Inject a fault into a relay at the expander with that address, or into all of the expander."""
+        self._connection.call("break_relay", circuit=circuit, fault=fault.value, expander=expander)
 
-    def mend_relay(self, circuit: int) -> None:
+    def mend_relay(self, circuit: int, expander: int = EXPANDER) -> None:
         """Take all faults from a relay and from the expander."""
-        self._connection.call("mend_relay", circuit=circuit)
+        self._connection.call("mend_relay", circuit=circuit, expander=expander)
 
     def pid(self) -> int:
         """The process in which the world lives."""
@@ -74,12 +74,12 @@ class SimulatedWorld:
 
     @staticmethod
     def socket_meter(circuit: int) -> int:
-        """Address of the meter on the socket's side of a circuit."""
+        """Address of the INA228 on the socket's side of a circuit."""
         return SOCKET_METER + circuit
 
     @staticmethod
     def cable_meter(circuit: int) -> int:
-        """Address of the meter on the cable's side of a circuit."""
+        """Address of the INA228 on the cable's side of a circuit."""
         return CABLE_METER + circuit
 
     def close(self) -> None:

@@ -83,6 +83,10 @@ class Ina228Model:
         self._window = _Window()
         self._clear_accumulators()
 
+    def disguise(self, is_another: bool) -> None:
+        """Whether an INA238 answers in its place (the same registers, but no energy)."""
+        self.device_id = 0x2381 if is_another else 0x2281
+
     def set_energy(self, raw: int) -> None:
         """Put the 40-bit accumulator at ``raw`` (to see it overflow)."""
         self._energy_ns = raw * 16 * SECOND_NS
@@ -162,6 +166,10 @@ class Ina228Model:
 
     def write_byte(self, value: int) -> None:
         self._pointer = value & 0xFF
+
+    def write_byte_register(self, register: int, value: int) -> None:
+        """Half a word: only the register pointer is moved."""
+        self._pointer = register
 
     def write_word(self, register: int, value: int) -> None:
         self._pointer = register

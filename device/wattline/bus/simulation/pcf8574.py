@@ -35,6 +35,10 @@ class Pcf8574Model:
         self.write_byte(register)
         return bytes([self.pins]) * length
 
+    def write_byte_register(self, register: int, value: int) -> None:
+        for byte in (register, value):
+            self.write_byte(byte)
+
     def write_word(self, register: int, value: int) -> None:
         for byte in (register, value >> 8, value):
             self.write_byte(byte)

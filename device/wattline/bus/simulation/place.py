@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wattline.bus.i2c import BusError
-from wattline.bus.simulation.profile import load_of
+from wattline.bus.simulation.profile import Scenery
 
 PREFIX = "sim:"
 _INSTANCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -26,11 +26,11 @@ class Place:
 
     @staticmethod
     def of(spec: str) -> Place:
-        """The world that ``sim:PROFILE[/INSTANCE]`` names. Raises ValueError saying what is allowed."""
+        """The world that ``sim:LOAD[@VOLTS][/INSTANCE]`` names. Raises ValueError saying what is allowed."""
         if not spec.startswith(PREFIX):
             raise ValueError(f"bus {spec!r}: a bus is the number N of /dev/i2c-N or 'sim:PROFILE[/INSTANCE]'")
         profile, slash, instance = spec.removeprefix(PREFIX).partition("/")
-        load_of(profile)
+        Scenery.of(profile)
         if slash and not _INSTANCE.fullmatch(instance):
             raise ValueError(f"bus {spec!r}: the instance is 1 to 64 letters, digits, '.', '_' or '-'")
         return Place(profile, instance or "default")

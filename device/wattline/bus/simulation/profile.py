@@ -1,4 +1,4 @@
-"""What is plugged in: the power that a load draws, as a function of time."""
+"""What is plugged in, and into what: the power that a load draws as a function of time, and the supply."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 HIGHEST_POWER_W = 20_000
+NOMINAL_V = 48
+LOWEST_V, HIGHEST_V = 5, 85
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ Load = Callable[[LoadTime], float]
 
 
 def _toaster(time: LoadTime) -> float:
-    """A 1300 W heating element: its resistance rises as it glows, so it draws 5 % more when cold."""
+    """A heating element, 1300 W at 48 V: its resistance rises as it glows, so it draws 5 % more when cold."""
     return 1300.0 * (1.0 + 0.05 * math.exp(-time.on_s / 1.2))
 
 
@@ -43,7 +45,7 @@ def _ev(time: LoadTime) -> float:
 
 
 def _unplug(time: LoadTime) -> float:
-    """1300 W, pulled out after 10 s of delivery."""
+    """A heating element, 1300 W at 48 V, pulled out after 10 s of delivery."""
     return 1300.0 if time.delivered_s < 10.0 else 0.0
 
 
@@ -54,16 +56,42 @@ def _noisy(time: LoadTime) -> float:
 
 
 NAMED: dict[str, Load] = {"toaster": _toaster, "phone": _phone, "ev": _ev, "unplug": _unplug, "noisy": _noisy}
+RESISTIVE = frozenset({"toaster", "unplug"})
+"""Loads that are a resistor: half the voltage, a quarter of the power. All others draw what they need."""
 _CONSTANT = re.compile(r"constant-(\d{1,5}(?:\.\d{1,3})?)")
+_SCENERY = re.compile(r"(?P<load>[^@]*)@(?P<volts>\d{1,2})")
 ALLOWED = f"{', '.join(sorted(NAMED))} or constant-WATTS"
 
 
-def load_of(profile: str) -> Load:
-    """The load with the name ``profile``. Raises ValueError naming those that exist."""
-    if profile in NAMED:
-        return NAMED[profile]
-    constant = _CONSTANT.fullmatch(profile)
+@dataclass(frozen=True, slots=True)
+class Scenery:
+    """What a world begins with."""
+
+    load: str
+    """Plugged in everywhere."""
+    supply_v: int = NOMINAL_V
+
+    def __post_init__(self) -> None:
+        if not LOWEST_V <= self.supply_v <= HIGHEST_V:
+            raise ValueError(f"a supply of {self.supply_v} V; a simulated one has {LOWEST_V} to {HIGHEST_V} V")
+        load_of(self.load, self.supply_v)
+
+    @staticmethod
+    def of(profile: str) -> Scenery:
+        """What the profile ``LOAD`` or ``LOAD@VOLTS`` says. Raises ValueError."""
+        match = _SCENERY.fullmatch(profile)
+        return Scenery(profile) if match is None else Scenery(match["load"], int(match["volts"]))
+
+
+def load_of(name: str, supply_v: float = NOMINAL_V) -> Load:
+    """The load with that name, at that supply. Raises ValueError naming those that exist."""
+    if name in RESISTIVE:
+        factor = (supply_v / NOMINAL_V) ** 2
+        return lambda time: NAMED[name](time) * factor
+    if name in NAMED:
+        return NAMED[name]
+    constant = _CONSTANT.fullmatch(name)
     if constant is None or float(constant[1]) > HIGHEST_POWER_W:
-        raise ValueError(f"unknown load profile {profile!r}; there are {ALLOWED} (at most {HIGHEST_POWER_W} W)")
+        raise ValueError(f"unknown load profile {name!r}; there are {ALLOWED} (at most {HIGHEST_POWER_W} W)")
     watts = float(constant[1])
     return lambda time: watts

@@ -114,12 +114,13 @@ def _calls(world: World, bus: WorldBus) -> dict[str, Callable[..., Any]]:
     def break_meter(address: int, fault: str, ratio: float) -> None:
         world.break_meter(address, Fault(fault), ratio)
 
-    def break_relay(circuit: int, fault: str) -> None:
-        world.break_relay(circuit, RelayFault(fault))
+    def break_relay(circuit: int, fault: str, expander: int) -> None:
+        world.break_relay(circuit, RelayFault(fault), expander)
 
     return {
         "read_byte": bus.read_byte,
         "write_byte": bus.write_byte,
+        "write_byte_register": bus.write_byte_register,
         "read_word": bus.read_word,
         "write_word": bus.write_word,
         "read_block": lambda **where: bus.read_block(**where).hex(),

@@ -1,4 +1,4 @@
-"""The simulated world: a 48 V supply, four switched circuits with their loads, and the chips that watch them."""
+"""The simulated world: a supply, four switched circuits with their loads, and the chips that watch and switch them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,28 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TypeAlias
 
 from wattline.bus.i2c import BusError
+from wattline.bus.simulation.ina219 import Ina219Model
+from wattline.bus.simulation.ina226 import Ina226Model
 from wattline.bus.simulation.ina228 import Ina228Model
+from wattline.bus.simulation.pca9554 import Pca9554Model
 from wattline.bus.simulation.pcf8574 import Pcf8574Model
-from wattline.bus.simulation.profile import LoadTime, load_of
+from wattline.bus.simulation.profile import LoadTime, Scenery, load_of
 
 CIRCUITS = 4
 EXPANDER = 0x20
+OTHER_EXPANDER = 0x21
 SOCKET_METER = 0x40
 CABLE_METER = 0x44
+SOCKET_INA226 = 0x48
+SOCKET_INA219 = 0x4A
+CABLE_INA226 = 0x4C
+CABLE_INA219 = 0x4E
+CIRCUITS_OF_OTHER_METERS = 2
+"""Circuits 0 and 1 have them: there are no more addresses."""
 
-SUPPLY_V = 48.0
 SUPPLY_OHMS = 0.02
 CABLE_OHMS = 0.003
 CABLE_GAIN = 0.9985
@@ -34,13 +44,13 @@ class Fault(StrEnum):
     NACK = "nack"
     """The chip does not answer."""
     WRONG_IDENTITY = "wrong_identity"
-    """Another chip (an INA238) answers at its address."""
+    """Another chip answers at its address."""
     FROZEN = "frozen"
     """No new conversions."""
     SATURATED = "saturated"
     """The shunt voltage is at full scale."""
     BACKWARDS = "backwards"
-    """The energy accumulator counts down."""
+    """The energy accumulator counts down (INA228; the others have none)."""
     RESET = "reset"
     """Power-on values, once (a brown-out)."""
     GAIN = "gain"
@@ -69,13 +79,18 @@ class Switching:
     closed: bool
 
 
+MeterModel: TypeAlias = Ina228Model | Ina226Model | Ina219Model
+ExpanderModel: TypeAlias = Pcf8574Model | Pca9554Model
+
+
 @dataclass(slots=True)
 class Circuit:
     """One outlet with what is plugged into it."""
 
     profile: str
-    socket: Ina228Model
-    cable: Ina228Model
+    socket: list[MeterModel] = field(default_factory=list)
+    """What measures on the socket's side, as far as anybody has asked it."""
+    cable: list[MeterModel] = field(default_factory=list)
     closed: bool = False
     welded: bool = False
     closed_at_ns: int = 0
@@ -89,27 +104,49 @@ class World:
     """All of it. Time comes from ``clock_ns`` and passes in small steps whenever somebody looks."""
 
     def __init__(self, profile: str, clock_ns: Callable[[], int]) -> None:
-        load_of(profile)
+        scenery = Scenery.of(profile)
+        self._supply_v = scenery.supply_v
         self._clock_ns = clock_ns
         self._now_ns = clock_ns()
         self.expander = Pcf8574Model()
-        self.circuits = [Circuit(profile, Ina228Model(), Ina228Model(gain=CABLE_GAIN)) for _ in range(CIRCUITS)]
-        self._meters = {SOCKET_METER + k: c.socket for k, c in enumerate(self.circuits)}
-        self._meters |= {CABLE_METER + k: c.cable for k, c in enumerate(self.circuits)}
+        self.other_expander = Pca9554Model()
+        self._expanders: dict[int, ExpanderModel] = {EXPANDER: self.expander, OTHER_EXPANDER: self.other_expander}
+        self.circuits = [Circuit(scenery.load) for _ in range(CIRCUITS)]
+        self._meters: dict[int, MeterModel] = {}
+        self._asleep: dict[int, list[MeterModel]] = {}
+        """Meters that nobody has asked yet, with where they measure: their time need not pass."""
         self._silent: set[int] = set()
+        for number, circuit in enumerate(self.circuits):
+            self._fit(SOCKET_METER + number, Ina228Model(), circuit.socket)
+            self._fit(CABLE_METER + number, Ina228Model(gain=CABLE_GAIN), circuit.cable)
+        for number, circuit in enumerate(self.circuits[:CIRCUITS_OF_OTHER_METERS]):
+            self._fit(SOCKET_INA226 + number, Ina226Model(), circuit.socket)
+            self._fit(SOCKET_INA219 + number, Ina219Model(), circuit.socket)
+            self._fit(CABLE_INA226 + number, Ina226Model(gain=CABLE_GAIN), circuit.cable)
+            self._fit(CABLE_INA219 + number, Ina219Model(gain=CABLE_GAIN), circuit.cable)
 
-    def chip(self, address: int) -> Ina228Model | Pcf8574Model:
+    def _fit(self, address: int, meter: MeterModel, side: list[MeterModel]) -> None:
+        self._meters[address] = meter
+        if isinstance(meter, Ina228Model):
+            # It counts from power-on.
+            side.append(meter)
+        else:
+            self._asleep[address] = side
+
+    def chip(self, address: int) -> MeterModel | ExpanderModel:
         """The chip that answers at ``address``, time having passed for it. Raises BusError ``no_answer``."""
         self.advance()
-        chip = self.expander if address == EXPANDER else self._meters.get(address)
+        chip = self._expanders.get(address) or self._meters.get(address)
         if chip is None or address in self._silent:
             raise BusError("no_answer", f"simulated bus: no chip answers at {address:#04x}")
+        if address in self._asleep:
+            self._asleep.pop(address).append(self._meters[address])
         return chip
 
     def switch(self) -> None:
-        """Let the contacts follow the expander's pins (after each access to the expander)."""
+        """Let the contacts follow the expanders' pins (after each access); each circuit has two in parallel."""
         for bit, circuit in enumerate(self.circuits):
-            closed = circuit.welded or not self.expander.pins >> bit & 1
+            closed = circuit.welded or not all(chip.pins >> bit & 1 for chip in self._expanders.values())
             if closed != circuit.closed:
                 circuit.closed = closed
                 circuit.closed_at_ns = self._now_ns
@@ -127,17 +164,18 @@ class World:
         self._now_ns = now
 
     def _pass(self, circuit: Circuit, at_ns: int, step_ns: int) -> None:
+        supply_v = self._supply_v
         if not circuit.closed:
-            circuit.socket.sample(SUPPLY_V, 0.0, step_ns)
-            circuit.cable.sample(0.0, 0.0, step_ns)
+            _sample(circuit.socket, supply_v, 0.0, step_ns)
+            _sample(circuit.cable, 0.0, 0.0, step_ns)
             return
         time = LoadTime((at_ns - circuit.closed_at_ns) / 1e9, circuit.delivered_ns / 1e9)
-        power_w = load_of(circuit.profile)(time)
-        # P = V x I and V = SUPPLY_V - I x SUPPLY_OHMS: the larger root is the working point.
-        voltage = (SUPPLY_V + math.sqrt(max(0.0, SUPPLY_V**2 - 4 * SUPPLY_OHMS * power_w))) / 2
-        current = (SUPPLY_V - voltage) / SUPPLY_OHMS
-        circuit.socket.sample(voltage, current, step_ns)
-        circuit.cable.sample(voltage - current * CABLE_OHMS, current, step_ns)
+        power_w = load_of(circuit.profile, supply_v)(time)
+        # P = V x I and V = supply_v - I x SUPPLY_OHMS: the larger root is the working point.
+        voltage = (supply_v + math.sqrt(max(0.0, supply_v**2 - 4 * SUPPLY_OHMS * power_w))) / 2
+        current = (supply_v - voltage) / SUPPLY_OHMS
+        _sample(circuit.socket, voltage, current, step_ns)
+        _sample(circuit.cable, voltage - current * CABLE_OHMS, current, step_ns)
         circuit.energy_nj += round(voltage * current * step_ns)
         circuit.delivered_ns += step_ns
 
@@ -154,19 +192,19 @@ class World:
         return self.circuits[circuit].energy_nj // NJ_PER_UWH
 
     def break_meter(self, address: int, fault: Fault, ratio: float = 1.0) -> None:
-        """Inject ``fault`` into the meter at ``address``. Raises ValueError when there is none."""
+        """Inject ``fault`` into the meter at ``address``. Raises ValueError when there is none, or no such fault."""
         meter = self._meter(address)
         match fault:
             case Fault.NACK:
                 self._silent.add(address)
             case Fault.WRONG_IDENTITY:
-                meter.device_id = 0x2381
+                meter.disguise(True)
             case Fault.FROZEN:
                 meter.frozen = True
             case Fault.SATURATED:
                 meter.saturated = True
             case Fault.BACKWARDS:
-                meter.backwards = True
+                self._counter(address).backwards = True
             case Fault.RESET:
                 meter.reset()
             case Fault.GAIN:
@@ -176,42 +214,58 @@ class World:
         """Take all faults from the meter at ``address``; what they have done to its registers stays."""
         meter = self._meter(address)
         self._silent.discard(address)
-        meter.device_id = 0x2281
-        meter.frozen = meter.saturated = meter.backwards = False
-        meter.gain = 1.0 if address < CABLE_METER else CABLE_GAIN
+        meter.disguise(False)
+        meter.frozen = meter.saturated = False
+        if isinstance(meter, Ina228Model):
+            meter.backwards = False
+        on_cable = CABLE_METER <= address < SOCKET_INA226 or address >= CABLE_INA226
+        meter.gain = CABLE_GAIN if on_cable else 1.0
 
     def set_meter_energy(self, address: int, raw: int) -> None:
-        """Put the 40-bit energy accumulator of the meter at ``address`` at ``raw``."""
-        self._meter(address).set_energy(raw)
+        """Put the 40-bit energy accumulator of the INA228 at ``address`` at ``raw``. Raises ValueError."""
+        self._counter(address).set_energy(raw)
 
-    def break_relay(self, circuit: int, fault: RelayFault) -> None:
-        """Inject ``fault`` into the relay of ``circuit`` (or into the expander of all)."""
+    def break_relay(self, circuit: int, fault: RelayFault, expander: int = EXPANDER) -> None:
+        """Inject ``fault`` into the relay of ``circuit`` at the expander at that address (or into all of it)."""
         self.advance()
+        chip = self._expanders[expander]
         match fault:
             case RelayFault.STUCK:
-                self.expander.forced[circuit] = self.expander.pins >> circuit & 1
+                chip.forced[circuit] = chip.pins >> circuit & 1
             case RelayFault.WELDED:
                 self.circuits[circuit].welded = self.circuits[circuit].closed
             case RelayFault.NACK:
-                self._silent.add(EXPANDER)
+                self._silent.add(expander)
             case RelayFault.RESET:
-                self.expander.reset()
+                chip.reset()
         self.switch()
 
-    def mend_relay(self, circuit: int) -> None:
+    def mend_relay(self, circuit: int, expander: int = EXPANDER) -> None:
         """Take all faults from the relay of ``circuit`` and from the expander."""
         self.advance()
-        self.expander.forced.pop(circuit, None)
+        self._expanders[expander].forced.pop(circuit, None)
         self.circuits[circuit].welded = False
-        self._silent.discard(EXPANDER)
+        self._silent.discard(expander)
         self.switch()
 
-    def _meter(self, address: int) -> Ina228Model:
+    def _meter(self, address: int) -> MeterModel:
         meter = self._meters.get(address)
         if meter is None:
-            raise ValueError(f"no meter at {address:#04x}; meters are at {SOCKET_METER:#04x} to {CABLE_METER + 3:#04x}")
+            known = f"{SOCKET_METER:#04x} to {max(self._meters):#04x}"
+            raise ValueError(f"no meter at {address:#04x}; meters are at {known}")
         self.advance()
         return meter
+
+    def _counter(self, address: int) -> Ina228Model:
+        meter = self._meter(address)
+        if isinstance(meter, Ina228Model):
+            return meter
+        raise ValueError(f"the meter at {address:#04x} counts no energy; an INA228 does")
+
+
+def _sample(meters: list[MeterModel], bus_v: float, current_a: float, ns: int) -> None:
+    for meter in meters:
+        meter.sample(bus_v, current_a, ns)
 
 
 class WorldBus:
@@ -227,6 +281,10 @@ class WorldBus:
 
     def write_byte(self, address: int, value: int) -> None:
         self._world.chip(address).write_byte(value)
+        self._world.switch()
+
+    def write_byte_register(self, address: int, register: int, value: int) -> None:
+        self._world.chip(address).write_byte_register(register, value)
         self._world.switch()
 
     def read_word(self, address: int, register: int) -> int:

@@ -1,0 +1,49 @@
+"""The registers of one meter's chip, over a bus that may be disturbed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from wattline.bus import BusError, I2CBus, Register
+from wattline.meter.reading import MeterError
+
+T = TypeVar("T")
+
+TRIES = 3
+TRY_AGAIN_S = 0.002
+
+
+class ChipLink:
+    """One chip at its address. Every transfer is tried a few times: a disturbed bus is back in milliseconds, a broken
+    one is not."""
+
+    def __init__(self, bus: I2CBus, address: int, name: str, sleep: Callable[[float], None] = time.sleep) -> None:
+        """``name`` is what errors call the chip."""
+        self.name = name
+        self._bus = bus
+        self._address = address
+        self._sleep = sleep
+
+    def read(self, register: Register) -> int:
+        """The raw value. Raises MeterError ``meter_bus_error``."""
+        return self._attempt(lambda: register.read(self._bus, self._address))
+
+    def write(self, register: Register, value: int) -> None:
+        """Set a 16-bit register. Raises MeterError ``meter_bus_error``."""
+        self._attempt(lambda: register.write(self._bus, self._address, value))
+
+    def close(self) -> None:
+        self._bus.close()
+
+    def _attempt(self, transfer: Callable[[], T]) -> T:
+        for _ in range(TRIES - 1):
+            try:
+                return transfer()
+            except BusError:
+                self._sleep(TRY_AGAIN_S)
+        try:
+            return transfer()
+        except BusError as error:
+            raise MeterError("meter_bus_error", f"{self.name}: {error}") from error
