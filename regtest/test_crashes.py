@@ -12,6 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -300,17 +301,12 @@ def kill_and_reload(scene: Scene) -> None:
     scene.wait_running()
 
 
-@pytest.fixture
-def no_revival(scene: Scene) -> Iterator[None]:
-    """The guard does not start the plugin: the test does."""
-    plain = scene.config.read_text(encoding="utf-8")
+@pytest.fixture(scope="module")
+def no_revival(scene: Scene, channel: Channel) -> None:
+    """From here to the end of the module the guard does not start the plugin: the test does."""
     scene.unload_plugin()
-    scene.config.write_text(plain + "[guard]\nrestart_plugin = false\n", encoding="utf-8")
-    scene.load_plugin()
-    scene.wait_running()
-    yield
-    scene.unload_plugin()
-    scene.config.write_text(plain, encoding="utf-8")
+    with scene.config.open("a", encoding="utf-8") as config:
+        config.write("[guard]\nrestart_plugin = false\n")
     scene.load_plugin()
     scene.wait_running()
 
@@ -372,6 +368,32 @@ def test_a_plugin_killed_just_after_its_refund_arrived_pays_it_once(
         wait_until("the refund has arrived", cable.payments_back, 20)
         kill_and_reload(scene)
         settled(scene, cable, wallet)
+
+
+def test_of_a_stream_of_payments_none_is_lost_or_counted_twice_when_the_plugin_is_killed_amid_it(
+    scene: Scene, wallet: Node, no_revival: None
+) -> None:
+    scene.world.plug(0, "constant-0")
+    moments = random.Random(1)
+    with HandCable(scene, wallet) as cable, ThreadPoolExecutor(4) as pool:
+        session_id = cable.open()
+        assert arrived(cable.pay(1_000))
+        outcomes = [pool.submit(cable.pay, 100 + number) for number in range(60)]
+        for _ in range(2):
+            threading.Event().wait(moments.uniform(0.1, 0.6))
+            kill_and_reload(scene)
+        paid = [outcome.result() for outcome in outcomes]
+        cable.reconnect()
+        books = has_agreed(scene, wallet, session_id)
+        assert len(books.received) == 1 + sum(map(arrived, paid))
+        assert not books.orphans
+        wait_until(
+            "all is credited", lambda: scene.session(session_id)["credited_msat"] == sum(books.credited.values()), 20
+        )
+        cable.close()
+        receipt = cable.receipt()
+        assert receipt.credited_msat == sum(books.received.values())
+        assert cable.payments_back() == [(0, receipt.refunded_msat)]
 
 
 PAYING_PROCESS = textwrap.dedent(

@@ -26,6 +26,9 @@ class LiveSessions:
         self._ledger = ledger
         self._now = now
         self._lock = threading.RLock()
+        self._saving = threading.RLock()
+        """Held from the look at a live session until it is written, and taken before the ledger's own lock: an older
+        look never overwrites a newer one."""
         self._records: dict[str, SessionRecord] = {}
         """What does not change, or changes with a save."""
         self._outlets: dict[str, OutletLoop] = {}
@@ -113,15 +116,21 @@ class LiveSessions:
 
     def save(self, session_id: str) -> None:
         """Write a live session to the ledger now."""
-        record = self.live(session_id)
-        if record is None:
-            return
-        with self._lock:
-            sequence = self._sequences.get(session_id, 0)
-        closed_at = record.closed_at
-        if record.session.state is State.CLOSED:
-            closed_at = closed_at or self._now()  # a session that is CLOSED in the ledger is not taken up again
-        self._ledger.save_session(replace(record, statement_sequence=sequence, closed_at=closed_at))
+        with self._saving:
+            record = self.live(session_id)
+            if record is None:
+                return
+            with self._lock:
+                sequence = self._sequences.get(session_id, 0)
+            closed_at = record.closed_at
+            if record.session.state is State.CLOSED:
+                closed_at = closed_at or self._now()  # a session that is CLOSED in the ledger is not taken up again
+            self._ledger.save_session(replace(record, statement_sequence=sequence, closed_at=closed_at))
+
+    def save_over(self, record: SessionRecord) -> None:
+        """Write a session that is over to the ledger now."""
+        with self._saving:
+            self._ledger.save_session(record)
 
     def save_changed(self) -> None:
         """Write what has moved on since the last time. When that fails no money is taken until it works."""
@@ -129,7 +138,7 @@ class LiveSessions:
             changed, self._changed = self._changed, set()
             statements, self._statements = self._statements, []
         try:
-            with self._ledger.unit():
+            with self._saving, self._ledger.unit():
                 for session_id in changed:
                     self.save(session_id)
                 for statement, at in statements:

@@ -222,7 +222,7 @@ class SmartSocket:
         if record is None:
             return
         record = replace(record, session=session, closed_at=record.closed_at or self._now())
-        self._ledger.save_session(record)
+        self._live.save_over(record)
         signed = self._receipts.issue(record)
         detail = {"stop_reason": session.stop_reason, "balance_msat": session.account.balance_msat}
         self._ledger.append_event(self._now(), session_id, "closed", detail)
