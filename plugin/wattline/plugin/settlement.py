@@ -27,6 +27,8 @@ from wattline.session import Event, RefundKept, RefundOwed, RefundSent, Session
 log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
+REFUND_TIMEOUT_S = 10.0
+"""How long a cable may take to accept its refund; then it is owed, and the outlet is free for others."""
 
 
 class Sessions(Protocol):
@@ -159,7 +161,7 @@ class Settlement:
                     label=format_record(session_id, sequence),
                 )
                 try:
-                    outcome = self._payer.pay(order)
+                    outcome = self._payer.pay(order, REFUND_TIMEOUT_S)
                 except FeeTooHigh as error:
                     fee_msat = error.fee_msat + error.fee_msat // 10 + 1
                     continue
