@@ -80,6 +80,7 @@ def refusal(scene: Scene, method: str, parameters: Any) -> str:
     assert isinstance(error, dict)
     assert error["code"] in (INVALID_PARAMETERS, INVALID_REQUEST)
     assert "\n" not in error["message"]
+    assert set(error) == {"code", "message"}
     return str(error["message"])
 
 

@@ -12,7 +12,7 @@ from wattline.errors import WattlineError
 from wattline.offering import SocketSettings
 from wattline.plugin.address import parse_listen
 from wattline.plugin.hook import PaymentHook, paid_keysend
-from wattline.plugin.process import claim_stdout, log_through
+from wattline.plugin.process import WattlinePlugin, claim_stdout, log_through
 from wattline.plugin.rpc import add_methods
 from wattline.plugin.shop import Shop
 from wattline.settings import load_settings
@@ -24,7 +24,7 @@ DEFAULT_CONFIG = "wattline/socket.toml"
 def main() -> None:
     """Run until lightningd says `shutdown` or is gone."""
     stdout = claim_stdout()
-    plugin = Plugin(autopatch=False, dynamic=True)
+    plugin = WattlinePlugin(autopatch=False, dynamic=True)
     plugin.stdout = stdout
     log_through(plugin)
     shop = Shop()

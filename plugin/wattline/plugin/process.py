@@ -5,10 +5,19 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 from pyln.client import Plugin
 from pyln.client.plugin import PluginLogHandler
+
+
+class WattlinePlugin(Plugin):  # type: ignore[misc]
+    """A pyln plugin whose errors say what is wrong and no more: pyln puts a traceback into each of them."""
+
+    def _write_locked(self, obj: dict[str, Any]) -> None:
+        if isinstance(obj.get("error"), dict):
+            obj = {**obj, "error": {key: value for key, value in obj["error"].items() if key != "traceback"}}
+        super()._write_locked(obj)
 
 
 def claim_stdout() -> TextIO:
