@@ -1,0 +1,104 @@
+"""Configurations that ``wattline init`` writes: they load as they are, and hold every key there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from tests.cli.command import run
+from wattline.cable.settings import CableSettings
+from wattline.cli.init_template import models_in, template
+from wattline.offering import SocketSettings
+from wattline.settings import Settings, load_settings
+
+WHICH: dict[str, type[Settings]] = {"socket": SocketSettings, "cable": CableSettings}
+
+
+def written(folder: Path, which: str) -> Path:
+    path = folder / "new.toml"
+    assert run("init", which, "--output", str(path)) == 0
+    return path
+
+
+def keys_of(model: type[BaseModel]) -> set[str]:
+    found = set()
+    for name, field in model.model_fields.items():
+        inner = models_in(field.annotation)
+        found |= {key for table in inner for key in keys_of(table)} if inner else {name}
+    return found
+
+
+@pytest.mark.parametrize("which", list(WHICH))
+def test_what_was_written_loads_as_it_is(tmp_path: Path, which: str) -> None:
+    load_settings(written(tmp_path, which), WHICH[which])
+
+
+@pytest.mark.parametrize("which", list(WHICH))
+def test_every_key_of_the_types_appears_with_its_description(tmp_path: Path, which: str) -> None:
+    text = written(tmp_path, which).read_text()
+    assert keys_of(WHICH[which]) <= set(re.findall(r"^(?:#|#   )?(\w+)(?: =|:)", text, re.MULTILINE))
+    for model in _tables(WHICH[which]):
+        for name, field in model.model_fields.items():
+            assert field.description is None or f"{field.description}\n" in text, f"{model.__name__}.{name}"
+
+
+@pytest.mark.parametrize("which", list(WHICH))
+def test_what_is_commented_out_is_the_default(tmp_path: Path, which: str) -> None:
+    path = written(tmp_path, which)
+    before = load_settings(path, WHICH[which])
+    lines = [line for line in path.read_text().splitlines() if not line.endswith('"..."')]
+    uncommented = [re.sub(r"^#(?=\w+ = )", "", line) for line in lines]
+    assert uncommented != lines
+    path.write_text("\n".join(uncommented))
+    assert load_settings(path, WHICH[which]) == before
+
+
+@pytest.mark.parametrize("which", list(WHICH))
+def test_a_file_that_is_there_is_not_written_over_unless_told_to(
+    tmp_path: Path, which: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text("mine")
+    assert run("init", which, "--output", str(path)) == 2
+    assert "--force" in capsys.readouterr().err
+    assert path.read_text() == "mine"
+    assert run("init", which, "--output", str(path), "--force") == 0
+    load_settings(path, WHICH[which])
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("init", "socket", "--output", str(tmp_path / "none" / "socket.toml")) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_for_the_socket_it_tells_where_to_put_it_and_the_next_two_commands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("init", "socket") == 0
+    out = capsys.readouterr().out
+    assert (tmp_path / "socket.toml").exists()
+    assert "wattline/socket.toml in the node's directory" in out
+    assert "wattline outlet test --config socket.toml" in out
+    (command,) = re.findall(r"lightning-cli plugin start (\S+)", out)
+    assert Path(command).name == "wattline-plugin"
+    assert Path(command).is_absolute()
+
+
+def test_a_new_cable_can_pay_nobody(tmp_path: Path) -> None:
+    settings = load_settings(written(tmp_path, "cable"), CableSettings)
+    assert settings.socket.parsed.node_id == "02" + "00" * 32
+    assert not settings.socket.any_node
+
+
+def test_a_required_key_without_an_example_is_a_mistake_of_ours() -> None:
+    with pytest.raises(KeyError, match=r"socket\.address"):
+        template(CableSettings, "", {"meter.driver": "ina228"})
+
+
+def _tables(model: type[BaseModel]) -> list[type[BaseModel]]:
+    inner = [table for field in model.model_fields.values() for table in models_in(field.annotation)]
+    return [model, *(table for found in inner for table in _tables(found))]
