@@ -527,3 +527,25 @@ def test_a_plugin_that_came_back_by_itself_is_not_started(
     while now_ms() < until_ms:
         second.hold("A", 500)
     assert lightningd.asked == []
+
+
+def test_a_guard_that_serves_one_process_opens_and_ends_with_it(
+    outlets: Socket, node: subprocess.Popen[bytes], wait_for: Callable[..., None]
+) -> None:
+    served = {"pid": node.pid, "start_time": process_start_time(node.pid)}
+    client = outlets.start(ends_with=served)
+    holding = threading.Event()
+
+    def hold() -> None:
+        with contextlib.suppress(RelayError):
+            while not holding.is_set():
+                client.hold("A", 1000)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    wait_for(lambda: outlets.world.relay_closed(0))
+    node.kill()
+    wait_for(lambda: not outlets.guard_runs())
+    holding.set()
+    thread.join()
+    assert not outlets.world.relay_closed(0)

@@ -9,6 +9,9 @@ import typer
 
 from wattline.cli.cable import cable_app
 from wattline.cli.demo import demo
+from wattline.cli.init import init_app
+from wattline.cli.meter import meter_app
+from wattline.cli.outlet import outlet_app
 from wattline.errors import UsageError, WattlineError
 
 FAILED = 1
@@ -21,7 +24,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(init_app, name="init")
 app.add_typer(cable_app, name="cable")
+app.add_typer(meter_app, name="meter")
+app.add_typer(outlet_app, name="outlet")
 app.command()(demo)
 
 

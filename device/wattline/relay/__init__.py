@@ -1,6 +1,6 @@
 """Relays behind one Protocol, and the guard: the separate process that holds them on short leases."""
 
-from wattline.relay.guard_settings import GUARD_SOCKET, GuardSettings, LightningdSettings
+from wattline.relay.guard_settings import GUARD_SOCKET, GuardSettings, LightningdSettings, ProcessSettings
 from wattline.relay.lease import GuardClient
 from wattline.relay.opening import Expanders, RelaySettings, check_relays, open_relay
 from wattline.relay.relay import Relay, RelayError
@@ -14,6 +14,7 @@ __all__ = [
     "GuardSettings",
     "GuardState",
     "LightningdSettings",
+    "ProcessSettings",
     "Relay",
     "RelayError",
     "RelaySettings",

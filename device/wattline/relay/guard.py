@@ -94,6 +94,10 @@ class Guard:
             self._watch()
 
     def _watch(self) -> None:
+        served = self._settings.ends_with
+        if served is not None and not self._leaving and not is_running(served.pid, served.start_time):
+            self.leave("the process that it was started for is gone")
+            return
         node = self._settings.lightningd
         if node is None or self._starter is None or self._leaving:
             return

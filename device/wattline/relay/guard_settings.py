@@ -34,14 +34,22 @@ class LightningdSettings(Settings):
     )
 
 
+class ProcessSettings(Settings):
+    """A running process, told apart from a later one with the same id."""
+
+    pid: int = Field(gt=1, description="Process id.")
+    start_time: int = Field(ge=0, description="When it started, clock ticks since boot (proc(5), field 22).")
+
+
 class GuardSettings(Settings):
     """One guard: its socket, its log and its relays."""
 
     socket: str = Field(description="Absolute path of the unix socket; beside it lies a lock with the suffix .lock.")
     log: str = Field(description="Absolute path of the log file.")
     relays: dict[str, RelaySettings] = Field(min_length=1, description="The relays by outlet_id.")
-    lightningd: LightningdSettings | None = Field(
-        default=None, description="None: no plugin is started, and the guard ends with `bye` or a signal only."
+    lightningd: LightningdSettings | None = Field(default=None, description="None: no plugin is started.")
+    ends_with: ProcessSettings | None = Field(
+        default=None, description="The guard ends when this process is gone: it serves nobody else."
     )
     first_client_s: float = Field(
         default=20.0, gt=0, description="Without a client for so long after the start counts as a client that died, s."

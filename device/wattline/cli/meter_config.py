@@ -1,0 +1,62 @@
+"""The meters that a configuration file names, be it a socket's or a cable's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict
+
+from wattline.cable.settings import CableSettings
+from wattline.errors import UsageError
+from wattline.meter import MeterSettings
+from wattline.offering import OutletSettings, SocketSettings
+from wattline.settings import Settings, load_settings
+
+CABLE = "cable"
+
+
+@dataclass(frozen=True, slots=True)
+class NamedMeter:
+    """A meter and what people call it: the outlet, or ``cable``."""
+
+    name: str
+    settings: MeterSettings
+    max_power_mw: int | None
+    """The rated power, where the file tells it."""
+
+
+class _Kind(Settings):
+    """As much of a file as tells whose it is."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    outlet: Any = None
+    meter: Any = None
+
+
+def meters_in(config: Path, outlet_id: str | None) -> list[NamedMeter]:
+    """The meters of a ``socket.toml`` (one of them with ``outlet_id``), or the one of a ``cable.toml``. Raises
+    UsageError."""
+    kind = load_settings(config, _Kind)
+    if kind.meter is not None and kind.outlet is None:
+        if outlet_id is not None:
+            raise UsageError("no_outlets", f"{config}: is a cable's, which has no outlets: leave out --outlet")
+        return [NamedMeter(CABLE, load_settings(config, CableSettings).meter, None)]
+    return [
+        NamedMeter(outlet.outlet_id, outlet.meter, outlet.max_power_w * 1000)
+        for outlet in outlets_in(config, outlet_id)
+    ]
+
+
+def outlets_in(config: Path, outlet_id: str | None) -> list[OutletSettings]:
+    """The outlets of a ``socket.toml``, or the one called ``outlet_id``. Raises UsageError."""
+    outlets = load_settings(config, SocketSettings).outlet
+    if outlet_id is None:
+        return outlets
+    found = [outlet for outlet in outlets if outlet.outlet_id == outlet_id]
+    if not found:
+        known = ", ".join(outlet.outlet_id for outlet in outlets)
+        raise UsageError("unknown_outlet", f"{config}: has no outlet {outlet_id!r}; there are {known}")
+    return found

@@ -1,0 +1,116 @@
+"""``wattline outlet``: try an outlet out before it sells."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import typer
+
+from wattline.cli.meter import quantities
+from wattline.cli.meter_config import outlets_in
+from wattline.cli.outlet_guard import not_beside_the_plugin, own_guard
+from wattline.cli.outlet_trial import Trial, try_out
+from wattline.errors import WattlineError
+from wattline.meter import Reading
+from wattline.relay import RelayError
+
+outlet_app = typer.Typer(name="outlet", help="The outlets of a socket.", no_args_is_help=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    outlet_id: str
+    trial: Trial | None
+    problem: str
+
+    def to_json(self) -> dict[str, Any]:
+        row: dict[str, Any] = {"outlet_id": self.outlet_id, "ok": not self.problem, "problem": self.problem}
+        return row if self.trial is None else row | self.trial.to_json()
+
+
+@outlet_app.callback()
+def _group() -> None:
+    """The outlets of a socket."""
+
+
+@outlet_app.command("test")
+def try_outlets(
+    config: Annotated[Path, typer.Option("--config", help="The socket.toml.")],
+    outlet: Annotated[str | None, typer.Option("--outlet", help="This outlet only; else one after the other.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.5, max=10, help="How long the relay is closed.")] = 2.0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="End with one JSON object on stdout; all else on stderr.")
+    ] = False,
+) -> None:
+    """Close the relay of each outlet for a moment: WHATEVER IS PLUGGED IN GETS POWER. Shows what relay and meter say
+    before, meanwhile and after; the relay opens again whatever happens. The plugin must not run."""
+    outlets = outlets_in(config, outlet)
+    results: list[_Result] = []
+
+    def tell(text: str) -> None:
+        typer.echo(text, err=as_json)
+
+    with _interruptible(), not_beside_the_plugin(config):
+        try:
+            for settings in outlets:
+                tell(f"{settings.outlet_id}: closing its relay for {seconds:g} s")
+                trial, stuck = None, False
+                try:
+                    with own_guard(settings) as guard:
+                        trial = try_out(settings, guard, seconds)
+                    problem = trial.problem
+                except WattlineError as error:
+                    problem = f"{error.code}: {error.message}"
+                    # While one relay does not obey, no other is touched; this may have been a Ctrl-C, too.
+                    stuck = isinstance(error, RelayError)
+                results.append(_Result(settings.outlet_id, trial, problem))
+                if trial is not None:
+                    tell(_told(settings.outlet_id, trial))
+                tell(f"{settings.outlet_id}: {problem or 'works'}")
+                if stuck:
+                    break
+        except KeyboardInterrupt:
+            # By now the guard is told to open the relay, and has done so or goes on trying.
+            tell("interrupted: the relay is open again")
+            results.append(_Result(settings.outlet_id, None, "interrupted"))
+    ok = not any(result.problem for result in results)
+    if as_json:
+        typer.echo(json.dumps({"ok": ok, "outlets": [result.to_json() for result in results]}))
+    raise typer.Exit(0 if ok else 1)
+
+
+def _told(outlet_id: str, trial: Trial) -> str:
+    def line(when: str, closed: bool, reading: Reading) -> str:
+        volts, amperes, watts, _ = quantities(reading)
+        return f"{outlet_id}: {when:<6} relay {'closed' if closed else 'open':<6}  {volts}  {amperes}  {watts}"
+
+    lines = [
+        line("before", trial.relay_before, trial.before),
+        line("closed", trial.relay_meanwhile, trial.meanwhile),
+        line("after", trial.relay_after, trial.after),
+    ]
+    if trial.without_load:
+        lines.append(f"{outlet_id}: no power was drawn; plug something in to see the meter count")
+    return "\n".join(lines)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM ends the test in good order as well, as Ctrl-C does."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

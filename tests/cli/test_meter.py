@@ -1,0 +1,131 @@
+"""``wattline meter`` over simulated meters."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tests.cli.command import run
+from wattline.bus import open_bus
+from wattline.bus.simulation import Fault, SimulatedWorld
+from wattline.cli.meter import Look, table
+from wattline.meter import MeterError, Reading
+
+SPEC = "sim:toaster@24"
+
+
+@pytest.fixture
+def world() -> Iterator[SimulatedWorld]:
+    with SimulatedWorld.connect(SPEC) as world:
+        yield world
+
+
+@pytest.fixture
+def cable_toml(tmp_path: Path) -> Path:
+    path = tmp_path / "cable.toml"
+    assert run("init", "cable", "--output", str(path)) == 0
+    path.write_text(path.read_text().replace('"sim:toaster"', f'"{SPEC}"'))
+    return path
+
+
+def test_every_meter_of_a_socket_is_read(socket_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("meter", "read", "--config", str(socket_toml)) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "A1: 24.000 V, 0.000 A, 0.0 W, 0.000 Wh",
+        "A2: 24.000 V, 0.000 A, 0.0 W, 0.000 Wh",
+    ]
+
+
+def test_one_outlet_is_read_as_one_json_object(
+    socket_toml: Path, world: SimulatedWorld, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bus = open_bus(SPEC)
+    bus.write_byte(0x20, 0xFD)
+    assert run("meter", "read", "--config", str(socket_toml), "--outlet", "A2", "--json") == 0
+    (meter,) = json.loads(capsys.readouterr().out)["meters"]
+    assert (meter["name"], meter["driver"]) == ("A2", "ina226")
+    assert 300_000 < meter["power_mw"] < 350_000
+    assert set(meter) == {"name", "driver", "energy_uwh", "power_mw", "voltage_mv", "current_ma", "at_ms"}
+    bus.close()
+
+
+def test_the_meter_of_a_cable_is_read(cable_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert run("meter", "read", "--config", str(cable_toml)) == 0
+    assert capsys.readouterr().out == "cable: 0.000 V, 0.000 A, 0.0 W, 0.000 Wh\n"
+
+
+def test_a_meter_that_cannot_be_trusted_is_status_1_and_the_others_are_read(
+    socket_toml: Path, world: SimulatedWorld, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.break_meter(0x40, Fault.WRONG_IDENTITY)
+    assert run("meter", "read", "--config", str(socket_toml), "--json") == 1
+    broken, whole = json.loads(capsys.readouterr().out)["meters"]
+    assert broken["code"] == "meter_wrong_chip"
+    assert "power_mw" not in broken
+    assert whole["voltage_mv"] == 24_000
+
+
+def test_an_outlet_that_there_is_not_is_named_with_those_that_there_are(
+    socket_toml: Path, cable_toml: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("meter", "read", "--config", str(socket_toml), "--outlet", "B") == 2
+    assert "no outlet 'B'; there are A1, A2" in capsys.readouterr().err
+    assert run("meter", "read", "--config", str(cable_toml), "--outlet", "A1") == 2
+    assert "leave out --outlet" in capsys.readouterr().err
+
+
+def test_a_mistake_in_either_file_is_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "x.toml"
+    for text, named in (("", "outlet"), ("[meter]\n", "limits"), ("[[outlet]]\n", "outlet_id")):
+        path.write_text(text)
+        assert run("meter", "watch", "--config", str(path)) == 2
+        assert named in capsys.readouterr().err
+
+
+def test_watching_gives_a_line_per_interval_and_ends_in_time(
+    socket_toml: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--interval", "0.3", "--for", "1", "--json")
+    assert run("meter", "watch", "--config", str(socket_toml), *words) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert 3 <= len(lines) <= 5
+    assert [meter["name"] for meter in lines[-1]["meters"]] == ["A1", "A2"]
+    times = [line["meters"][0]["at_ms"] for line in lines]
+    assert times == sorted(set(times))
+
+
+def test_watching_rarely_still_reads_often_enough(socket_toml: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--outlet", "A2", "--interval", "1.4", "--for", "2.9")
+    assert run("meter", "watch", "--config", str(socket_toml), *words) == 0
+    assert "not read for" not in capsys.readouterr().out
+
+
+def test_ctrl_c_ends_watching_well(socket_toml: Path) -> None:
+    command = [sys.executable, "-m", "wattline.cli.main", "meter", "watch", "--config", str(socket_toml)]
+    watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert watching.stdout is not None
+    assert watching.stdout.readline().startswith("A1: 24.000 V")
+    os.kill(watching.pid, signal.SIGINT)
+    _, errors = watching.communicate(timeout=20)
+    assert (watching.returncode, errors) == (0, "")
+
+
+def test_the_table_has_a_row_for_each_meter_and_the_error_in_words() -> None:
+    looks = [
+        Look("A1", "ina228", Reading(1_500_000, -12_345, 24_000, -514, 1)),
+        Look("A2", "ina226", MeterError("meter_frozen", "no conversion for 99 ms")),
+    ]
+    console = Console(width=100, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
+    console.print(table(looks))
+    text = console.export_text()
+    for piece in ("A1", "ina228", "24.000 V", "-0.514 A", "-12.3 W", "1.500 Wh", "meter_frozen", "no conversion for"):
+        assert piece in text

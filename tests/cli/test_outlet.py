@@ -1,0 +1,183 @@
+"""``wattline outlet test`` over simulated outlets, with a real guard."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.command import run
+from wattline.bus import open_bus
+from wattline.bus.simulation import Fault, RelayFault, SimulatedWorld
+from wattline.cli.outlet_guard import own_guard
+from wattline.offering import SocketSettings
+from wattline.relay.process import is_running, process_start_time
+from wattline.settings import load_settings
+
+SPEC = "sim:toaster@24"
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedWorld]:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    with SimulatedWorld.connect(SPEC) as world:
+        yield world
+
+
+def result(capsys: pytest.CaptureFixture[str], status: int, *words: str) -> dict[str, Any]:
+    capsys.readouterr()
+    assert run("outlet", "test", "--seconds", "0.6", "--json", *words) == status
+    answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return answer
+
+
+def wait_for(what: Callable[[], bool], timeout_s: float = 20) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def test_every_outlet_is_tried_and_all_is_seen(
+    socket_toml: Path, world: SimulatedWorld, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    answer = result(capsys, 0, "--config", str(socket_toml))
+    assert answer["ok"]
+    assert [outlet["outlet_id"] for outlet in answer["outlets"]] == ["A1", "A2"]
+    for outlet in answer["outlets"]:
+        before, closed, after = outlet["before"], outlet["closed"], outlet["after"]
+        assert [look["relay_closed"] for look in (before, closed, after)] == [False, True, False]
+        assert [look["power_mw"] > 300_000 for look in (before, closed, after)] == [False, True, False]
+        assert closed["energy_uwh"] > before["energy_uwh"]
+    for circuit in range(2):
+        assert [switching.closed for switching in world.history(circuit)] == [True, False]
+        closed_at, opened_at = (switching.at_ms for switching in world.history(circuit))
+        assert 500 < opened_at - closed_at < 3000
+    assert list((tmp_path / "temporary").glob("wattline-outlet-*")) == []
+
+
+def test_without_json_it_is_told_in_words(
+    socket_toml: Path, world: SimulatedWorld, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.plug(0, "constant-0")
+    words = ("--config", str(socket_toml), "--outlet", "A1", "--seconds", "0.5")
+    assert run("outlet", "test", *words) == 0
+    out = capsys.readouterr().out
+    assert "A1: closed relay closed" in out
+    assert "plug something in" in out
+    assert out.splitlines()[-1] == "A1: works"
+    assert world.history(1) == []
+
+
+def test_a_welded_contact_is_seen_by_the_meter(
+    socket_toml: Path, world: SimulatedWorld, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bus = open_bus(SPEC)
+    bus.write_byte(0x20, 0xFE)
+    world.break_relay(0, RelayFault.WELDED)
+    bus.close()
+    (outlet,) = result(capsys, 1, "--config", str(socket_toml), "--outlet", "A1")["outlets"]
+    assert "W flow through the open relay" in outlet["problem"]
+
+
+def test_a_relay_that_does_not_close_is_reported(
+    socket_toml: Path, world: SimulatedWorld, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.break_relay(0, RelayFault.STUCK)
+    (outlet,) = result(capsys, 1, "--config", str(socket_toml), "--outlet", "A1")["outlets"]
+    assert "put closed, read back open" in outlet["problem"]
+    assert world.history(0) == []
+
+
+def test_a_meter_that_fails_is_reported_and_nothing_is_closed(
+    socket_toml: Path, world: SimulatedWorld, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.break_meter(0x49, Fault.WRONG_IDENTITY)
+    answer = result(capsys, 1, "--config", str(socket_toml))
+    assert [outlet["ok"] for outlet in answer["outlets"]] == [True, False]
+    assert answer["outlets"][1]["problem"].startswith("meter_wrong_chip: ")
+    assert world.history(1) == []
+
+
+def test_a_shunt_the_wrong_way_round_is_reported(
+    socket_toml: Path, world: SimulatedWorld, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.break_meter(0x40, Fault.GAIN, -1.0)
+    (outlet,) = result(capsys, 1, "--config", str(socket_toml), "--outlet", "A1")["outlets"]
+    assert "wrong way round" in outlet["problem"]
+    assert not world.relay_closed(0)
+
+
+def test_beside_the_plugins_guard_it_refuses(
+    socket_toml: Path, world: SimulatedWorld, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (socket_toml.parent / "guard.sock.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert run("outlet", "test", "--config", str(socket_toml)) == 1
+        assert "stop the plugin first" in capsys.readouterr().err
+        assert world.history(0) == []
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        # A lock that nobody holds is what a plugin leaves behind.
+        assert result(capsys, 0, "--config", str(socket_toml), "--outlet", "A1")["ok"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_the_relay_opens_however_the_command_ends(
+    socket_toml: Path, world: SimulatedWorld, tmp_path: Path, number: signal.Signals
+) -> None:
+    command = [sys.executable, "-m", "wattline.cli.main", "outlet", "test", "--config", str(socket_toml)]
+    command += ["--outlet", "A2", "--seconds", "10"]
+    environment = os.environ | {"TMPDIR": str(tmp_path / "temporary")}
+    testing = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    wait_for(lambda: world.relay_closed(1))
+    os.kill(testing.pid, number)
+    out, errors = testing.communicate(timeout=20)
+    wait_for(lambda: not world.relay_closed(1))
+    assert [switching.closed for switching in world.history(1)] == [True, False]
+    if number is not signal.SIGKILL:
+        assert testing.returncode == 1
+        assert "interrupted: the relay is open again" in out
+        assert "Traceback" not in errors
+    for log in (tmp_path / "temporary").glob("*/guard.log"):
+        # Killed, the command could not clear away; its guard ends by itself.
+        assert number is signal.SIGKILL
+        wait_for(lambda: "good night" in log.read_text())  # noqa: B023
+
+
+def test_a_guard_that_dies_is_followed_by_another_that_opens(socket_toml: Path, world: SimulatedWorld) -> None:
+    (outlet, _) = load_settings(socket_toml, SocketSettings).outlet
+    with own_guard(outlet) as guard:
+        guard.hold("A1", 1000)
+        pid = guard.state().pid
+        started = process_start_time(pid)
+        assert started is not None
+        os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: not is_running(pid, started))
+        assert world.relay_closed(0), "an expander latches"
+    assert not world.relay_closed(0)
+
+
+def test_a_relay_that_cannot_be_opened_is_said_loudly(
+    socket_toml: Path, world: SimulatedWorld, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wattline.cli.outlet_guard.END_TIMEOUT_S", 0.3)
+    bus = open_bus(SPEC)
+    bus.write_byte(0x20, 0xFE)
+    world.break_relay(0, RelayFault.STUCK)
+    # The next outlet is not tried then.
+    (outlet,) = result(capsys, 1, "--config", str(socket_toml))["outlets"]
+    assert "relay_stuck" in outlet["problem"]
+    assert "NOT CONFIRMED OPEN" in outlet["problem"]
+    world.mend_relay(0)
+    wait_for(lambda: not world.relay_closed(0))
+    bus.close()
