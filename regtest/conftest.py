@@ -1,5 +1,8 @@
-"""Fixtures with real nodes: they skip with a reason when lightningd or bitcoind cannot be had, and fail instead when
-``WATTLINE_REQUIRE_LIGHTNINGD=1``; the end of every node's log is attached to the report of a failed test."""
+"""Fixtures with nodes of either kind: every test that uses them runs on practice nodes and on real ones.
+
+Those on real nodes skip with a reason when lightningd or bitcoind cannot be had, and fail instead when
+``WATTLINE_REQUIRE_LIGHTNINGD=1``. ``-k practice`` or ``-k lightningd`` chooses one kind. The end of every node's log is
+attached to the report of a failed test."""
 
 from __future__ import annotations
 
@@ -13,23 +16,44 @@ from wattline.errors import WattlineError
 from wattline.practice.chain import Chain
 from wattline.practice.lightningd import find_lightningd
 from wattline.practice.network import RegtestNetwork
+from wattline.practice.practice_network import PracticeChain, PracticeNetwork
 
+KINDS = ("practice", "lightningd")
 LOG_LINES = 60
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "lightningd: needs a real lightningd and bitcoind; see regtest/conftest.py")
+    config.addinivalue_line("markers", "lightningd: needs nodes, real or practice; see regtest/conftest.py")
+    config.addinivalue_line("markers", "real_only: about bitcoind or lightningd itself, so not for practice nodes")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What is about a real node is not tried on a practice one."""
+    without = [item for item in items if _kind(item) == "practice" and item.get_closest_marker("real_only") is not None]
+    if without:
+        config.hook.pytest_deselected(items=without)
+        items[:] = [item for item in items if item not in without]
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A marked test is skipped or failed before any of its fixtures is made."""
-    if item.get_closest_marker("lightningd") is not None:
+    if item.get_closest_marker("lightningd") is not None and _kind(item) != "practice":
         _need_lightningd()
 
 
+@pytest.fixture(scope="session", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """The kind of node that the test runs on."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
-def chain() -> Iterator[Chain]:
-    """One bitcoind for the whole run; blocks are shared, so a test counts from the height that it finds."""
+def chain(kind: str) -> Iterator[Chain]:
+    """One chain for the whole run; blocks are shared, so a test counts from the height that it finds."""
+    if kind == "practice":
+        with PracticeChain() as practised:
+            yield practised
+        return
     _need_lightningd()
     try:
         made = Chain()
@@ -42,14 +66,14 @@ def chain() -> Iterator[Chain]:
 @pytest.fixture
 def network(chain: Chain) -> Iterator[RegtestNetwork]:
     """Nodes for one test."""
-    with RegtestNetwork(chain) as made:
+    with _network(chain) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def module_network(chain: Chain) -> Iterator[RegtestNetwork]:
     """Nodes that the tests of one module share."""
-    with RegtestNetwork(chain) as made:
+    with _network(chain) as made:
         yield made
 
 
@@ -64,8 +88,18 @@ def pytest_runtest_makereport(
             network.keep_logs = True
             for node in network.all_nodes:
                 report.sections.append((f"log of {node.name}: {node.log_path}", node.log_tail(LOG_LINES)))
-            report.sections.append(("log of bitcoind", network.chain.log_tail(LOG_LINES)))
+            report.sections.append(("log of the chain", network.chain.log_tail(LOG_LINES)))
     return report
+
+
+def _network(chain: Chain) -> RegtestNetwork:
+    return PracticeNetwork(chain) if isinstance(chain, PracticeChain) else RegtestNetwork(chain)
+
+
+def _kind(item: pytest.Item) -> str | None:
+    """``practice`` or ``lightningd``; None for a test that uses no nodes of ours."""
+    callspec = getattr(item, "callspec", None)
+    return callspec.params.get("kind") if callspec is not None else None
 
 
 def _need_lightningd() -> None:

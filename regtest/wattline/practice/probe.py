@@ -1,6 +1,6 @@
 """A plugin that writes down what lightningd tells it and answers hooks as it was told: the recorder's end of the
-plugin protocol. Its text is run as a program of its own (nothing of wattline or pyln in it), so that what it sees is what
-lightningd sent, and the recording can be held against any other node."""
+plugin protocol. Its text is run as a program of its own (nothing of wattline or pyln in it), so that what it sees is
+what lightningd sent, and the recording can be held against any other node."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 A recording is a file of JSON lines. The first names the nodes; then every line is one step, in the order in which they
 were taken: ``call`` (method, params, and ``result`` or ``error``), ``begin``/``end`` (the same, with other steps while
-it waits), ``do`` (something that a person would do: start, kill, mine), ``heard`` (what the probe plugin got meanwhile).
-``python -m wattline.practice.recorder`` makes them anew on real nodes.
+it waits), ``do`` (something that a person would do: start, kill, mine), ``heard`` (what the probe plugin got
+meanwhile). ``python -m wattline.practice.recorder`` makes them anew on real nodes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from wattline.practice.stage import Stage
 DIRECTORY = "{directory}"
 """In a recording: where the nodes have their directories."""
 PLUGINS = "{plugins}"
-"""In a recording: where lightningd has its own plugins."""
+"""Where lightningd has its own plugins; they are left out of the lists of plugins."""
 LONGEST_TEXT = 600
 
 Json = dict[str, Any]
@@ -133,11 +133,13 @@ def plain(value: Any) -> Any:
 
 
 def portable(value: Any, places: Mapping[str, str]) -> Any:
-    """``value`` without what belongs to this machine, and with a name in place of every onion and other long text."""
+    """``value`` without what belongs to this machine or to lightningd's own plugins, and with a name in place of every
+    onion and other long text."""
     if isinstance(value, dict):
         return {key: portable(inner, places) for key, inner in value.items()}
     if isinstance(value, list):
-        return [portable(inner, places) for inner in value]
+        made = [portable(inner, places) for inner in value]
+        return [item for item in made if not (isinstance(item, dict) and str(item.get("name")).startswith(PLUGINS))]
     if not isinstance(value, str):
         return value
     for place, name in places.items():

@@ -1,4 +1,5 @@
-"""What is recorded: everything that wattline asks of a node, the good answers and the bad ones, and what its plugin hears.
+"""What is recorded: everything that wattline asks of a node, the good answers and the bad ones, and what its plugin
+hears.
 
 Each scenario is played on real nodes by :mod:`wattline.practice.recorder`.
 """
@@ -246,6 +247,7 @@ def held(recorder: Recorder) -> None:
     recorder.heard("socket", "htlc_accepted", "htlc_accepted")
     waiting = recorder.begin("cable", "waitsendpay", {"payment_hash": second, "timeout": 60, "partid": 0, "groupid": 1})
     recorder.do("kill", name="socket")
+    recorder.heard("cable", "disconnect")
     cable.sent(second)
     recorder.do("start", name="socket")
     recorder.do("reconnected")

@@ -1,0 +1,77 @@
+"""The practice node held against what real nodes were recorded to say: shapes, values, errors and order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wattline.practice.comparison import OPTIONAL, Comparison
+from wattline.practice.practice_network import PracticeNetwork
+from wattline.practice.replay import Replay
+from wattline.practice.scenarios import SCENARIOS
+from wattline.practice.stage import Stage
+
+RECORDINGS = Path(__file__).parent / "recordings"
+ASKED_BY_WATTLINE = {
+    "checkmessage",
+    "createonion",
+    "getinfo",
+    "getroutes",
+    "listconfigs",
+    "listinvoices",
+    "listpeerchannels",
+    "listsendpays",
+    "plugin",
+    "sendonion",
+    "signmessage",
+    "waitanyinvoice",
+    "waitsendpay",
+}
+HEARD_BY_WATTLINE = {"getmanifest", "init", "htlc_accepted", "invoice_payment", "shutdown"}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_the_practice_node_does_as_real_nodes_were_recorded_to_do(name: str) -> None:
+    with PracticeNetwork() as network, Replay(RECORDINGS / f"{name}.jsonl", Stage(network)) as replay:
+        differences = [str(difference) for difference in replay.differences()]
+    assert differences == []
+
+
+def test_all_that_wattline_asks_and_hears_is_in_the_recordings() -> None:
+    methods: set[str] = set()
+    for name in SCENARIOS:
+        for line in (RECORDINGS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines():
+            step = json.loads(line)
+            methods.update({step.get("call"), step.get("method"), *step.get("methods", [])} - {None})
+    assert methods >= ASKED_BY_WATTLINE | HEARD_BY_WATTLINE
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_field_that_is_renamed_or_missing_anywhere_is_noticed(name: str) -> None:
+    tried = 0
+    for line in (RECORDINGS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()[1:]:
+        step = json.loads(line)
+        answer = step.get("result", step.get("error", step.get("messages")))
+        assert list(Comparison({}).differences("same", answer, answer)) == []
+        for changed in renamings(answer):
+            tried += 1
+            assert list(Comparison({}).differences("changed", answer, changed)), changed
+    assert tried > 50
+
+
+def renamings(value: Any) -> Iterator[Any]:
+    """``value`` with one field renamed, for every field of it and of all that is in it."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key not in OPTIONAL:
+                yield {(f"{name}_" if name == key else name): field for name, field in value.items()}
+            for changed in renamings(inner):
+                yield {**value, key: changed}
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            for changed in renamings(inner):
+                yield [*value[:index], changed, *value[index + 1 :]]

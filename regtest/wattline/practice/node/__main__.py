@@ -1,0 +1,26 @@
+"""``python -m wattline.practice.node``: one practice node, with lightningd's options."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from wattline.practice.node.daemon import PracticeNode
+from wattline.practice.node.options import OptionError, Options
+
+
+async def _run(options: Options) -> None:
+    await PracticeNode(options).run()
+
+
+def main() -> int:
+    try:
+        asyncio.run(_run(Options.parse(sys.argv[1:])))
+    except OptionError as error:
+        sys.stderr.write(f"practice node: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

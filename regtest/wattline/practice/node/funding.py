@@ -1,0 +1,218 @@
+"""The wallet on the practice chain, and channels from their opening to their announcement."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from wattline.practice.node.blocks import Gossip, PracticeBlocks
+from wattline.practice.node.channels import Channels
+from wattline.practice.node.fault import Fault
+from wattline.practice.node.log import timestamp
+from wattline.practice.node.parameters import Parameters
+from wattline.practice.node.peers import Peers
+from wattline.practice.node.plugin_host import PluginHost
+from wattline.practice.node.rpc_server import Given, RpcServer
+from wattline.practice.node.store import Store
+
+Json = dict[str, Any]
+LOCKED_IN_DEPTH = 1
+ANNOUNCED_DEPTH = 6
+CANNOT_AFFORD = 301
+FEE_SAT = 166
+AWAITING = "CHANNELD_AWAITING_LOCKIN"
+NORMAL = "CHANNELD_NORMAL"
+
+
+class Funding:
+    """Addresses, outputs, ``fundchannel``; and what blocks do to channels."""
+
+    def __init__(
+        self,
+        store: Store,
+        blocks: PracticeBlocks,
+        channels: Channels,
+        peers: Peers,
+        plugins: PluginHost,
+        rpc: RpcServer,
+    ) -> None:
+        self._store = store
+        self._blocks = blocks
+        self._channels = channels
+        self._peers = peers
+        self._plugins = plugins
+        peers.opened = self._asked_to_open
+        rpc.add("newaddr", self._newaddr)
+        rpc.add("listfunds", self._listfunds)
+        rpc.add("fundchannel", self._fundchannel)
+
+    def follow(self, height: int) -> None:
+        """The chain has this height: channels are locked in and announced."""
+        for channel in self._channels.all():
+            at = self._blocks.confirmed_at(channel["funding_txid"])
+            if at is None:
+                continue
+            depth = height - at[0] + 1
+            if channel["state"] == AWAITING and depth >= LOCKED_IN_DEPTH:
+                self._lock_in(channel, f"{at[0]}x{at[1]}x0")
+                channel = self._channels.get(channel["channel_id"]) or channel
+            if channel["is_announced"] and not channel["gossiped"] and depth >= ANNOUNCED_DEPTH:
+                self._announce(channel)
+
+    def _lock_in(self, channel: Json, scid: str) -> None:
+        now = timestamp()
+        self._store.execute(
+            "UPDATE channels SET state = ?, scid = ?, normal_since = ? WHERE channel_id = ?",
+            NORMAL,
+            scid,
+            now,
+            channel["channel_id"],
+        )
+        self._tell_state(channel, AWAITING, NORMAL, "Lockin complete", scid)
+
+    def _announce(self, channel: Json) -> None:
+        # Each end tells its own direction, as each signs its own channel_update (BOLT #7).
+        capacity, mine = channel["capacity_msat"], self._channels.direction(channel)
+        now = int(time.time())
+        self._blocks.announce(
+            Gossip(
+                channel["scid"],
+                mine,
+                self._peers.node_id,
+                channel["peer_id"],
+                capacity,
+                self._channels.fee_base_msat,
+                self._channels.fee_ppm,
+                now,
+            )
+        )
+        self._store.execute("UPDATE channels SET gossiped = 1 WHERE channel_id = ?", channel["channel_id"])
+
+    def _tell_state(self, channel: Json, old: str | None, new: str, message: str, scid: str | None = None) -> None:
+        self._plugins.notify(
+            "channel_state_changed",
+            {
+                "peer_id": channel["peer_id"],
+                "channel_id": channel["channel_id"],
+                **({"short_channel_id": scid} if scid else {}),
+                "timestamp": timestamp(),
+                **({"old_state": old} if old else {}),
+                "new_state": new,
+                "cause": "user" if channel["is_opener"] else "remote",
+                "message": message,
+            },
+        )
+
+    def _asked_to_open(self, peer_id: str, request: Json) -> Json:
+        self._add(peer_id, request, is_opener=False, to_us_msat=request["push_msat"])
+        return {"channel_id": request["channel_id"], "accepted": True}
+
+    def _add(self, peer_id: str, request: Json, is_opener: bool, to_us_msat: int) -> None:
+        with self._store.unit():
+            self._store.insert(
+                "channels",
+                channel_id=request["channel_id"],
+                peer_id=peer_id,
+                is_opener=is_opener,
+                state=AWAITING,
+                funding_txid=request["txid"],
+                capacity_msat=request["capacity_msat"],
+                pushed_msat=request["push_msat"],
+                to_us_msat=to_us_msat,
+                min_to_us_msat=to_us_msat,
+                max_to_us_msat=to_us_msat,
+                is_announced=request["announce"],
+                alias_local=request["aliases"][0 if is_opener else 1],
+                alias_remote=request["aliases"][1 if is_opener else 0],
+            )
+        channel = self._channels.get(request["channel_id"])
+        if channel is not None:
+            self._tell_state(channel, None, AWAITING, "new channel opened")
+
+    # Commands.
+
+    async def _newaddr(self, given: Given, _: str) -> Json:
+        params = Parameters(given, (), ("addresstype",))
+        kind = params.text("addresstype", "p2tr")
+        address = ("bcrt1q" if kind == "bech32" else "bcrt1p") + os.urandom(19).hex()
+        self._store.insert("addresses", address=address)
+        return {kind: address}
+
+    async def _listfunds(self, given: Given, _: str) -> Json:
+        Parameters(given, (), ("spent",))
+        outputs = []
+        for output in self._unspent():
+            confirmed = output.height is not None
+            outputs.append(
+                {
+                    "txid": output.txid,
+                    "output": output.number,
+                    "amount_msat": output.value_sat * 1000,
+                    "scriptpubkey": "5120" + output.txid,
+                    "address": output.address,
+                    "status": "confirmed" if confirmed else "unconfirmed",
+                    **({"blockheight": output.height} if confirmed else {}),
+                    "reserved": False,
+                }
+            )
+        channels = [
+            {
+                "peer_id": channel["peer_id"],
+                "connected": self._peers.connection(channel["peer_id"]) is not None,
+                "state": channel["state"],
+                "channel_id": channel["channel_id"],
+                **({"short_channel_id": channel["scid"]} if channel["scid"] else {}),
+                "our_amount_msat": channel["to_us_msat"],
+                "amount_msat": channel["capacity_msat"],
+                "funding_txid": channel["funding_txid"],
+                "funding_output": 0,
+            }
+            for channel in self._channels.all()
+        ]
+        return {"outputs": outputs, "channels": channels}
+
+    async def _fundchannel(self, given: Given, _: str) -> Json:
+        params = Parameters(
+            given, ("id", "amount"), ("feerate", "announce", "minconf", "utxos", "push_msat", "close_to", "mindepth")
+        )
+        peer_id, value_sat = params.node_id("id"), params.integer("amount")
+        push_msat, announce = params.msat("push_msat") if params.has("push_msat") else 0, params.flag("announce", True)
+        outputs = [output for output in self._unspent() if output.height is not None]
+        total = sum(output.value_sat for output in outputs)
+        if total < value_sat + FEE_SAT:
+            raise Fault(CANNOT_AFFORD, f"Could not afford {value_sat}sat using all {len(outputs)} available UTXOs")
+        if not self._peers.is_ready(peer_id):
+            raise Fault(-1, "Peer not connected")
+        change = str((await self._newaddr({"addresstype": "p2tr"}, ""))["p2tr"])
+        channel_address = "bcrt1p" + os.urandom(29).hex()
+        txid = self._blocks.pay(
+            [(channel_address, value_sat), (change, total - value_sat - FEE_SAT)],
+            [(output.txid, output.number) for output in outputs],
+        )
+        request = {
+            "channel_id": bytes.fromhex(txid)[::-1].hex(),
+            "txid": txid,
+            "capacity_msat": value_sat * 1000,
+            "push_msat": push_msat,
+            "announce": announce,
+            "aliases": [_alias(), _alias()],
+        }
+        self._add(peer_id, request, is_opener=True, to_us_msat=value_sat * 1000 - push_msat)
+        await self._peers.ask(peer_id, request)
+        return {
+            "tx": "practice",
+            "txid": txid,
+            "outnum": 0,
+            "channel_id": request["channel_id"],
+            "channel_type": {"bits": [12, 22], "names": ["static_remotekey/even", "anchors/even"]},
+        }
+
+    def _unspent(self) -> list[Any]:
+        addresses = [row["address"] for row in self._store.rows("SELECT address FROM addresses")]
+        return self._blocks.unspent(addresses)
+
+
+def _alias() -> str:
+    raw = int.from_bytes(os.urandom(8), "big")
+    return f"{raw >> 40}x{raw >> 16 & 0xFFFFFF}x{raw & 0xFFFF}"

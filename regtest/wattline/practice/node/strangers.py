@@ -1,0 +1,177 @@
+"""Paying as people do: ``xkeysend``, ``keysend`` and ``xpay`` (plugins/xpay)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from hashlib import sha256
+from itertools import pairwise
+from typing import Any
+
+from wattline.lightning.onion import encode_short_channel_id
+from wattline.lightning.record import PREIMAGE_TLV_TYPE
+from wattline.lightning.tlv import encode_bigsize, encode_tlv_stream, encode_truncated
+from wattline.practice.node import bolt11
+from wattline.practice.node.failures import DESTINATION_FAILED_FOR_GOOD
+from wattline.practice.node.fault import INVALID_PARAMETERS, Fault
+from wattline.practice.node.htlcs import AMOUNT, CLTV, PAYMENT_DATA, SCID
+from wattline.practice.node.onion import OnionError, make_onion
+from wattline.practice.node.parameters import Parameters
+from wattline.practice.node.payments import Payments
+from wattline.practice.node.routes import NO_ROUTE, Routes
+from wattline.practice.node.rpc_server import Given, RpcServer
+
+Json = dict[str, Any]
+FINAL_CLTV = 42
+UNKNOWN_DETAILS = 0x400F
+
+
+class Strangers:
+    """Commands that find the way, choose the preimage and wait, all in one."""
+
+    def __init__(
+        self,
+        node_id: str,
+        routes: Routes,
+        payments: Payments,
+        height: Callable[[], int],
+        rpc: RpcServer,
+        allow_deprecated: bool,
+    ) -> None:
+        self._node_id = node_id
+        self._routes = routes
+        self._payments = payments
+        self._height = height
+        rpc.add("createonion", self._createonion)
+        rpc.add("xkeysend", self._xkeysend)
+        rpc.add("xpay", self._xpay)
+        if allow_deprecated:
+            rpc.add("keysend", self._keysend)
+
+    async def _createonion(self, given: Given, _: str) -> Json:
+        params = Parameters(given, ("hops", "assocdata"), ("session_key", "onion_size"))
+        hops = []
+        for hop in params.raw("hops"):
+            one = Parameters(hop, ("pubkey", "payload"))
+            hops.append((one.node_id("pubkey"), one.binary("payload")))
+        if not hops:
+            raise Fault(INVALID_PARAMETERS, "Cannot create an onion without hops.")
+        try:
+            packet, secrets = make_onion(hops, params.binary("assocdata"))
+        except OnionError as error:
+            raise Fault(-1, f"Could not create onion packet: {error}") from error
+        return {"onion": packet.hex(), "shared_secrets": [secret.hex() for secret in secrets]}
+
+    async def _xkeysend(self, given: Given, _: str) -> Json:
+        params = Parameters(
+            given, ("destination", "amount_msat"), ("extratlvs", "layers", "maxfee", "retry_for", "maxdelay", "label")
+        )
+        row = await self._spontaneously(params)
+        return _paid(row)
+
+    async def _keysend(self, given: Given, _: str) -> Json:
+        params = Parameters(
+            given,
+            ("destination", "amount_msat"),
+            ("label", "maxfeepercent", "retry_for", "maxdelay", "exemptfee", "extratlvs", "routehints", "maxfee"),
+        )
+        row = await self._spontaneously(params)
+        return {
+            "destination": row["destination"],
+            "payment_hash": row["payment_hash"],
+            "created_at": row["created_at"],
+            "parts": 1,
+            "amount_msat": row["amount_msat"],
+            "amount_sent_msat": row["amount_sent_msat"],
+            "payment_preimage": row["preimage"],
+            "status": "complete",
+        }
+
+    async def _xpay(self, given: Given, _: str) -> Json:
+        params = Parameters(
+            given, ("invstring",), ("amount_msat", "maxfee", "layers", "retry_for", "partial_msat", "label")
+        )
+        try:
+            invoice = bolt11.decode(params.text("invstring"))
+        except (ValueError, KeyError, IndexError) as error:
+            raise Fault(INVALID_PARAMETERS, f"Invalid bolt11: {error}") from error
+        amount_msat = invoice.amount_msat or params.msat("amount_msat")
+        secret = bytes.fromhex(invoice.payment_secret) + encode_truncated(amount_msat)
+        final = {PAYMENT_DATA: secret}
+        row = await self._pay(
+            invoice.payee, amount_msat, invoice.payment_hash, final, {"bolt11": params.text("invstring"), "label": None}
+        )
+        return _paid(row)
+
+    async def _spontaneously(self, params: Parameters) -> Json:
+        preimage = os.urandom(32)
+        final = {int(number): bytes.fromhex(value) for number, value in (params.raw("extratlvs") or {}).items()}
+        final[PREIMAGE_TLV_TYPE] = preimage
+        label = {"label": params.raw("label"), "bolt11": None}
+        destination = params.node_id("destination")
+        return await self._pay(destination, params.msat("amount_msat"), sha256(preimage).hexdigest(), final, label)
+
+    async def _pay(
+        self, destination: str, amount_msat: int, payment_hash: str, final: dict[int, bytes], texts: Json
+    ) -> Json:
+        """One part, on the one way there is; its row. Raises Fault with xpay's words."""
+        max_fee_msat = max(5_000, amount_msat // 100)
+        try:
+            steps = self._routes.find(self._node_id, destination, amount_msat, max_fee_msat, FINAL_CLTV)
+        except Fault as fault:
+            raise Fault(NO_ROUTE, f"Failed: {fault.message}") from fault
+        base = self._height() + 1
+        hops = []
+        for step, following in pairwise(steps):
+            fields = {
+                AMOUNT: encode_truncated(following.amount_out_msat),
+                CLTV: encode_truncated(base + following.cltv_out),
+                SCID: encode_short_channel_id(following.edge.scid),
+            }
+            hops.append((step.edge.destination, _with_length(fields)))
+        last = steps[-1]
+        told = {AMOUNT: encode_truncated(amount_msat), CLTV: encode_truncated(base + last.cltv_out), **final}
+        hops.append((destination, _with_length(told)))
+        onion, secrets = make_onion(hops, bytes.fromhex(payment_hash))
+        first = steps[0]
+        first_hop = {
+            "id": first.edge.destination,
+            "channel": first.edge.scid,
+            "amount_msat": first.amount_in_msat,
+            "delay": first.cltv_in,
+        }
+        part = {
+            "payment_hash": payment_hash,
+            "partid": 1,
+            "groupid": 1,
+            "destination": destination,
+            "amount_msat": amount_msat,
+            "secrets": json.dumps([secret.hex() for secret in secrets]),
+            **texts,
+        }
+        sent = self._payments.send(first_hop, onion.hex(), part)
+        try:
+            return await self._payments.outcome(sent["created_index"], None)
+        except Fault as fault:
+            data = fault.data or {}
+            if data.get("erring_index") == len(hops) and data.get("failcode") == UNKNOWN_DETAILS:
+                message = "Destination said it doesn't know invoice: incorrect_or_unknown_payment_details"
+                raise Fault(DESTINATION_FAILED_FOR_GOOD, message) from fault
+            name = str(data.get("failcodename", "")).removeprefix("WIRE_").lower()
+            raise Fault(NO_ROUTE, f"Failed after 1 attempts. We got {name}, assuming it won't work again") from fault
+
+
+def _paid(row: Json) -> Json:
+    return {
+        "payment_preimage": row["preimage"],
+        "amount_msat": row["amount_msat"],
+        "amount_sent_msat": row["amount_sent_msat"],
+        "failed_parts": 0,
+        "successful_parts": 1,
+    }
+
+
+def _with_length(fields: dict[int, bytes]) -> bytes:
+    stream = encode_tlv_stream(fields)
+    return encode_bigsize(len(stream)) + stream
