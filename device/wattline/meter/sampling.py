@@ -2,7 +2,7 @@
 
 Power between two conversions is taken as the mean of both (the trapezoid rule): exact for a load that changes slowly,
 right on average for one that does not. What has been counted lives in this object only. **A restarted process counts
-from 0**: a session that was live then sees its energy go backwards (``meter_backwards``) and is settled.
+from 0**: a session that was live in a socket sees its energy go backwards (``meter_backwards``) and is settled.
 """
 
 from __future__ import annotations
