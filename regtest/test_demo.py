@@ -1,4 +1,4 @@
-"""The demo as a newcomer runs it: the whole chain on real nodes, and every book compared."""
+"""The demo as a newcomer runs it: the whole chain on either kind of node, and every book compared."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from wattline.tariff import Tariff, cost_msat
 pytestmark = [pytest.mark.lightningd, pytest.mark.timeout(180)]
 
 
-def test_the_demo_toasts_a_slice_of_bread_and_all_books_agree() -> None:
-    command = [str(script("wattline")), "demo", "--node", "lightningd", "--seconds", "10", "--json"]
+def test_the_demo_toasts_a_slice_of_bread_and_all_books_agree(kind: str) -> None:
+    command = [str(script("wattline")), "demo", "--node", kind, "--seconds", "10", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
@@ -33,9 +33,10 @@ def test_the_demo_toasts_a_slice_of_bread_and_all_books_agree() -> None:
     assert said["stop_reason"] == "done"
 
 
-def test_the_demo_tells_a_newcomer_what_happened_in_words() -> None:
-    command = [str(script("wattline")), "demo", "--seconds", "4", "--price", "1000"]
+def test_the_demo_tells_a_newcomer_what_happened_in_words(kind: str) -> None:
+    command = [str(script("wattline")), "demo", "--node", kind, "--seconds", "4", "--price", "1000"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
     assert done.returncode == 0, done.stderr
     for words in ("1000 sat per kWh", "given back", "closed 1×, opened 1×, now open", "agree to the msat"):
         assert words in done.stdout
+    assert ("PRACTICE NODES" in done.stdout) == (kind == "practice")

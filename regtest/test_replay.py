@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from wattline.practice.comparison import OPTIONAL, Comparison
-from wattline.practice.practice_network import PracticeNetwork
+from wattline.practice.practice_network import PracticeLightningd, PracticeNetwork
 from wattline.practice.replay import Replay
 from wattline.practice.scenarios import SCENARIOS
 from wattline.practice.stage import Stage
@@ -61,6 +61,43 @@ def test_a_field_that_is_renamed_or_missing_anywhere_is_noticed(name: str) -> No
             tried += 1
             assert list(Comparison({}).differences("changed", answer, changed)), changed
     assert tried > 50
+
+
+RENAMING = """
+import sys
+from wattline.practice.node import {module}
+from wattline.practice.node.__main__ import main
+
+answer = {module}.{function}
+{module}.{function} = lambda row: {{
+    ("x_" + name if name == {field!r} else name): value for name, value in answer(row).items()
+}}
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "field", "recording"),
+    [
+        ("invoices", "invoice_object", "pay_index", "direct"),
+        ("payments", "sendpay_object", "amount_sent_msat", "held"),
+        ("about", "forward_object", "out_msat", "line"),
+    ],
+)
+def test_a_practice_node_that_calls_a_field_otherwise_is_found_out(
+    monkeypatch: pytest.MonkeyPatch, module: str, function: str, field: str, recording: str
+) -> None:
+    program = RENAMING.format(module=module, function=function, field=field)
+    command = PracticeLightningd._command
+
+    def renaming(self: PracticeLightningd) -> list[str]:
+        python, *rest = command(self)
+        return [python, "-P", "-c", program, *rest[rest.index("wattline.practice.node") + 1 :]]
+
+    monkeypatch.setattr(PracticeLightningd, "_command", renaming)
+    with PracticeNetwork() as network, Replay(RECORDINGS / f"{recording}.jsonl", Stage(network)) as replay:
+        first = next(replay.differences())
+    assert field in first.where
 
 
 def renamings(value: Any) -> Iterator[Any]:

@@ -21,6 +21,7 @@ MSAT_PER_SAT = 1000
 
 
 class DemoNode(StrEnum):
+    PRACTICE = "practice"
     LIGHTNINGD = "lightningd"
 
 
@@ -30,8 +31,12 @@ class DemoMethod(StrEnum):
 
 def demo(
     node: Annotated[
-        DemoNode, typer.Option(help="What the two nodes are: real lightningd on regtest.")
-    ] = DemoNode.LIGHTNINGD,
+        DemoNode,
+        typer.Option(
+            help="What the two nodes are: stand-ins that need nothing installed and hold no money, or real lightningd "
+            "on regtest."
+        ),
+    ] = DemoNode.PRACTICE,
     method: Annotated[DemoMethod, typer.Option(help="How the session is paid.")] = DemoMethod.KEYSEND,
     seconds: Annotated[float, typer.Option(min=3, max=3600, help="How long the toaster is on.")] = 30.0,
     price: Annotated[int, typer.Option(min=1, max=1_000_000, help="Price of energy, sat per kWh.")] = 300,
@@ -40,7 +45,7 @@ def demo(
     ] = False,
 ) -> None:
     """Toast a slice of bread: a socket, a cable, two Lightning nodes, and a load of 1300 W (simulated at the chips)."""
-    del node, method  # there is one of each
+    del method  # there is one
     console = Console(stderr=as_json, highlight=False)
 
     def buy(scene: Scene, config: Path) -> Json:
@@ -54,7 +59,7 @@ def demo(
             cable.interrupt()
             return cable.result(END_TIMEOUT_S)[1]
 
-    result = toast(price * MSAT_PER_SAT, buy, lambda text: console.print(f"[dim]· {text}[/dim]"))
+    result = toast(node.value, price * MSAT_PER_SAT, buy, lambda text: console.print(f"[dim]· {text}[/dim]"))
     console.print(_told(result))
     if as_json:
         typer.echo(json.dumps(result.to_json()))
@@ -72,6 +77,10 @@ def _told(result: Toast) -> Table:
         table.add_row(name, text)
 
     difference = abs(result.energy_uwh_cable - result.energy_uwh_socket) / max(1, result.energy_uwh_socket)
+    if result.node == DemoNode.PRACTICE:
+        row(
+            "practice", "these were practice nodes: not Lightning, and no money; --node lightningd shows the real thing"
+        )
     row("toasted for", f"{result.seconds:.0f} s on two {result.node} nodes, paid by {result.method}")
     row(
         "energy",

@@ -1,4 +1,5 @@
-"""The demo's scene: the paper's slice of bread, 1300 W for half a minute, on real nodes; and what came of it."""
+"""The demo's scene: the paper's slice of bread, 1300 W for half a minute, on nodes of either kind; and what came of
+it."""
 
 from __future__ import annotations
 
@@ -9,8 +10,10 @@ from pathlib import Path
 from wattline.errors import StopError
 from wattline.practice.books import Books, books_of
 from wattline.practice.network import RegtestNetwork
+from wattline.practice.practice_network import PracticeNetwork
 from wattline.practice.scene import Json, Scene, Trade
 
+PRACTICE = "practice"
 CHANNEL_SAT = 1_000_000
 PUSH_MSAT = 300_000_000
 """What the socket's side of the channel has from the start, so that a refund can be sent at once."""
@@ -59,17 +62,26 @@ class Toast:
 
 
 def toast(
+    node: str,
     price_msat_per_kwh: int,
     buy: Callable[[Scene, Path], Json],
     say: Callable[[str], None],
 ) -> Toast:
-    """Set the scene on real nodes, let ``buy`` run the cable of the given configuration, and compare all books.
+    """Set the scene on nodes of the kind ``node`` (``practice`` or ``lightningd``), let ``buy`` run the cable of
+    the given configuration, and compare all books.
 
     ``buy`` returns the cable's summary, ``say`` hears what is being done. Raises WattlineError when something is
     missing."""
-    say("starting bitcoind on regtest")
-    with RegtestNetwork() as network, Scene(network, _trade(price_msat_per_kwh)) as scene:
-        say("starting two Lightning nodes, the socket's with the plugin")
+    is_practice = node == PRACTICE
+    if is_practice:
+        say("these are PRACTICE NODES: not Lightning, they hold no money; a real one is shown by --node lightningd")
+    else:
+        say("starting bitcoind on regtest")
+    with (
+        PracticeNetwork() if is_practice else RegtestNetwork() as network,
+        Scene(network, _trade(price_msat_per_kwh)) as scene,
+    ):
+        say(f"starting two {node} nodes, the socket's with the plugin")
         socket, cable = scene.start_node(), network.node("cable")
         say(f"opening a channel of {CHANNEL_SAT:,} sat between them, money on both sides")
         network.open_channel(cable, socket, CHANNEL_SAT, push_msat=PUSH_MSAT)
@@ -86,7 +98,7 @@ def toast(
         )
         switchings = scene.world.history(0)
         return Toast(
-            node="lightningd",
+            node=node,
             method="keysend",
             seconds=summary["seconds"],
             energy_uwh_socket=int(session.get("energy_uwh", 0)),

@@ -56,7 +56,7 @@ class Plugin:
 
     @property
     def subscriptions(self) -> list[str]:
-        return list(self.manifest.get("subscriptions", []))
+        return list(self.manifest.get("subscriptions") or [])
 
     def write(self, message: Mapping[str, Any]) -> None:
         """What cannot be written any more belongs to a process whose end is about to be noticed."""
@@ -78,7 +78,7 @@ class Plugin:
         if "error" in answer:
             error = answer["error"]
             raise Fault(int(error.get("code", -1)), str(error.get("message")), error.get("data"))
-        return dict(answer["result"])
+        return dict(answer["result"] or {})
 
     def notify(self, topic: str, params: Mapping[str, Any]) -> None:
         if topic in self.subscriptions or "*" in self.subscriptions:

@@ -78,7 +78,7 @@ class PluginHost:
     def command_help(self, command: str) -> str | None:
         """Name and usage of a plugin's method."""
         for plugin in self._plugins:
-            for method in plugin.manifest.get("rpcmethods", []):
+            for method in plugin.manifest.get("rpcmethods") or []:
                 if method["name"] == command:
                     return f"{command} {method.get('usage', '')}".strip()
         return None
@@ -119,9 +119,9 @@ class PluginHost:
         plugin.is_ready = True
 
     def _register(self, plugin: Plugin) -> None:
-        for method in plugin.manifest.get("rpcmethods", []):
+        for method in plugin.manifest.get("rpcmethods") or []:
             self._rpc.add(str(method["name"]), self._passed_on(plugin, str(method["name"])))
-        for hook in plugin.manifest.get("hooks", []):
+        for hook in plugin.manifest.get("hooks") or []:
             name, before, after = (
                 (hook, (), ())
                 if isinstance(hook, str)
@@ -133,7 +133,7 @@ class PluginHost:
             async def ask(params: Json, name: str = name) -> Json:
                 return await plugin.request(f"cln:{name}#{self._number()}", name, params)
 
-            self._hooks[name].register(Registration(plugin.name, ask, tuple(before), tuple(after)))
+            self._hooks[name].register(Registration(plugin.name, ask, tuple(before or ()), tuple(after or ())))
 
     def _passed_on(self, plugin: Plugin, name: str) -> Any:
         async def call(given: Given, request_id: str) -> Json:
@@ -158,7 +158,7 @@ class PluginHost:
         return values
 
     def _is_gone(self, plugin: Plugin) -> None:
-        for method in plugin.manifest.get("rpcmethods", []):
+        for method in plugin.manifest.get("rpcmethods") or []:
             self._rpc.remove(str(method["name"]))
         for hook in self._hooks.values():
             hook.leave(plugin.name)
@@ -236,7 +236,7 @@ class PluginHost:
 
 
 def _options_of(plugin: Plugin) -> list[Json]:
-    return list(plugin.manifest.get("options", []))
+    return list(plugin.manifest.get("options") or [])
 
 
 def _converted(plugin: Plugin, kind: str, text: str) -> Any:
