@@ -77,7 +77,9 @@ class PracticeLightningd(Node):
 
     def _defaults(self) -> dict[str, OptionValue]:
         assert isinstance(self._chain, PracticeChain)
-        return {**super()._defaults(), "practice-chain": self._chain.path}
+        # The chain may be shared with other networks; gossip stays among the nodes of one.
+        gossip = self.lightning_dir.parent / "gossip.sqlite3"
+        return {**super()._defaults(), "practice-chain": self._chain.path, "practice-gossip": gossip}
 
 
 class PracticeNetwork(RegtestNetwork):

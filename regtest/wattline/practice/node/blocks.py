@@ -19,10 +19,6 @@ CREATE TABLE IF NOT EXISTS txs (txid TEXT PRIMARY KEY, height INTEGER, position 
 CREATE TABLE IF NOT EXISTS outputs (
     txid TEXT NOT NULL, number INTEGER NOT NULL, address TEXT NOT NULL, value_sat INTEGER NOT NULL,
     spent_by TEXT, PRIMARY KEY (txid, number));
-CREATE TABLE IF NOT EXISTS gossip (
-    scid TEXT NOT NULL, direction INTEGER NOT NULL, source TEXT NOT NULL, destination TEXT NOT NULL,
-    capacity_msat INTEGER NOT NULL, fee_base_msat INTEGER NOT NULL, fee_ppm INTEGER NOT NULL,
-    last_update INTEGER NOT NULL, PRIMARY KEY (scid, direction));
 """
 
 
@@ -36,20 +32,6 @@ class Output:
     value_sat: int
     height: int | None
     """Of the block that it is in; None while it is in none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gossip:
-    """What is known of one direction of a public channel."""
-
-    scid: str
-    direction: int
-    source: str
-    destination: str
-    capacity_msat: int
-    fee_base_msat: int
-    fee_ppm: int
-    last_update: int
 
 
 class PracticeBlocks:
@@ -122,23 +104,3 @@ class PracticeBlocks:
             tuple(addresses),
         )
         return [Output(*row) for row in rows]
-
-    def announce(self, gossip: Gossip) -> None:
-        """Tell everybody of one direction of a channel."""
-        self._connection.execute(
-            "INSERT OR REPLACE INTO gossip VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                gossip.scid,
-                gossip.direction,
-                gossip.source,
-                gossip.destination,
-                gossip.capacity_msat,
-                gossip.fee_base_msat,
-                gossip.fee_ppm,
-                gossip.last_update,
-            ),
-        )
-
-    def gossip(self) -> list[Gossip]:
-        """All public channels, by scid and direction."""
-        return [Gossip(*row) for row in self._connection.execute("SELECT * FROM gossip ORDER BY scid, direction")]

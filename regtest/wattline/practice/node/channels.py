@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from wattline.practice.node.blocks import PracticeBlocks
+from wattline.practice.node.gossip import GossipBoard
 from wattline.practice.node.peers import Peers
 from wattline.practice.node.store import Store
 
@@ -25,9 +25,9 @@ _NORMAL = "CHANNELD_NORMAL"
 class Channels:
     """The node's channels, as they stand in its store."""
 
-    def __init__(self, store: Store, peers: Peers, blocks: PracticeBlocks, fee_base_msat: int, fee_ppm: int) -> None:
+    def __init__(self, store: Store, peers: Peers, gossip: GossipBoard, fee_base_msat: int, fee_ppm: int) -> None:
         self._store = store
-        self._blocks = blocks
+        self._gossip = gossip
         self.fee_base_msat = fee_base_msat
         self.fee_ppm = fee_ppm
         self._peers = peers
@@ -101,7 +101,7 @@ class Channels:
             "fee_base_msat": self.fee_base_msat,
             "fee_proportional_millionths": self.fee_ppm,
         }
-        told = [one for one in self._blocks.gossip() if (one.scid, one.source) == (channel["scid"], channel["peer_id"])]
+        told = [one for one in self._gossip.all() if (one.scid, one.source) == (channel["scid"], channel["peer_id"])]
         remote = {
             **local,
             "fee_base_msat": told[0].fee_base_msat if told else FEE_BASE_MSAT,

@@ -13,6 +13,7 @@ from wattline.practice.node.about import About
 from wattline.practice.node.blocks import PracticeBlocks
 from wattline.practice.node.channels import FEE_BASE_MSAT, FEE_PPM, Channels
 from wattline.practice.node.funding import Funding
+from wattline.practice.node.gossip import GossipBoard
 from wattline.practice.node.hooks import HookChain, Registration
 from wattline.practice.node.htlcs import Htlcs
 from wattline.practice.node.invoices import Invoices
@@ -52,6 +53,7 @@ class PracticeNode:
         )
         self._key = NodeKey.load(directory / "hsm_secret")
         self._blocks = PracticeBlocks(options.path("practice-chain"))
+        gossip = GossipBoard(options.path("practice-gossip"))
         latency_s = options.number("practice-latency-ms", LATENCY_MS) / 1000
         self._rpc = RpcServer(self._log)
         store = Store(directory / "practice.sqlite3")
@@ -61,18 +63,18 @@ class PracticeNode:
         self._channels = Channels(
             store,
             self._peers,
-            self._blocks,
+            gossip,
             options.number("fee-base", FEE_BASE_MSAT),
             options.number("fee-per-satoshi", FEE_PPM),
         )
         invoices = Invoices(store, self._key, self._plugins, self._rpc)
         payments = Payments(store, self._plugins, self._rpc)
         self._about = About(self._key, options, directory, store, self._channels, self._peers, self._plugins, self._rpc)
-        self._funding = Funding(store, self._blocks, self._channels, self._peers, self._plugins, self._rpc)
+        self._funding = Funding(store, self._blocks, gossip, self._channels, self._peers, self._plugins, self._rpc)
         self._htlcs = Htlcs(
             self._key, store, self._channels, self._peers, invoices, payments, hook, self._height, self._log
         )
-        routes = Routes(self._key.node_id, self._channels, self._blocks, self._rpc)
+        routes = Routes(self._key.node_id, self._channels, gossip, self._rpc)
         allows_deprecated = options.text("allow-deprecated-apis") == "true"
         Strangers(self._key.node_id, routes, payments, self._height, self._rpc, allows_deprecated)
         hook.register(Registration(KEYSEND, Keysend(invoices, self._log).ask))

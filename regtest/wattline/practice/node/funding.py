@@ -6,9 +6,10 @@ import os
 import time
 from typing import Any
 
-from wattline.practice.node.blocks import Gossip, PracticeBlocks
+from wattline.practice.node.blocks import PracticeBlocks
 from wattline.practice.node.channels import Channels
 from wattline.practice.node.fault import Fault
+from wattline.practice.node.gossip import Gossip, GossipBoard
 from wattline.practice.node.log import timestamp
 from wattline.practice.node.parameters import Parameters
 from wattline.practice.node.peers import Peers
@@ -32,6 +33,7 @@ class Funding:
         self,
         store: Store,
         blocks: PracticeBlocks,
+        gossip: GossipBoard,
         channels: Channels,
         peers: Peers,
         plugins: PluginHost,
@@ -39,6 +41,7 @@ class Funding:
     ) -> None:
         self._store = store
         self._blocks = blocks
+        self._gossip = gossip
         self._channels = channels
         self._peers = peers
         self._plugins = plugins
@@ -75,7 +78,7 @@ class Funding:
         # Each end tells its own direction, as each signs its own channel_update (BOLT #7).
         capacity, mine = channel["capacity_msat"], self._channels.direction(channel)
         now = int(time.time())
-        self._blocks.announce(
+        self._gossip.announce(
             Gossip(
                 channel["scid"],
                 mine,

@@ -33,6 +33,7 @@ KNOWN = frozenset(
         "network",
         "plugin",
         "practice-chain",
+        "practice-gossip",
         "practice-latency-ms",
     }
 )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
-from wattline.practice.node.blocks import Gossip, PracticeBlocks
 from wattline.practice.node.channels import CLTV_DELTA, Channels
 from wattline.practice.node.fault import Fault
+from wattline.practice.node.gossip import Gossip, GossipBoard
 from wattline.practice.node.parameters import Parameters
 from wattline.practice.node.rpc_server import Given, RpcServer
 
@@ -48,10 +49,10 @@ class Step:
 class Routes:
     """The graph as the node knows it: public channels, and its own."""
 
-    def __init__(self, node_id: str, channels: Channels, blocks: PracticeBlocks, rpc: RpcServer) -> None:
+    def __init__(self, node_id: str, channels: Channels, gossip: GossipBoard, rpc: RpcServer) -> None:
         self._node_id = node_id
         self._channels = channels
-        self._blocks = blocks
+        self._gossip = gossip
         rpc.add("getroutes", self._getroutes)
         rpc.add("listchannels", self._listchannels)
 
@@ -62,7 +63,7 @@ class Routes:
             raise Fault(NO_ROUTE, f"Unknown source node {source}")
         if not any(destination in (edge.source, edge.destination) for edge in edges):
             raise Fault(NO_ROUTE, f"Unknown destination node {destination}")
-        route = _cheapest(edges, source, destination, amount_msat, final_cltv)
+        route = cheapest(edges, source, destination, amount_msat, final_cltv)
         if route is None:
             raise self._no_route(edges, source, destination, amount_msat, final_cltv)
         if route[0].amount_in_msat - amount_msat > maxfee_msat:
@@ -70,7 +71,7 @@ class Routes:
         return route
 
     def _edges(self) -> list[Edge]:
-        gossip = self._blocks.gossip()
+        gossip = self._gossip.all()
         edges = {
             (one.scid, one.direction): Edge(
                 one.scid,
@@ -105,7 +106,7 @@ class Routes:
             ways = [edge for edge in edges if getattr(edge, end) == node]
             if ways and not any(edge.is_enabled for edge in ways):
                 return Fault(NO_ROUTE, f"{UNUSABLE} All {len(ways)} channels to the {name} are disabled.")
-        shortest = _cheapest(edges, source, destination, 1, final_cltv)
+        shortest = cheapest(edges, source, destination, 1, final_cltv)
         if shortest is None:
             return Fault(NO_ROUTE, f"{UNUSABLE} There is no connection between source and destination at all")
         way = "->".join(step.edge.scid for step in shortest)
@@ -150,7 +151,7 @@ class Routes:
     async def _listchannels(self, given: Given, _: str) -> Json:
         params = Parameters(given, (), ("short_channel_id", "source", "destination"))
         shown = []
-        for one in self._blocks.gossip():
+        for one in self._gossip.all():
             if any(
                 params.has(name) and params.text(name) != value
                 for name, value in (
@@ -188,17 +189,21 @@ def fees_of(one: Gossip) -> tuple[int, int]:
     return one.fee_base_msat, one.fee_ppm
 
 
-def _cheapest(edges: list[Edge], source: str, destination: str, amount_msat: int, final_cltv: int) -> list[Step] | None:
+def cheapest(edges: list[Edge], source: str, destination: str, amount_msat: int, final_cltv: int) -> list[Step] | None:
     """Dijkstra from the destination backwards, so that every hop knows what must come out of it."""
     into: dict[str, list[Edge]] = {}
     for edge in edges:
         if edge.is_enabled:
             into.setdefault(edge.destination, []).append(edge)
     # What must arrive at a node, over how many hops, and the way from there on.
-    queue: list[tuple[int, int, str, int, list[Step]]] = [(amount_msat, 0, destination, final_cltv, [])]
+    # The number keeps ways that are equally good in the order in which they were found.
+    number = count()
+    queue: list[tuple[int, int, int, str, int, list[Step]]] = [
+        (amount_msat, 0, next(number), destination, final_cltv, [])
+    ]
     done: set[str] = set()
     while queue:
-        amount, hops, node, cltv, way = heapq.heappop(queue)
+        amount, hops, _, node, cltv, way = heapq.heappop(queue)
         if node == source:
             return way
         if node in done:
@@ -214,5 +219,5 @@ def _cheapest(edges: list[Edge], source: str, destination: str, amount_msat: int
                 else (edge.fee_base_msat + amount * edge.fee_ppm // 1_000_000, CLTV_DELTA)
             )
             step = Step(edge, amount + fee, amount, cltv + delta, cltv)
-            heapq.heappush(queue, (amount + fee, hops + 1, edge.source, cltv + delta, [step, *way]))
+            heapq.heappush(queue, (amount + fee, hops + 1, next(number), edge.source, cltv + delta, [step, *way]))
     return None
