@@ -1,8 +1,8 @@
 """Fixtures with nodes of either kind: every test that uses them runs on practice nodes and on real ones.
 
 Those on real nodes skip with a reason when lightningd or bitcoind cannot be had, and fail instead when
-``WATTLINE_REQUIRE_LIGHTNINGD=1``. ``-k practice`` or ``-k lightningd`` chooses one kind. The end of every node's log is
-attached to the report of a failed test."""
+``WATTLINE_REQUIRE_LIGHTNINGD=1``. ``-k practice`` or ``-k "not practice"`` chooses one kind. The end of every node's
+log is attached to the report of a failed test."""
 
 from __future__ import annotations
 
