@@ -174,6 +174,9 @@ class FakeLightning(FakeSigner):
         self._check()
         return NodeInfo(self.node_id, self.network, "v26.06.6", 100)
 
+    def check_version(self) -> NodeInfo:
+        return self.info()
+
     def channels(self) -> Sequence[ChannelBalance]:
         self._check()
         return [ChannelBalance(SOCKET_NODE, "1x1x1", 10**8, 10**8)]
@@ -218,6 +221,9 @@ class FakeLightning(FakeSigner):
                 if payment_hash in self.results:
                     return self.results[payment_hash]
             time.sleep(0.002)
+        return None
+
+    def forgets_sent_after_s(self) -> int | None:
         return None
 
     def sent(self, payment_hash: str) -> SentPayment | None:

@@ -172,9 +172,9 @@ def test_two_relays_on_one_pin_are_refused() -> None:
 def test_two_kinds_of_chip_at_one_address_are_refused() -> None:
     one = Bench().settings(0)
     other = Pcf8574RelaySettings(driver="pcf8574", bus="sim:toaster", address=OTHER_EXPANDER, bit=1)
-    check_relays([one, Bench().settings(1)])
-    with pytest.raises(ValueError, match="another outlet has another chip at this address"):
-        check_relays([one, other])
+    check_relays([("A1", one), ("A2", Bench().settings(1))])
+    with pytest.raises(ValueError, match=r"outlet A2: PCF8574 at .*, where outlet A1 has a PCA9554"):
+        check_relays([("A1", one), ("A2", other)])
 
 
 @pytest.mark.parametrize("changes", [{"address": 0x40}, {"bit": 8}, {"bit": -1}, {"bus": "usb"}, {"bus": "sim:kettle"}])

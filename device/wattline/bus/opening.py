@@ -21,6 +21,11 @@ def open_bus(spec: int | str) -> I2CBus:
     return SimulatedBus(Place.of(spec))
 
 
+def bus_name(spec: int | str) -> int | str:
+    """``spec`` as every other way to write the same bus becomes, too. Raises ValueError when it names none."""
+    return spec if isinstance(spec, int) else Place.of(spec).spec
+
+
 def check_bus_spec(spec: int | str) -> int | str:
     """``spec`` itself when it names a bus. Raises ValueError saying what is allowed."""
     if isinstance(spec, int):

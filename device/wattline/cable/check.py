@@ -54,16 +54,16 @@ def check(settings: CableSettings, node: CheckedNode, open_meter: MeterOpener) -
     """Findings, one after the other as they are known. Raises nothing: what fails is a problem."""
     info: NodeInfo | None = None
     try:
-        info = node.info()
+        info = node.check_version()
         yield Finding(Verdict.OK, "node", f"{info.node_id} on {info.network}, {info.version}, block {info.blockheight}")
     except WattlineError as error:
-        yield Finding(Verdict.PROBLEM, "node", error.message)
+        yield _problem("node", error)
     opened: OpenedSocket | None = None
     if info is not None:
         try:
             opened = open_socket(settings.socket.parsed, node, info.network)
         except WattlineError as error:
-            yield Finding(Verdict.PROBLEM, "socket", f"{error.code}: {error.message}")
+            yield _problem("socket", error)
     outlet: OfferedOutlet | None = None
     if opened is not None:
         opened.channel.close()
@@ -72,7 +72,7 @@ def check(settings: CableSettings, node: CheckedNode, open_meter: MeterOpener) -
             outlet = choose_outlet(opened.offer, settings.socket.outlet_id)
             yield Finding(Verdict.OK, "outlet", f"{outlet.outlet_id}, rated {power(outlet.max_power_mw)}, available")
         except WattlineError as error:
-            yield Finding(Verdict.PROBLEM, "outlet", error.message)
+            yield _problem("outlet", error)
         if outlet is not None:
             yield from _costs(settings, opened.offer, outlet)
         yield from _ways(settings, node, opened.offer)
@@ -91,7 +91,7 @@ def _socket(settings: CableSettings, offer: Offer) -> Iterator[Finding]:
     try:
         check_method(offer, settings.payment.method)
     except WattlineError as error:
-        yield Finding(Verdict.PROBLEM, "method", error.message)
+        yield _problem("method", error)
     tariff = offer.tariff
     words = (
         f"{sat(tariff.energy_msat_per_kwh)} per kWh, {sat(tariff.time_msat_per_hour)} per hour, "
@@ -101,7 +101,7 @@ def _socket(settings: CableSettings, offer: Offer) -> Iterator[Finding]:
         check_prices(tariff, settings.limits)
         yield Finding(Verdict.OK, "price", words)
     except WattlineError as error:
-        yield Finding(Verdict.PROBLEM, "price", error.message)
+        yield _problem("price", error)
 
 
 def _costs(settings: CableSettings, offer: Offer, outlet: OfferedOutlet) -> Iterator[Finding]:
@@ -134,20 +134,29 @@ def _ways(settings: CableSettings, node: CheckedNode, offer: Offer) -> Iterator[
     try:
         ways = ways_out(node, offer.node_id, amount_msat)
     except WattlineError as error:
-        yield Finding(Verdict.PROBLEM, "channel", error.message)
+        yield _problem("channel", error)
         return
     if not ways.channels:
-        yield Finding(Verdict.PROBLEM, "channel", "the node has no usable channel: nothing can be paid")
+        yield Finding(
+            Verdict.PROBLEM,
+            "channel",
+            "no_channel: the node has no usable channel (open, peer connected): nothing can be paid",
+        )
         return
     kind = "a channel straight to the socket" if ways.direct else "no channel straight to the socket"
-    verdict = Verdict.OK if ways.spendable_msat >= amount_msat else Verdict.PROBLEM
-    yield Finding(verdict, "channel", f"{kind}; one payment can carry up to {sat(ways.spendable_msat)}")
+    reach = f"{kind}; one payment can carry up to {sat(ways.spendable_msat)}"
+    if ways.spendable_msat >= amount_msat:
+        yield Finding(Verdict.OK, "channel", reach)
+    else:
+        yield Finding(
+            Verdict.PROBLEM, "channel", f"channel_too_small: {reach}, but the smallest payment is {sat(amount_msat)}"
+        )
     yield _fee(ways, amount_msat, caps.maxfee_msat(amount_msat), payment.max_increment_msat, caps.max_fee_ppm)
     if ways.receivable_msat < offer.min_refund_msat:
         yield Finding(
             Verdict.WARNING,
             "refund",
-            "nothing can come back to the node yet: a refund would be owed until the socket's side of a channel grows",
+            "no_way_back: nothing can come back yet; a refund is owed until the socket's side of a channel grows",
         )
     else:
         yield Finding(Verdict.OK, "refund", f"up to {sat(ways.receivable_msat)} can come back")
@@ -156,7 +165,9 @@ def _ways(settings: CableSettings, node: CheckedNode, offer: Offer) -> Iterator[
 def _fee(ways: WaysOut, amount_msat: int, limit_msat: int, max_increment_msat: int, max_fee_ppm: int) -> Finding:
     fee_msat = ways.fee_msat
     if fee_msat is None:
-        return Finding(Verdict.PROBLEM, "route", f"no single route for {sat(amount_msat)}: {ways.no_route_reason}")
+        return Finding(
+            Verdict.PROBLEM, "route", f"no_route: for {sat(amount_msat)} none is found: {ways.no_route_reason}"
+        )
     if fee_msat <= limit_msat:
         return Finding(Verdict.OK, "route", f"a payment of {sat(amount_msat)} costs a fee of {sat(fee_msat)}")
     least_msat = -(-fee_msat * 1_000_000 // max_fee_ppm) if max_fee_ppm else None
@@ -169,8 +180,12 @@ def _fee(ways: WaysOut, amount_msat: int, limit_msat: int, max_increment_msat: i
     return Finding(
         Verdict.PROBLEM,
         "route",
-        f"the fee is {sat(fee_msat)}: within max_fee_ratio no payment up to max_increment_msat can be made",
+        f"fee_too_high: it is {sat(fee_msat)}; within max_fee_ratio no payment up to max_increment_msat can be made",
     )
+
+
+def _problem(subject: str, error: WattlineError) -> Finding:
+    return Finding(Verdict.PROBLEM, subject, f"{error.code}: {error.message}")
 
 
 def _meter(open_meter: MeterOpener, max_power_mw: int | None) -> Iterator[Finding]:
@@ -181,7 +196,7 @@ def _meter(open_meter: MeterOpener, max_power_mw: int | None) -> Iterator[Findin
         finally:
             meter.close()
     except WattlineError as error:
-        yield Finding(Verdict.PROBLEM, "meter", f"{error.code}: {error.message}")
+        yield _problem("meter", error)
         return
     yield Finding(
         Verdict.OK,

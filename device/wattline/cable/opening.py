@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from wattline.cable.offer import METHODS, OpenedSocket, check_method, check_pric
 from wattline.cable.purse import OrderPayer
 from wattline.cable.settings import CableSettings
 from wattline.ledger import CableSession
-from wattline.lightning.node import Journal, NodeInfo, Signer
+from wattline.lightning.node import ChannelBalance, Journal, NodeInfo, Signer
 from wattline.lightning.signing import sign
 from wattline.meter import Meter
 from wattline.v1 import charging_pb2 as pb
@@ -21,7 +21,10 @@ from wattline.v1 import charging_pb2 as pb
 class CableNode(Signer, Journal, Protocol):
     """The cable's own Lightning node, apart from its paying side."""
 
-    def info(self) -> NodeInfo: ...
+    def check_version(self) -> NodeInfo:
+        """Raises StopError ``node_too_old``, NodeUnavailable, NodeRefused."""
+
+    def channels(self) -> Sequence[ChannelBalance]: ...
 
 
 MeterOpener = Callable[[int | None], Meter]
@@ -55,8 +58,8 @@ class Agreement:
 
 def agree(settings: CableSettings, equipment: Equipment) -> Agreement:
     """Find the socket, check its offer against the limits and choose an outlet; remembers a new token durably.
-    Raises SocketUnreachable, NotWattline, OfferError, NodeUnavailable, NodeRefused."""
-    node = equipment.node.info()
+    Raises SocketUnreachable, NotWattline, OfferError, NodeUnavailable, NodeRefused, StopError ``node_too_old``."""
+    node = equipment.node.check_version()
     address = settings.socket.parsed
     opened = open_socket(address, equipment.node, node.network, equipment.now)
     try:
@@ -84,7 +87,7 @@ def agree(settings: CableSettings, equipment: Equipment) -> Agreement:
 def agree_again(settings: CableSettings, equipment: Equipment, remembered: CableSession) -> Agreement:
     """The same for a session that is remembered: the offer only has to come from the same node, the prices are those
     that were agreed upon. Raises as :func:`agree`; OfferError ``socket_not_pinned`` when another node answers."""
-    node = equipment.node.info()
+    node = equipment.node.check_version()
     address = settings.socket.parsed
     pinned = type(address)(address.host, address.port, remembered.node_id)
     opened = open_socket(pinned, equipment.node, node.network, equipment.now)

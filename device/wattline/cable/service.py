@@ -16,7 +16,7 @@ from wattline.cable.session_run import SessionOver, SessionRun
 from wattline.cable.settings import CableSettings
 from wattline.cable.stopwish import StopWish
 from wattline.cable.summary import Summary
-from wattline.errors import RetryError, UsageError, WattlineError
+from wattline.errors import RetryError, StopError, UsageError, WattlineError
 from wattline.ledger import CableSession
 from wattline.v1 import charging_pb2 as pb
 from wattline.v1 import charging_pb2_grpc as pb_grpc
@@ -26,6 +26,8 @@ MAX_OFFERS = 3
 RECEIPT_TIMEOUT_S = 5.0
 FIND_AGAIN_MS = 60_000
 FIND_AGAIN_PAUSE_S = 1.0
+CHANNEL_MS = 5_000
+CHANNEL_PAUSE_S = 0.2
 
 
 class CableService:
@@ -56,6 +58,7 @@ class CableService:
             return Summary(error.code, error.message)
 
     def _buy(self) -> Summary:
+        self._wait_for_channel()
         for attempt in range(1, MAX_OFFERS + 1):
             agreement = agree(self._settings, self._equipment)
             self._tell_trust(agreement)
@@ -71,6 +74,18 @@ class CableService:
                     raise
                 self._listener.event("the socket has changed its price; asking for a new offer")
         raise AssertionError("not reached")
+
+    def _wait_for_channel(self) -> None:
+        """A node that has just been started is still connecting to its peers. Raises StopError ``no_channel``."""
+        deadline = self._equipment.clock_ms() + CHANNEL_MS
+        while not self._equipment.node.channels():
+            if self._wish.reason or self._equipment.clock_ms() >= deadline:
+                raise StopError(
+                    "no_channel",
+                    "the cable's node has no usable channel (open, peer connected), so nothing can be paid; "
+                    "lightning-cli fundchannel opens one",
+                )
+            time.sleep(CHANNEL_PAUSE_S)
 
     def _resume(self, remembered: CableSession) -> Summary | None:
         """Go on with the session of the last run; None when it turned out to be over and a new one may begin."""

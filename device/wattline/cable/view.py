@@ -21,6 +21,9 @@ log = logging.getLogger("wattline.cable")
 
 LINES = 6
 """Of the newest events under the picture: the whole fits into 80 x 24."""
+COLUMNS, ROWS = 80, 24
+WHOLE_LINES = 16
+SHORT_LINES = 6
 LOG_INTERVAL_S = 5.0
 _HOLDS = {
     Hold.ENOUGH: "enough credit",
@@ -87,12 +90,28 @@ def picture(snapshot: Snapshot) -> RenderableType:
     return Panel(table, title="wattline cable", width=80)
 
 
+def short_picture(snapshot: Snapshot) -> RenderableType:
+    """What matters most, 6 lines, for a terminal that the whole does not fit into."""
+    cut = "" if snapshot.connected or snapshot.state == "closed" else ", connection cut"
+    now = snapshot.stop_reason or (_HOLDS[snapshot.hold] if snapshot.hold else "beginning")
+    lines = (
+        f"{snapshot.state}{cut}, relay {'closed' if snapshot.relay_closed else 'open'}",
+        f"{power(snapshot.power_mw)}  {energy(snapshot.energy_uwh_cable)}",
+        f"balance {sat(snapshot.balance_msat)}",
+        f"spent   {sat(snapshot.session_sent_msat)}",
+        f"{snapshot.payments} payments, {snapshot.failed_payments} failed, {snapshot.latency_ms} ms",
+        f"{now} (for more: {COLUMNS} x {ROWS})",
+    )
+    return Group(*(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
+
+
 class LiveView:
-    """On a terminal. Use as a context manager."""
+    """On a terminal. Use as a context manager. Where the whole does not fit, it shows what matters most."""
 
     def __init__(self, console: Console) -> None:
         self._lines: deque[str] = deque(maxlen=LINES)
-        self._picture: RenderableType = Text("looking for the socket ...")
+        self._console = console
+        self._snapshot: Snapshot | None = None
         self._live = Live(console=console, refresh_per_second=4, get_renderable=self._whole)
 
     def __enter__(self) -> LiveView:
@@ -108,10 +127,19 @@ class LiveView:
         self._lines.append(f"{time.strftime('%H:%M:%S')} {text}")
 
     def show(self, snapshot: Snapshot) -> None:
-        self._picture = picture(snapshot)
+        self._snapshot = snapshot
 
     def _whole(self) -> RenderableType:
-        return Group(self._picture, *(Text(line[:80], no_wrap=True) for line in list(self._lines)))
+        columns, rows = self._console.size
+        is_small = columns < COLUMNS or rows < ROWS
+        shown: RenderableType = Text("looking for the socket ...")
+        height = 1
+        if self._snapshot is not None:
+            shown = short_picture(self._snapshot) if is_small else picture(self._snapshot)
+            height = SHORT_LINES if is_small else WHOLE_LINES
+        # One line stays free: the cursor is below the picture.
+        newest = list(self._lines)[-max(0, rows - height - 1) :] if rows > height + 1 else []
+        return Group(shown, *(Text(line, no_wrap=True, overflow="ellipsis") for line in newest))
 
 
 class LogView:

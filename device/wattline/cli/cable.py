@@ -26,7 +26,7 @@ from wattline.cable.stopwish import StopWish
 from wattline.cable.summary import Summary
 from wattline.cable.view import LiveView, LogView, ending
 from wattline.errors import UsageError
-from wattline.ledger import Ledger, open_ledger
+from wattline.ledger import Ledger, LedgerError, open_ledger
 from wattline.lightning.cln import CoreLightning
 from wattline.meter import Meter, open_meter
 from wattline.payment.payer import Payer
@@ -104,9 +104,15 @@ def _tell(summary: Summary, as_json: bool) -> None:
 
 @contextmanager
 def _alone(storage_path: Path) -> Iterator[None]:
-    """One cable at a time pays from a ledger. Raises UsageError when another one does."""
-    storage_path.parent.mkdir(parents=True, exist_ok=True)
-    with storage_path.with_name(storage_path.name + ".lock").open("w") as lock:
+    """One cable at a time pays from a ledger. Raises UsageError when another one does, LedgerError when there can be no
+    ledger."""
+    path = storage_path.with_name(storage_path.name + ".lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise LedgerError("ledger_not_writable", f"{path}: cannot be opened for writing: {error.strerror}") from error
+    with file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

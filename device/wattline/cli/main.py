@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 
@@ -14,6 +15,7 @@ from wattline.cli.meter import meter_app
 from wattline.cli.outlet import outlet_app
 from wattline.errors import UsageError, WattlineError
 
+VERBOSE = "--verbose"
 FAILED = 1
 BAD_USAGE = 2
 
@@ -34,34 +36,49 @@ app.command()(demo)
 @app.callback()
 def _common(
     context: typer.Context,
-    verbose: bool = typer.Option(False, "--verbose", help="Show tracebacks and debug lines."),
+    verbose: bool = typer.Option(False, VERBOSE, help="Show tracebacks and debug lines."),
 ) -> None:
     context.obj = {"verbose": verbose}
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit; commands end with ``typer.Exit``. A person's mistake is one line, never a
-    traceback."""
+    traceback; ``--verbose``, wherever it stands, shows the rest."""
     words = sys.argv[1:] if arguments is None else arguments
+    verbose = VERBOSE in words
+    if verbose:
+        words = [VERBOSE, *(word for word in words if word != VERBOSE)]
     try:
         app(args=words, prog_name="wattline")
     except UsageError as error:
-        _tell(error, words)
+        _tell(error, f"{error.code}: {error.message}", verbose)
         sys.exit(BAD_USAGE)
     except WattlineError as error:
-        _tell(error, words)
+        _tell(error, f"{error.code}: {error.message}", verbose)
+        sys.exit(FAILED)
+    except OSError as error:
+        # A full disk or a file in the way: what this machine says, and of what.
+        _tell(error, f"system_error: {error.filename or 'output'}: {error.strerror or error}", verbose)
+        _give_up_output()
+        sys.exit(FAILED)
+    except Exception as error:  # noqa: BLE001 - the last resort: a person is told whose mistake it was
+        what = f"internal_error: {type(error).__name__}: {error} (a bug in wattline; {VERBOSE} shows where)"
+        _tell(error, what, verbose)
         sys.exit(FAILED)
 
 
-def _tell(error: WattlineError, words: list[str]) -> None:
-    if "--verbose" in words:
+def _tell(error: Exception, text: str, verbose: bool) -> None:
+    if verbose:
         traceback.print_exception(error)
-    _say(f"error: {error.message}")
+    typer.echo(f"wattline: error: {' '.join(text.split())}", err=True)
 
 
-def _say(text: str) -> None:
-    for line in text.splitlines():
-        typer.echo(f"wattline: {line}", err=True)
+def _give_up_output() -> None:
+    """What could not be written now will not be at the end either; Python would tell so once more, in many lines."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

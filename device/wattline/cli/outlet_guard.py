@@ -13,7 +13,15 @@ from pathlib import Path
 
 from wattline.errors import UsageError
 from wattline.offering import OutletSettings
-from wattline.relay import GUARD_SOCKET, GuardClient, GuardSettings, ProcessSettings, RelayError, spawn_guard
+from wattline.relay import (
+    GUARD_SOCKET,
+    GuardClient,
+    GuardSettings,
+    ProcessSettings,
+    RelayError,
+    open_relay,
+    spawn_guard,
+)
 from wattline.relay.process import is_running, process_start_time
 
 END_TIMEOUT_S = 3.0
@@ -57,6 +65,7 @@ def own_guard(outlet: OutletSettings) -> Iterator[GuardClient]:
     Should this very process be killed, the guard opens the relay and ends by itself. Raises RelayError, also when the
     relay could not be confirmed open at the end: the guard goes on trying then.
     """
+    _within_reach(outlet)
     directory = Path(tempfile.mkdtemp(prefix="wattline-outlet-"))
     settings = GuardSettings(
         socket=str(directory / GUARD_SOCKET),
@@ -76,6 +85,16 @@ def own_guard(outlet: OutletSettings) -> Iterator[GuardClient]:
     finally:
         _end(client, settings, outlet.outlet_id)
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _within_reach(outlet: OutletSettings) -> None:
+    """Look for the relay before there is a guard, which would go on trying to open one that is nowhere: a wrong bus,
+    address or line in the configuration. Nothing is closed. Raises RelayError."""
+    relay = open_relay(outlet.relay)
+    try:
+        relay.is_closed()
+    finally:
+        relay.close()
 
 
 def _end(client: GuardClient, settings: GuardSettings, outlet_id: str) -> None:

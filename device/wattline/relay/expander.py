@@ -40,6 +40,11 @@ class ExpanderSettings(Settings):
         """The chip in errors."""
         return f"{self.driver.upper()} at {self.address:#04x} on bus {self.bus}"
 
+    @property
+    def place(self) -> str:
+        """The relay in errors."""
+        return f"pin P{self.bit} of the {self.chip_name}"
+
 
 class Expander(Protocol):
     """One chip, shared by all relays on it."""

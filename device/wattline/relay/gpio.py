@@ -23,6 +23,11 @@ class GpioRelaySettings(Settings):
     line: int = Field(ge=0, le=4095, description="Offset of the line on that chip.")
     active_low: bool = Field(default=False, description="The relay closes when the line is low.")
 
+    @property
+    def place(self) -> str:
+        """The relay in errors."""
+        return f"{self.chip} line {self.line}"
+
 
 class Line(Protocol):
     """What is used of :class:`gpiod.LineRequest`."""
@@ -48,7 +53,7 @@ class GpioRelay:
         self, settings: GpioRelaySettings, request: Callable[[GpioRelaySettings], Line] = request_line
     ) -> None:
         """Take the line; this opens the relay. Raises RelayError ``relay_no_line``."""
-        self._name = f"{settings.chip} line {settings.line}"
+        self._name = settings.place
         self._offset = settings.line
         try:
             self._line = request(settings)

@@ -65,7 +65,7 @@ class GuardSettings(Settings):
     @field_validator("relays")
     @classmethod
     def _are_different(cls, value: dict[str, RelaySettings]) -> dict[str, RelaySettings]:
-        check_relays(value.values())
+        check_relays(value.items())
         return value
 
     @property

@@ -7,7 +7,7 @@ from typing import Annotated, TypeAlias
 
 from pydantic import Discriminator
 
-from wattline.bus import BusError, I2CBus, open_bus
+from wattline.bus import BusError, I2CBus, bus_name, open_bus
 from wattline.relay.expander import Expander, ExpanderRelay, ExpanderSettings
 from wattline.relay.gpio import GpioRelay, GpioRelaySettings
 from wattline.relay.pca9554 import Pca9554, Pca9554RelaySettings
@@ -58,16 +58,17 @@ def open_relay(settings: RelaySettings, expanders: Expanders | None = None) -> R
             return ExpanderRelay(own.expander(settings), settings.bit, settings.active_low, release=own.close)
 
 
-def check_relays(relays: Iterable[RelaySettings]) -> None:
-    """Raises ValueError when two of them are one relay, or two kinds of chip are named at one address."""
-    found: set[str] = set()
-    chips: dict[tuple[int | str, int], str] = {}
-    for relay in relays:
-        key = relay.model_dump_json(exclude={"active_low"})
-        if key in found:
-            raise ValueError("two outlets share one relay; each needs its own")
-        found.add(key)
-        if isinstance(relay, ExpanderSettings) and chips.setdefault((relay.bus, relay.address), relay.driver) != (
-            relay.driver
-        ):
-            raise ValueError(f"{relay.chip_name}: another outlet has another chip at this address")
+def check_relays(relays: Iterable[tuple[str, RelaySettings]]) -> None:
+    """Of outlets, by their outlet_id. Raises ValueError when two of them are one relay, or two kinds of chip are named
+    at one address."""
+    found: dict[str, str] = {}
+    chips: dict[tuple[int | str, int], tuple[str, str]] = {}
+    for outlet_id, relay in relays:
+        same_bus = {"bus": bus_name(relay.bus)} if isinstance(relay, ExpanderSettings) else {}
+        other = found.setdefault(relay.model_copy(update=same_bus).model_dump_json(exclude={"active_low"}), outlet_id)
+        if other != outlet_id:
+            raise ValueError(f"outlets {other} and {outlet_id} share one relay ({relay.place}); each needs its own")
+        if isinstance(relay, ExpanderSettings):
+            other, driver = chips.setdefault((bus_name(relay.bus), relay.address), (outlet_id, relay.driver))
+            if driver != relay.driver:
+                raise ValueError(f"outlet {outlet_id}: {relay.chip_name}, where outlet {other} has a {driver.upper()}")

@@ -7,6 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from wattline.bus import bus_name
 from wattline.errors import UsageError
 from wattline.meter import MeterSettings
 from wattline.relay import RelaySettings, check_relays
@@ -150,14 +151,20 @@ class SocketSettings(Settings):
 
     @model_validator(mode="after")
     def _one_outlet_one_meter_one_relay(self) -> Self:
-        for what, keys in (
-            ("outlet_id", [o.outlet_id for o in self.outlet]),
-            ("meter", [o.meter.model_dump_json(include={"bus", "address"}) for o in self.outlet]),
-        ):
-            twice = sorted({key for key in keys if keys.count(key) > 1})
-            if twice:
-                raise ValueError(f"two outlets share one {what}: {', '.join(twice)}; each outlet needs its own")
-        check_relays(outlet.relay for outlet in self.outlet)
+        names = [outlet.outlet_id for outlet in self.outlet]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two outlets are called {', '.join(twice)}; each outlet_id needs to be its own")
+        meters: dict[tuple[int | str, int], str] = {}
+        for outlet in self.outlet:
+            meter = outlet.meter
+            other = meters.setdefault((bus_name(meter.bus), meter.address), outlet.outlet_id)
+            if other != outlet.outlet_id:
+                raise ValueError(
+                    f"outlets {other} and {outlet.outlet_id} share one meter ({meter.driver} on bus {meter.bus!r} at "
+                    f"{meter.address:#04x}); each outlet needs its own"
+                )
+        check_relays((outlet.outlet_id, outlet.relay) for outlet in self.outlet)
         return self
 
     @model_validator(mode="after")

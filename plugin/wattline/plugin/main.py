@@ -55,7 +55,7 @@ def _register(plugin: Plugin, shop: Shop) -> None:
             settings = load_settings(config, SocketSettings)
             shop.prepare(settings, config, directory, directory / configuration["rpc-file"], listen)
         except WattlineError as error:
-            return {"disable": f"wattline: {error.message}"}
+            return {"disable": f"wattline: {error.code}: {error.message}"}
         shop.start()
         return {}
 

@@ -95,7 +95,10 @@ class Shop:
     def prepare(self, settings: SocketSettings, config: Path, directory: Path, rpc_path: Path, listen: str) -> None:
         """Look at everything that needs no node. Raises WattlineError: the plugin cannot be loaded like this."""
         home = directory / "wattline"
-        home.mkdir(mode=0o700, exist_ok=True)
+        try:
+            home.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StopError("home_unusable", f"{home}: cannot be made: {error.strerror}") from error
         check_free(listen)
         url = settings.ledger.url
         ledger = open_ledger(url if "://" in url else config.parent / url)

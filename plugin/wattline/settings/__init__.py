@@ -48,9 +48,20 @@ def _lines(error: ValidationError, model: type[Settings], source: str) -> list[s
     for item in error.errors():
         key = ".".join(str(part) for part in item["loc"]) or "(file)"
         message = item["msg"].removeprefix("Value error, ")
-        if item["type"] == "extra_forbidden":
+        context = item.get("ctx", {})
+        if item["type"] == "missing":
+            message = "this key is missing"
+        elif item["type"] == "union_tag_not_found":
+            key, message = f"{key}.driver", "this key is missing; it names the kind of chip"
+        elif item["type"] == "union_tag_invalid":
+            key, message = f"{key}.driver", f"must be one of {context['expected_tags']} (it is {context['tag']!r})"
+        elif item["type"] == "list_type" and isinstance(item.get("input"), dict):
+            message = f"must be a list of tables, [[{key}]] with two brackets"
+        elif item["type"] == "model_type" and isinstance(item.get("input"), list):
+            message = f"must be one table, [{key}] with one bracket"
+        elif item["type"] == "extra_forbidden":
             message = f"unknown key; allowed here: {', '.join(_siblings(model, item['loc']))}"
-        elif item["type"] != "missing" and not isinstance(item.get("input"), (dict, list)):
+        elif not isinstance(item.get("input"), (dict, list)):
             message = f"{message} (it is {item.get('input')!r})"
         lines.append(f"{source}: {key}: {message}")
     return lines

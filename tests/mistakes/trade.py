@@ -1,0 +1,161 @@
+"""What goes wrong between a cable, its node and a socket."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from tests.cable.fakes import make_certificate
+from tests.mistakes.mistake import NOBODY, Desk, Mistake
+from wattline.tariff import Tariff
+
+CHECK = ["cable", "check", "--config"]
+RUN = ["cable", "run", "--config"]
+DAY_S = 86_400
+DEAR = Tariff.of(energy_msat_per_kwh=300_001)
+
+
+def on_bench(command: list[str], change: Callable[[Any], None]) -> Callable[[Desk], list[str]]:
+    """``command`` on a cable to which all is well but for ``change``."""
+
+    def make(desk: Desk) -> list[str]:
+        bench = desk.fixture("bench")
+        change(bench)
+        return [*command, desk.cable_toml({"meter": {"bus": "sim:toaster"}}, bench.socket.address)]
+
+    return make
+
+
+def of(name: str, value: Any, where: str = "socket") -> Callable[[Any], None]:
+    return lambda bench: setattr(getattr(bench, where), name, value)
+
+
+def plain_server(desk: Desk) -> list[str]:
+    """Something listens there that has never heard of TLS."""
+    server = socket.create_server(("127.0.0.1", 0))
+    desk.closing.append(server.close)
+
+    def answer() -> None:
+        connection, _ = server.accept()
+        with connection:
+            connection.recv(1000)
+            connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    threading.Thread(target=answer, daemon=True).start()
+    desk.lightningd()
+    return [*CHECK, desk.cable_toml(address=f"{NOBODY}@127.0.0.1:{server.getsockname()[1]}")]
+
+
+def other_service(desk: Desk) -> list[str]:
+    """A gRPC server over TLS that sells something else."""
+    tls = make_certificate("example.org")
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(tls.key_pem, tls.certificate_pem)]))
+    server.start()
+    desk.closing.append(lambda: server.stop(None))
+    desk.lightningd()
+    return [*CHECK, desk.cable_toml(address=f"{NOBODY}@127.0.0.1:{port}")]
+
+
+def old_node(desk: Desk) -> list[str]:
+    desk.lightningd("v24.08.2")
+    return [*CHECK, desk.cable_toml()]
+
+
+def nobody_there(desk: Desk) -> list[str]:
+    desk.lightningd()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    return [*CHECK, desk.cable_toml(address=f"{NOBODY}@127.0.0.1:{port}")]
+
+
+def from_street(command: list[str], buyer: str, payment_msat: int = 10) -> Callable[[Desk], list[str]]:
+    """A cable on a practice node, at a socket on another."""
+
+    def make(desk: Desk) -> list[str]:
+        street = desk.fixture("street")
+        changes = {
+            "payment": {"min_increment_msat": payment_msat, "max_increment_msat": max(10_000, payment_msat)},
+            "limits": dict.fromkeys(("max_prepaid_msat", "max_session_msat", "max_day_msat"), max(5000, payment_msat)),
+        }
+        path: Path = street.scene.write_cable_config(getattr(street, buyer), f"{buyer}-{payment_msat}", 0, changes)
+        return [*command, str(path)]
+
+    return make
+
+
+def jumping_clock(desk: Desk) -> list[str]:
+    """The machine's clock is put a day forward after the first payment, and a day back after the fifth."""
+    bench = desk.fixture("bench")
+    really = time.time
+
+    def jumps() -> float:
+        paid = len(bench.socket.orders)
+        return really() + (0 if paid < 1 else DAY_S if paid < 5 else -DAY_S)
+
+    desk.monkeypatch.setattr("time.time", jumps)
+    return ["cable", "run", "--for", "2", "--config", desk.cable_toml({}, bench.socket.address)]
+
+
+NODES = (
+    Mistake(
+        "no node", lambda desk: [*CHECK, desk.cable_toml()], 1, ("node_unavailable", "lightning-rpc", "No such file")
+    ),
+    Mistake(
+        "no node at a run",
+        lambda desk: [*RUN, desk.cable_toml()],
+        1,
+        ("node_unavailable", "lightning-rpc", "No such file"),
+    ),
+    Mistake("an old node", old_node, 1, ("node_too_old", "v24.08.2", "v24.11 or newer")),
+    Mistake(
+        "another network", on_bench(CHECK, of("network", "bitcoin", "node")), 1, ("wrong_network", "regtest", "bitcoin")
+    ),
+)
+
+SOCKETS = (
+    Mistake("no socket", nobody_there, 1, ("socket_unreachable", "127.0.0.1:", "refused")),
+    Mistake("a server without TLS", plain_server, 1, ("not_wattline", "no TLS")),
+    Mistake("a server that is no wattline", other_service, 1, ("not_wattline", "no ChargingService")),
+    Mistake(
+        "a certificate that the offer does not name",
+        on_bench(CHECK, of("certificate_sha256", bytes(32))),
+        1,
+        ("offer_forged", "certificate", "somebody may sit in between"),
+    ),
+    Mistake(
+        "a price that is too high, at a check",
+        on_bench(CHECK, of("tariff", DEAR)),
+        1,
+        ("price_too_high", "300001", "300000", "max_price_msat_per_kwh"),
+    ),
+    Mistake(
+        "a price that is too high, at a run",
+        on_bench(RUN, of("tariff", DEAR)),
+        1,
+        ("price_too_high", "300001", "300000", "max_price_msat_per_kwh"),
+    ),
+    Mistake(
+        "a clock that has jumped", on_bench(CHECK, of("valid_s", -3600)), 1, ("offer_expired", "are both clocks right?")
+    ),
+    Mistake("a clock that jumps while energy flows", jumping_clock, 0, ("done: the time is up",)),
+)
+
+CHANNELS = (
+    Mistake("no channel, at a check", from_street(CHECK, "poor"), 1, ("no_channel", "nothing can be paid")),
+    Mistake("no channel, at a run", from_street(RUN, "poor"), 1, ("no_channel", "fundchannel")),
+    Mistake(
+        "a channel with too little",
+        from_street(CHECK, "fresh", 30_000_000),
+        1,
+        ("channel_too_small", "30 000.000 sat"),
+    ),
+    Mistake("no way back for a refund", from_street(CHECK, "fresh"), 0, ("warning", "no_way_back", "refund is owed")),
+)
