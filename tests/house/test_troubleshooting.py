@@ -1,0 +1,90 @@
+"""docs/troubleshooting.md against the code: nothing made up, nothing that a person can meet left out."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import wattline.cli.main
+import wattline.plugin.main
+from wattline.bus import BusError
+from wattline.cable.reconciliation import Breach
+from wattline.errors import WattlineError
+from wattline.session import StopReason
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "troubleshooting.md"
+CODE = re.compile(r"[a-z]+(?:_[a-z]+)+|starting")
+STARTED_FROM = (wattline.cli.main, wattline.plugin.main)
+"""Importing these has made every exception class of ours."""
+
+OURS = {
+    # A wrong call inside wattline: a person sees none of them but as a bug.
+    *("account_invalid", "amount_invalid", "booking_invalid", "charge_fell", "cost_of_negative", "in_unit_of_work"),
+    *("intent_exists", "intent_invalid", "intent_resolved", "not_a_fault", "not_ascii", "record_invalid"),
+    *("refund_not_due", "refund_too_large", "session_id_invalid", "session_invalid", "statement_exists"),
+    *("terms_invalid", "tariff_invalid", "unknown_intent", "already_paying"),
+    # Between plugin and guard, or between plugin and payer.
+    *("lease_over", "lease_too_long", "malformed_payload", "malformed_record", "session_closed"),
+    # What the harness of the tests asks of its nodes.
+    *("already_running", "apt_source_invalid", "line_too_short", "node_exists", "node_name_invalid", "not_running"),
+    *("bitcoind_refused", "cannot_start", "value_invalid"),
+}
+
+
+def errors(kind: type[WattlineError] = WattlineError) -> Iterator[str]:
+    """The names of all exception classes whose code a person may see: a bus error stands inside another one."""
+    if kind is not BusError:
+        yield kind.__name__
+        for inner in kind.__subclasses__():
+            yield from errors(inner)
+
+
+def codes() -> dict[str, str]:
+    """Every code that the sources give to an error or an end of a session, and where."""
+    makers = {*errors(), "__init__", "end"}
+    found = {str(reason): "StopReason" for reason in (*StopReason, *Breach)}
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+                function = node.func
+                name = function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
+                value = node.args[0].value
+                if name in makers and isinstance(value, str) and CODE.fullmatch(value):
+                    found[value] = str(path.relative_to(ROOT))
+            if path.name == "check.py" and isinstance(node, ast.Constant) and isinstance(node.value, str):
+                begun = re.match(rf"({CODE.pattern}): ", node.value)
+                if begun:
+                    found[begun[1]] = str(path.relative_to(ROOT))
+    return found
+
+
+def sources() -> Iterator[Path]:
+    for root in ("plugin", "device", "regtest/wattline/practice"):
+        for path in sorted((ROOT / root).rglob("*.py")):
+            if "node" not in path.parts and not path.name.endswith(("_pb2.py", "_pb2_grpc.py")):
+                yield path
+
+
+def told() -> set[str]:
+    """The codes that the page tells of: those at the beginning of a row."""
+    rows = re.findall(r"^\| (`[^|]*) \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    return {code for row in rows for code in re.findall(r"`([^`]+)`", row)}
+
+
+def test_every_code_that_a_person_can_meet_is_in_the_page() -> None:
+    missing = {code: where for code, where in codes().items() if code not in told() | OURS}
+    assert missing == {}
+
+
+def test_every_code_in_the_page_is_in_the_sources() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in sources())
+    known = codes()
+    assert {code for code in told() if code not in known and f'"{code}' not in text} == set()
+
+
+def test_what_is_left_out_on_purpose_exists_and_is_not_told_all_the_same() -> None:
+    assert OURS - set(codes()) == set()
+    assert OURS & told() == set()
