@@ -10,7 +10,7 @@ from pyln.client import RpcError
 
 from wattline.lightning.node import SendFailure, SendStatus, SentPayment
 from wattline.lightning.record import RECORD_TLV_TYPE, format_record
-from wattline.practice.by_hand import HandCable
+from wattline.practice.by_hand import HandCable, OpenRefusedError
 from wattline.practice.network import RegtestNetwork
 from wattline.practice.scene import Scene, Trade
 from wattline.practice.waiting import wait_until
@@ -131,6 +131,22 @@ def test_of_sixteen_payments_in_flight_at_once_no_more_than_the_cap_is_taken(cab
     statement = cable.statement(lambda s: s.in_flight_msat == 0 and s.credited_msat == taken * each)
     assert 4 <= taken <= 5
     assert statement.credited_msat <= CAP_MSAT
+
+
+@pytest.mark.parametrize("amount_msat", [6_000, 9_000])
+def test_payments_with_a_wrong_preimage_fail_and_leave_the_cap_alone(cable: HandCable, amount_msat: int) -> None:
+    session_id = cable.open()
+    refused(cable.pay_with_wrong_preimage(amount_msat, format_record(session_id, 1)))
+    assert arrived(cable.pay(CAP_MSAT // 2))
+
+
+@pytest.mark.parametrize("node_id", ["the socket's own", "02" + "00" * 32, "02" + "zz" * 32, ""])
+def test_a_cable_that_names_the_sockets_own_node_or_none_at_all_is_refused(
+    scene: Scene, cable: HandCable, node_id: str
+) -> None:
+    with pytest.raises(OpenRefusedError) as caught:
+        cable.open(cable_node_id=scene.node.node_id if node_id == "the socket's own" else node_id)
+    assert caught.value.code == "bad_request"
 
 
 def test_keysends_and_invoices_of_others_pass(scene: Scene, cable: HandCable) -> None:

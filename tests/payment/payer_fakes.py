@@ -76,6 +76,8 @@ class FakeWallet:
     refusal: SendFailure = field(default_factory=lambda: SendFailure("temporary_channel_failure", "busy", False))
     failures: dict[str, SendFailure] = field(default_factory=dict)
     preimages: dict[str, str] = field(default_factory=dict)
+    sent_kept_s: int | None = None
+    """After how long the node deletes its record of what it paid."""
 
     def __post_init__(self) -> None:
         self.clock.watchers.append(self.read_late_requests)
@@ -150,6 +152,9 @@ class FakeWallet:
         self._end(payment_hash)
         known = self.record[payment_hash]
         return self.failures[payment_hash] if known.status is SendStatus.FAILED else known
+
+    def forgets_sent_after_s(self) -> int | None:
+        return self.sent_kept_s
 
     def sent(self, payment_hash: str) -> SentPayment | None:
         match self.fault("sent"):

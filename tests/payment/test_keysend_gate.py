@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 
 import pytest
@@ -10,11 +11,24 @@ from hypothesis import strategies as st
 
 from wattline.lightning.record import PREIMAGE_TLV_TYPE, RECORD_TLV_TYPE, format_record
 from wattline.lightning.tlv import encode_bigsize, encode_tlv_stream, encode_truncated
-from wattline.payment.keysend import Htlc, KeysendGate, Pass, Refuse, Reservations
+from wattline.payment.keysend import LIFETIME_S, Htlc, KeysendGate, Pass, Refuse, Reservations
 
 SESSION = "0123456789ABCDEFGHJKMNPQRS"
 OTHER = "7ZZZZZZZZZZZZZZZZZZZZZZZZZ"
 CAP_MSAT = 1000
+
+
+def preimage(number: int) -> bytes:
+    return number.to_bytes(32, "big")
+
+
+def payment_hash(number: int) -> str:
+    return hashlib.sha256(preimage(number)).hexdigest()
+
+
+def proof(number: int) -> dict[str, bytes]:
+    """The preimage field of payment ``number``; ``payload`` has that of the first."""
+    return {f"t{PREIMAGE_TLV_TYPE}": preimage(number)}
 
 
 class Desk:
@@ -30,14 +44,14 @@ class Desk:
 
 def payload(**others: bytes) -> str:
     """A keysend's final payload; ``others`` are fields by their type, as ``t123``."""
-    fields = {2: encode_truncated(100), 4: encode_truncated(500), PREIMAGE_TLV_TYPE: bytes(32)}
+    fields = {2: encode_truncated(100), 4: encode_truncated(500), PREIMAGE_TLV_TYPE: preimage(1)}
     fields |= {int(key[1:]): value for key, value in others.items()}
     stream = encode_tlv_stream({k: v for k, v in fields.items() if v != b"none"})
     return (encode_bigsize(len(stream)) + stream).hex()
 
 
 def htlc(payload_hex: str, amount_msat: int = 100, number: int = 1, is_forward: bool = False) -> Htlc:
-    return Htlc(f"{number:064x}", amount_msat, payload_hex, is_forward)
+    return Htlc(payment_hash(number), amount_msat, payload_hex, is_forward)
 
 
 def record(session_id: str = SESSION, sequence: int = 1) -> dict[str, bytes]:
@@ -54,7 +68,7 @@ def test_a_payment_for_an_open_session_passes_and_is_reserved() -> None:
     gate = KeysendGate(Desk(), reservations)
     assert gate.judge(htlc(payload(**record()))) == Pass()
     assert reservations.in_flight_msat(SESSION) == 100
-    reservations.release(f"{1:064x}")
+    reservations.release(payment_hash(1))
     assert reservations.in_flight_msat(SESSION) == 0
 
 
@@ -64,6 +78,7 @@ def test_a_payment_for_an_open_session_passes_and_is_reserved() -> None:
         pytest.param(payload(), id="a plain keysend"),
         pytest.param(payload(t133773310=b"hello"), id="a keysend with a text"),
         pytest.param(payload(t133773310=b"I use wattline"), id="a text that mentions us"),
+        pytest.param(payload(t133773310=b"wattline is nice"), id="a text that begins with us"),
         pytest.param(payload(t5482373485=RECORD_TLV_TYPE.to_bytes(4, "big")), id="our type's bytes inside a value"),
         pytest.param("00", id="an empty payload"),
         pytest.param("zz", id="not even hex"),
@@ -122,6 +137,26 @@ def test_a_single_part_that_states_its_total_passes(gate: KeysendGate) -> None:
     assert gate.judge(htlc(payload(**record(), t8=bytes(32) + encode_truncated(100)))) == Pass()
 
 
+def test_a_preimage_that_does_not_belong_to_the_hash_is_failed_and_reserves_nothing() -> None:
+    reservations = Reservations()
+    verdict = KeysendGate(Desk(), reservations).judge(htlc(payload(**record(), **proof(2)), number=1))
+    assert isinstance(verdict, Refuse)
+    assert verdict.code == "wrong_preimage"
+    assert reservations.in_flight_msat(SESSION) == 0
+
+
+def test_what_lightningd_failed_after_the_hook_does_not_use_up_the_cap_for_ever() -> None:
+    now = [0.0]
+    reservations = Reservations(lambda: now[0])
+    gate = KeysendGate(Desk(), reservations)
+    assert gate.judge(htlc(payload(**record()), amount_msat=CAP_MSAT)) == Pass()
+    second = htlc(payload(**record(sequence=2), **proof(2)), amount_msat=CAP_MSAT, number=2)
+    assert isinstance(gate.judge(second), Refuse)
+    now[0] = LIFETIME_S + 1
+    assert gate.judge(second) == Pass()
+    assert reservations.in_flight_msat(SESSION) == CAP_MSAT
+
+
 def test_the_same_hash_for_another_session_is_failed() -> None:
     class AnyDesk:
         def refusal(self, session_id: str, amount_msat: int, in_flight_msat: int) -> tuple[str, str] | None:
@@ -140,7 +175,9 @@ def test_sixteen_at_once_never_exceed_the_cap() -> None:
 
     def pay(number: int) -> None:
         start.wait()
-        verdicts.append(gate.judge(htlc(payload(**record(sequence=number)), amount_msat=100, number=number)))
+        verdicts.append(
+            gate.judge(htlc(payload(**record(sequence=number), **proof(number)), amount_msat=100, number=number))
+        )
 
     threads = [threading.Thread(target=pay, args=(number,)) for number in range(16)]
     for thread in threads:
@@ -164,13 +201,13 @@ def test_what_is_in_flight_is_the_sum_of_what_passed_and_is_not_yet_credited(ste
     model: dict[int, int] = {}
     for what, number, amount_msat in steps:
         if what == "reserve":
-            verdict = gate.judge(htlc(payload(**record()), amount_msat=amount_msat, number=number))
+            verdict = gate.judge(htlc(payload(**record(), **proof(number)), amount_msat=amount_msat, number=number))
             others = sum(model.values()) - model.get(number, 0)
             assert isinstance(verdict, Pass) is (others + amount_msat <= CAP_MSAT)
             if isinstance(verdict, Pass):
                 model[number] = amount_msat
         elif what == "release":
-            reservations.release(f"{number:064x}")
+            reservations.release(payment_hash(number))
             model.pop(number, None)
         else:
             reservations.forget(SESSION)

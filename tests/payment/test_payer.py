@@ -232,6 +232,16 @@ def test_what_the_node_never_heard_of_is_given_up_only_when_old() -> None:
     assert bench.statuses() == [IntentStatus.FAILED]
 
 
+def test_a_payment_whose_record_the_node_may_have_deleted_stays_in_doubt() -> None:
+    bench = Bench(send=["gone before"])
+    bench.wallet.sent_kept_s = 3_600
+    bench.pay()
+    bench.clock.pass_by(4_000.0)
+    (outcome,) = bench.payer.resolve()
+    assert outcome.status is SendStatus.PENDING
+    assert bench.statuses() == [IntentStatus.PENDING]
+
+
 def test_a_request_that_the_node_reads_late_is_not_given_up_even_after_the_clock_jumped_ahead() -> None:
     bench = Bench(send=["gone, read late"])
     bench.pay()

@@ -242,9 +242,15 @@ class CoreLightning:
 
     def autoclean_paid_age_s(self) -> int | None:
         """After how many seconds autoclean deletes paid invoices (the journal); None when it never does."""
-        answer = self.rpc.call("listconfigs", {"config": "autoclean-paidinvoices-age"})
+        return self._autoclean_age_s("autoclean-paidinvoices-age")
+
+    def forgets_sent_after_s(self) -> int | None:
+        return self._autoclean_age_s("autoclean-succeededpays-age")
+
+    def _autoclean_age_s(self, option: str) -> int | None:
+        answer = self.rpc.call("listconfigs", {"config": option})
         with reading("listconfigs"):
-            row = answer["configs"].get("autoclean-paidinvoices-age", {})
+            row = answer["configs"].get(option, {})
             age_s = int(row.get("value_int", row.get("value_str", 0)))
         return age_s or None
 

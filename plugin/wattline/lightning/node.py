@@ -158,6 +158,9 @@ class Wallet(Protocol):
     def wait(self, payment_hash: str, timeout_s: float) -> SentPayment | SendFailure | None:
         """The outcome (``waitsendpay``); None when the time ran out. Raises NodeUnavailable (in doubt)."""
 
+    def forgets_sent_after_s(self) -> int | None:
+        """After how many seconds the node may delete its record of a payment that it made; None when it keeps it."""
+
     def sent(self, payment_hash: str) -> SentPayment | None:
         """What the node's record says (``listsendpays``); None when it knows nothing of that hash."""
 

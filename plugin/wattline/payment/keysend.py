@@ -7,7 +7,9 @@ from the hook. Everything here is in memory and quick: lightningd waits for the 
 
 from __future__ import annotations
 
+import hashlib
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -24,6 +26,8 @@ from wattline.lightning.record import (
 )
 
 DESCRIPTION_PREFIX = "keysend: "
+LIFETIME_S = 60.0
+"""How long a payment that passed the hook counts as in flight without being credited."""
 PAYMENT_DATA_TLV_TYPE = 8
 """``payment_data`` of a final hop (BOLT #4): payment_secret (32 bytes) and total_msat (tu64)."""
 
@@ -64,9 +68,11 @@ class CreditDesk(Protocol):
 class Reservations:
     """Payments that passed the hook and are not yet credited, by payment_hash. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._lock = threading.Condition()
         self._amounts: dict[str, tuple[str, int]] = {}
+        self._since: dict[str, float] = {}
         self._totals: dict[str, int] = {}
 
     def reserve(self, payment_hash: str, session_id: str, amount_msat: int, test: Callable[[int], bool]) -> bool:
@@ -74,6 +80,7 @@ class Reservations:
 
         The same hash again (lightningd replays htlcs at its start) is not counted twice."""
         with self._lock:
+            self._expire()
             known = self._amounts.get(payment_hash)
             if known is not None and known[0] != session_id:
                 return False
@@ -81,6 +88,7 @@ class Reservations:
             if not test(others):
                 return False
             self._amounts[payment_hash] = (session_id, amount_msat)
+            self._since[payment_hash] = self._clock()
             self._totals[session_id] = others + amount_msat
             return True
 
@@ -92,24 +100,32 @@ class Reservations:
     def release(self, payment_hash: str) -> None:
         """Its credit has arrived (or it never will)."""
         with self._lock:
-            known = self._amounts.pop(payment_hash, None)
-            if known is None:
-                return
-            session_id, amount_msat = known
-            left = self._totals[session_id] - amount_msat
-            if left:
-                self._totals[session_id] = left
-            else:
-                del self._totals[session_id]
-            self._lock.notify_all()
+            self._release(payment_hash)
 
     def forget(self, session_id: str) -> None:
         """Drop what is left of a session that is over."""
         with self._lock:
             for payment_hash in [h for h, (owner, _) in self._amounts.items() if owner == session_id]:
-                del self._amounts[payment_hash]
-            self._totals.pop(session_id, None)
-            self._lock.notify_all()
+                self._release(payment_hash)
+
+    def _release(self, payment_hash: str) -> None:
+        known = self._amounts.pop(payment_hash, None)
+        if known is None:
+            return
+        del self._since[payment_hash]
+        session_id, amount_msat = known
+        left = self._totals[session_id] - amount_msat
+        if left:
+            self._totals[session_id] = left
+        else:
+            del self._totals[session_id]
+        self._lock.notify_all()
+
+    def _expire(self) -> None:
+        """lightningd itself has failed what was neither credited nor released for so long (an expiry too near, say)."""
+        oldest = self._clock() - LIFETIME_S
+        while self._since and (first := next(iter(self._since.items())))[1] < oldest:
+            self._release(first[0])
 
     def in_flight_msat(self, session_id: str) -> int:
         with self._lock:
@@ -144,7 +160,7 @@ class KeysendGate:
         own = fields.get(RECORD_TLV_TYPE)
         description = invoice_description(payload) if PREIMAGE_TLV_TYPE in fields else None
         text = (description or "").removeprefix(DESCRIPTION_PREFIX)
-        if own is None and not text.startswith("wattline"):
+        if own is None and not text.startswith("wattline:"):
             return Pass()
         if own is None or own != text.encode():
             return Refuse(
@@ -155,6 +171,8 @@ class KeysendGate:
             record = parse_record(text)
         except RecordError as error:
             return Refuse("malformed_record", str(error))
+        if hashlib.sha256(fields.get(PREIMAGE_TLV_TYPE, b"")).hexdigest() != htlc.payment_hash:
+            return Refuse("wrong_preimage", "the preimage does not belong to the payment_hash", record.session_id)
         if _total_msat(fields, htlc.amount_msat) != htlc.amount_msat:
             return Refuse("in_parts", "a payment for a session must come in one part", record.session_id)
         return self._reserve(htlc, record.session_id)

@@ -253,8 +253,8 @@ class Payer:
     def _give_up(self, unknown: list[Intent]) -> list[Outcome]:
         """Intents that the node did not know: asked a second time, and failed when they are old enough."""
         began = self._clock()
-        outcomes = [self._doubt(intent, began) for intent in unknown if not self._is_old(intent)]
-        old = [intent for intent in unknown if self._is_old(intent)]
+        old = [intent for intent in unknown if self._is_old(intent) and not self._may_be_forgotten(intent)]
+        outcomes = [self._doubt(intent, began) for intent in unknown if intent not in old]
         if old:
             self._pause(ANSWER_GAP_S)
         for intent in old:
@@ -272,6 +272,15 @@ class Payer:
         # By the wall clock, or, should that have been set back, by our own watch since the node first said so.
         watched_s = self._clock() - self._unknown_since.get(intent.payment_hash, self._clock())
         return self._now() - intent.created_at >= GRACE_S or watched_s >= GRACE_S
+
+    def _may_be_forgotten(self, intent: Intent) -> bool:
+        """The node may have paid it and deleted the record since (autoclean): then that it knows nothing says nothing,
+        and the intent stays in doubt until a person has looked."""
+        try:
+            kept_s = self._wallet.forgets_sent_after_s()
+        except (NodeUnavailable, NodeRefused):
+            return True
+        return kept_s is not None and self._now() - intent.created_at >= kept_s
 
     def _is_pending(self, intent: Intent) -> bool:
         """Whether it is still unresolved, now that it is ours alone."""

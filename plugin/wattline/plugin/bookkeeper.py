@@ -20,6 +20,7 @@ from wattline.payment.keysend import DESCRIPTION_PREFIX
 log = logging.getLogger(__name__)
 
 BATCH = 500
+MISSING = "invoices_missing"
 LABEL_PREFIX = "keysend-"
 """Core Lightning's keysend plugin labels the invoices that it makes so; nobody else's description is believed."""
 
@@ -46,10 +47,12 @@ class Bookkeeper:
         self._wake = threading.Event()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="bookkeeper", daemon=True)
-        self.caught_up = False
-        """The journal has been read to its end at least once: payments for sessions may be let pass."""
-        self.gaps = 0
-        """Deleted invoices noticed by this process (holes in pay_index): the journal may not be complete."""
+
+    @property
+    def missing_invoices(self) -> int:
+        """Deleted invoices noticed so far (holes in pay_index): the journal is not complete."""
+        noticed = self._ledger.last_event(MISSING)
+        return int(noticed.detail["total"]) if noticed is not None else 0
 
     def start(self) -> None:
         self._thread.start()
@@ -71,18 +74,17 @@ class Bookkeeper:
                 cursor = self._ledger.cursor()
                 rows = self._journal.paid_since(cursor.updated_index, BATCH)
                 if not rows:
-                    self.caught_up = True
                     return total
                 total += self._book(rows, cursor)
 
     def _book(self, rows: Sequence[PaidInvoice], cursor: Cursor) -> int:
         bookings = []
-        pay_index = cursor.pay_index
+        pay_index, missing = cursor.pay_index, 0
         for row in rows:
             if not row.is_paid:
                 continue
             if row.pay_index is not None:
-                self._watch_gap(pay_index, row.pay_index)
+                missing += _hole(pay_index, row.pay_index)
                 pay_index = max(pay_index, row.pay_index)
             record = record_of(row)
             if record is None or self._ledger.booked(row.payment_hash) is not None:
@@ -106,21 +108,13 @@ class Bookkeeper:
                     row.amount_received_msat,
                     record.session_id,
                 )
-        self._ledger.book(bookings, Cursor(updated_index=rows[-1].updated_index, pay_index=pay_index))
+        with self._ledger.unit():
+            self._ledger.book(bookings, Cursor(updated_index=rows[-1].updated_index, pay_index=pay_index))
+            if missing:
+                total = self.missing_invoices + missing
+                self._ledger.append_event(rows[-1].paid_at, None, MISSING, {"count": missing, "total": total})
         self._taker.booked([booking.payment_hash for booking in bookings])
         return len(bookings)
-
-    def _watch_gap(self, last: int, now: int) -> None:
-        """``pay_index`` counts every payment; a hole means that an invoice was deleted before it was read."""
-        if last and now > last + 1:
-            self.gaps += now - last - 1
-            log.error(
-                "%d paid invoice(s) were deleted before wattline read them (pay_index %d to %d): turn off autoclean of "
-                "paid invoices, or let it wait longer",
-                now - last - 1,
-                last + 1,
-                now - 1,
-            )
 
     def _run(self) -> None:
         while not self._stopping:
@@ -136,6 +130,20 @@ class Bookkeeper:
             if not self._stopping:
                 # Woken by a payment: collect more of them, a write per payment would wear out an SD card.
                 threading.Event().wait(max(0.0, self._interval_s - (time.monotonic() - started)))
+
+
+def _hole(last: int, now: int) -> int:
+    """``pay_index`` counts every payment; a hole means that so many invoices were deleted before they were read."""
+    missing = now - last - 1 if last else 0
+    if missing > 0:
+        log.error(
+            "%d paid invoice(s) were deleted before wattline read them (pay_index %d to %d): turn off autoclean of "
+            "paid invoices, or let it wait longer",
+            missing,
+            last + 1,
+            now - 1,
+        )
+    return max(0, missing)
 
 
 def record_of(row: PaidInvoice) -> Record | None:

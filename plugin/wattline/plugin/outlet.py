@@ -411,6 +411,9 @@ class OutletLoop:
             self._relay_error = error.message
             # Whether it is closed nobody knows; it must not be called open.
             self.view = replace(self.view, fault=error.message, relay_closed=True)
+            session = self.view.session
+            if session is not None and session.state.is_live:
+                self._step(Fault(_relay_reason(error)))
         else:
             self._relay_error = ""
             self.view = replace(self.view, relay_closed=state.closed)

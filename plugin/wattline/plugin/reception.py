@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from wattline.ledger import Ledger, SessionRecord
 from wattline.lightning.node import Signer
 from wattline.lightning.signing import is_signed_by, sign
@@ -28,6 +30,9 @@ from wattline.v1 import charging_pb2 as pb
 log = logging.getLogger(__name__)
 
 TOKEN_BYTES = 32
+ENDING_S = 2.0
+"""How long an open waits for an outlet whose last session has just ended."""
+ENDING_LOOK_S = 0.02
 SHORTEST_NONCE, LONGEST_NONCE = 16, 32
 
 
@@ -72,6 +77,7 @@ class Reception:
         self._ready = ready
         self._now = now
         self._opening = threading.Lock()
+        self._pause = threading.Event()
 
     def offer(self, nonce: bytes) -> pb.GetOfferResponse:
         if not SHORTEST_NONCE <= len(nonce) <= LONGEST_NONCE:
@@ -126,9 +132,12 @@ class Reception:
         self._live.post(session_id, CableSeen())
 
     def close(self, session_id: str, reason: str) -> None:
+        view = self._live.view_of(session_id)
+        if view is None or view.session is None or not view.session.state.is_live:
+            return  # it is closing already; saying so again writes nothing
         log.info("session %s: closed by the cable: %s", session_id, reason[:80] or "no reason given")
-        self._ledger.append_event(self._now(), session_id, "cable_closed", {"reason": reason[:80]})
         self._live.post(session_id, CableClosed())
+        self._ledger.append_event(self._now(), session_id, "cable_closed", {"reason": reason[:80]})
 
     def gone(self, stream: Stream) -> None:
         self._streams.detach(stream)
@@ -153,14 +162,13 @@ class Reception:
             raise Refused("unknown_outlet", f"there is no outlet {request.outlet_id!r} here; there are: {known}")
         if request.method != pb.METHOD_KEYSEND:
             raise Refused("method_not_supported", "this socket takes keysend payments only")
-        if not NODE_ID.fullmatch(request.cable_node_id):
+        if not _is_node_id(request.cable_node_id):
             raise Refused("bad_request", "cable_node_id must be a node id (66 hex digits): refunds go there")
+        if request.cable_node_id == self._identity.node_id:
+            raise Refused("bad_request", "cable_node_id is the socket's own: a node cannot pay itself")
         if request.tariff_id != self._prices.current.tariff_id:
             raise Refused("tariff_changed", "the price has changed since the offer; ask for a new one")
         self._check_access(request)
-        view = self._outlets[request.outlet_id].view
-        if view.condition is not Condition.AVAILABLE:
-            raise _why_not(view)
 
     def _check_access(self, request: pb.Open) -> None:
         allowed = self._settings.access.allow_node_ids
@@ -190,9 +198,12 @@ class Reception:
             opened_at=self._now(),
         )
         self._live.add(record, outlet)
-        if not outlet.attach(session).result(CALL_TIMEOUT_S):
-            self._live.never_opened(session_id)
-            raise _why_not(outlet.view)
+        deadline = time.monotonic() + ENDING_S
+        while not outlet.attach(session).result(CALL_TIMEOUT_S):
+            if not _is_ending(outlet.view) or time.monotonic() > deadline:
+                self._live.never_opened(session_id)
+                raise _why_not(outlet.view)
+            self._pause.wait(ENDING_LOOK_S)
         try:
             self._live.save(session_id)
         except BaseException:
@@ -223,6 +234,22 @@ class Reception:
         stream.put(pb.ChargeResponse(opened=hello))
         self._live.post(session_id, CableSeen())
         return stream
+
+
+def _is_node_id(text: str) -> bool:
+    """Whether ``text`` is a compressed point of secp256k1, which a node id is (BOLT #7)."""
+    if not NODE_ID.fullmatch(text):
+        return False
+    try:
+        ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256K1(), bytes.fromhex(text))
+    except ValueError:
+        return False
+    return True
+
+
+def _is_ending(view: OutletView) -> bool:
+    """The session before is over, and the outlet will be free in a moment."""
+    return view.condition is Condition.STARTING or (view.session is not None and view.session.state is State.CLOSED)
 
 
 def _why_not(view: OutletView) -> Refused:

@@ -94,7 +94,7 @@ class Report:
             "journal": {
                 "updated_index": cursor.updated_index,
                 "pay_index": cursor.pay_index,
-                "missing_invoices": self._bookkeeper.gaps,
+                "missing_invoices": self._bookkeeper.missing_invoices,
             },
             "refunds_owed": len(self._ledger.owed_refunds()),
         }

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import functools
 import inspect
+import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from pyln.client import Plugin, RpcException
+from pyln.client.plugin import Request
 
 from wattline.errors import WattlineError
 from wattline.plugin.report import Json, Report, tariff_object
 from wattline.plugin.smart_socket import SmartSocket
 from wattline.session import decode_session_id
-from wattline.tariff import Tariff
+from wattline.tariff import MAX_PRICE_MSAT, Tariff
+
+log = logging.getLogger(__name__)
 
 INVALID_PARAMETERS = -32602
 NOT_RUNNING = -1
@@ -68,7 +73,8 @@ def add_methods(plugin: Plugin, shop: Shop) -> None:
         if all(value is None for value in wanted.values()):
             return tariff_object(now)
         prices = {
-            key: getattr(now, key) if value is None else _whole(key, value, 0, 10**15) for key, value in wanted.items()
+            key: getattr(now, key) if value is None else _whole(key, value, 0, MAX_PRICE_MSAT)
+            for key, value in wanted.items()
         }
         shop.seller.change_tariff(Tariff.of(**prices))
         return tariff_object(shop.seller.tariff)
@@ -88,6 +94,7 @@ def add_methods(plugin: Plugin, shop: Shop) -> None:
             raise _invalid("end_time", f"must not be before start_time ({start})")
         return shop.report.totals(start, end)
 
+    pool = ThreadPoolExecutor(2, thread_name_prefix="rpc")
     for name, method in (
         ("wattline-status", status),
         ("wattline-sessions", sessions),
@@ -95,21 +102,36 @@ def add_methods(plugin: Plugin, shop: Shop) -> None:
         ("wattline-stop", stop),
         ("wattline-report", report),
     ):
-        plugin.add_method(name, _translating(method), description=method.__doc__)
+        plugin.add_method(name, _in_worker(method, pool), background=True, description=method.__doc__)
 
 
-def _translating(method: Callable[..., Json]) -> Callable[..., Json]:
-    """``method`` with our errors as lightningd's. pyln reads the parameters off ``__signature__``."""
+def _in_worker(method: Callable[..., Json], pool: ThreadPoolExecutor) -> Callable[..., None]:
+    """``method`` in a thread of its own, with our errors as lightningd's: pyln has one thread for everything, and no
+    payment may wait there until the ledger answers an operator. pyln reads the parameters off ``__signature__``."""
 
     @functools.wraps(method)
-    def call(*args: Any, **kwargs: Any) -> Json:
-        try:
-            return method(*args, **kwargs)
-        except WattlineError as error:
-            raise RpcException(f"{error.code}: {error.message}", NOT_RUNNING) from error
+    def call(request: Request, *args: Any, **kwargs: Any) -> None:
+        pool.submit(_answer, request, functools.partial(method, *args, **kwargs))
 
-    vars(call)["__signature__"] = inspect.signature(method)
+    signature = inspect.signature(method)
+    first = inspect.Parameter("request", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = [parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()]
+    vars(call)["__signature__"] = inspect.Signature([first, *parameters])
     return call
+
+
+def _answer(request: Request, call: Callable[[], Json]) -> None:
+    try:
+        result = call()
+    except WattlineError as error:
+        request.set_exception(RpcException(f"{error.code}: {error.message}", NOT_RUNNING))
+    except RpcException as error:
+        request.set_exception(error)
+    except Exception:
+        log.exception("an RPC method failed")
+        request.set_exception(RpcException("internal error, see the log", NOT_RUNNING))
+    else:
+        request.set_result(result)
 
 
 def _session_id(value: object) -> str:

@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol
 
-from wattline.errors import RetryError
+from wattline.errors import RetryError, StopError
 from wattline.ledger import Booking, IntentStatus, Ledger, Purpose, SessionRecord
-from wattline.lightning.node import NodeUnavailable, SendStatus
+from wattline.lightning.node import NodeRefused, NodeUnavailable, SendStatus
 from wattline.lightning.record import format_record
 from wattline.payment.keysend import Reservations
 from wattline.payment.payer import FeeTooHigh, Order, Payer
@@ -167,7 +168,7 @@ class Settlement:
                     continue
                 except NodeUnavailable:
                     raise
-                except RetryError as error:
+                except (RetryError, NodeRefused) as error:
                     log.info(
                         "session %s: %s of %d msat cannot be sent now: %s", session_id, purpose, amount_msat, error
                     )
@@ -208,14 +209,25 @@ class Settlement:
     def retry(self) -> None:
         """Try once whatever is still to be paid back."""
         for record in self._ledger.owed_refunds():
-            session = record.session
-            sent = self._pay_back(
-                Purpose.REFUND, session.session_id, REFUND_SEQUENCE, record.cable_node_id, session.account.balance_msat
-            )
-            if sent is not None:
-                self._sessions.settle_owed(session.session_id, sent)
+            self._on_its_own(partial(self._refund_owed, record))
         for orphan in self._ledger.orphans():
-            self._refund_orphan(orphan)
+            self._on_its_own(partial(self._refund_orphan, orphan))
+
+    @staticmethod
+    def _on_its_own(work: Callable[[], None]) -> None:
+        """What is wrong with one refund must not keep the others."""
+        try:
+            work()
+        except StopError as error:
+            log.error("a refund cannot be made: %s: %s", error.code, error.message)
+
+    def _refund_owed(self, record: SessionRecord) -> None:
+        session = record.session
+        sent = self._pay_back(
+            Purpose.REFUND, session.session_id, REFUND_SEQUENCE, record.cable_node_id, session.account.balance_msat
+        )
+        if sent is not None:
+            self._sessions.settle_owed(session.session_id, sent)
 
     def _refund_orphan(self, orphan: Booking) -> None:
         if orphan.session_id is None:

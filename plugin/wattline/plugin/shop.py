@@ -300,6 +300,14 @@ class Shop:
         )
 
     def _warn_of_autoclean(self, node: CoreLightning) -> None:
+        pays_age_s = self._patiently(node.forgets_sent_after_s)
+        if pays_age_s is not None and pays_age_s < AUTOCLEAN_SAFE_S:
+            log.warning(
+                "autoclean deletes succeeded pays after %d s, but they tell whether a refund in doubt was paid; "
+                "let it wait a day (%d s) at least",
+                pays_age_s,
+                AUTOCLEAN_SAFE_S,
+            )
         age_s = self._patiently(node.autoclean_paid_age_s)
         if age_s is not None and age_s < AUTOCLEAN_SAFE_S:
             log.warning(

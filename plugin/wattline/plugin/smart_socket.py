@@ -171,7 +171,10 @@ class SmartSocket:
         self._streams.broadcast(pb.ChargeResponse(tariff_change=change))
 
     def stop_session(self, session_id: str) -> bool:
-        """End a live session; False when there is none of that id."""
+        """End a live session; False when there is none of that id, or it is ending already."""
+        view = self._live.view_of(session_id)
+        if view is None or view.session is None or not view.session.state.is_live:
+            return False
         return self.post(session_id, OperatorStopped())
 
     # What the outlets' loops tell (wattline.plugin.outlet.SessionSink).

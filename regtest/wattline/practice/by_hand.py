@@ -115,6 +115,15 @@ class HandCable:
         self.wallet.send(route, payment_hash, preimage, text, text)
         return lambda timeout_s: self.wallet.wait(payment_hash, timeout_s)
 
+    def pay_with_wrong_preimage(self, amount_msat: int, record: str) -> SentPayment | SendFailure:
+        """A payment whose preimage does not belong to its hash: nobody can keep it."""
+        payment_hash = payment_hash_of(secrets.token_hex(32))
+        route = self.wallet.find_route(self._socket_id, amount_msat, max(amount_msat, MAXFEE_MSAT), FINAL_CLTV)
+        self.wallet.send(route, payment_hash, secrets.token_hex(32), record, record)
+        outcome = self.wallet.wait(payment_hash, 30)
+        assert outcome is not None, "the payment took too long"
+        return outcome
+
     def xkeysend(self, amount_msat: int, extratlvs: dict[str, str]) -> dict[str, Any]:
         """A payment by lightningd's own command. Raises RpcError when it fails."""
         parameters = {
