@@ -9,6 +9,9 @@ SHELL := bash
 # The first Python that is new enough and can make a virtual environment; override with `make PYTHON=/path/to/python`.
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python3.14; do \
 	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
+# Tests mostly wait (for leases, blocks, payments), so more of them than cores run at the same time; a file's tests share
+# their nodes and stay together.
+WORKERS ?= 3
 # Only `make lock` needs uv.
 UV ?= uv
 
@@ -41,7 +44,7 @@ install: $(VENV)/.installed ## Make .venv with everything that is needed, all of
 
 .PHONY: test
 test: lint ## Check the code and run all tests (real nodes too where bitcoind and lightningd are on PATH)
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 .PHONY: demo
 demo: $(VENV)/.installed ## Toast a slice of bread: socket, cable and payments on this machine
