@@ -353,3 +353,22 @@ def test_increments_are_recorded_under_their_session_and_sequence_from_one_on(be
     intents = bench.ledger.outgoing.of_session(Purpose.INCREMENT, summary.session_id)
     assert [intent.sequence for intent in intents] == list(range(1, len(intents) + 1))
     assert {intent.destination for intent in intents} == {SOCKET_NODE}
+
+
+def test_a_node_that_is_still_connecting_to_its_peers_is_waited_for(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usable, asked = list(bench.node.channels()), iter(range(100))
+    monkeypatch.setattr(bench.node, "channels", lambda: usable if next(asked) >= 2 else [])
+    bench.start()
+    bench.until(payments=1)
+    assert bench.finish().stop_reason == "done"
+
+
+def test_without_a_channel_no_session_is_opened(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench.node, "channels", list)
+    monkeypatch.setattr("wattline.cable.service.CHANNEL_MS", 50)
+    summary = bench.run()
+    assert (summary.stop_reason, summary.session_id, summary.is_good) == ("no_channel", "", False)
+    assert bench.socket.opens == []
+    assert bench.ledger.cable_sessions.unfinished() is None

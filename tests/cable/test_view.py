@@ -66,6 +66,24 @@ def test_the_picture_fits_into_80_by_24() -> None:
     assert max(len(line) for line in lines) <= 80
 
 
+@pytest.mark.parametrize(("columns", "rows"), [(40, 10), (79, 24), (80, 23), (20, 4), (1, 1)])
+def test_on_a_small_terminal_what_matters_most_fits(columns: int, rows: int) -> None:
+    output = io.StringIO()
+    console = Console(file=output, width=columns, height=rows, force_terminal=False)
+    view = LiveView(console)
+    view.show(SNAPSHOT)
+    for number in range(20):
+        view.event(f"event {number} " + "x" * 100)
+    console.print(view._whole())
+    lines = output.getvalue().rstrip("\n").split("\n")
+    assert max(len(line) for line in lines) <= columns
+    # Below that the live display itself cuts off.
+    assert len(lines) <= max(6, rows - 1)
+    if columns >= 40:
+        assert lines[0] == "delivering, relay closed"
+        assert lines[1] == "1300.1 W  44.500 Wh"
+
+
 def test_the_picture_shows_both_meters_the_relay_and_the_caps() -> None:
     console = Console(file=io.StringIO(), width=80)
     console.print(picture(SNAPSHOT))

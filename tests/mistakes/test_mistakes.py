@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from tests.cli.command import run
 from tests.mistakes import hardware, machine, trade
 from tests.mistakes.mistake import Desk, Mistake
 from tests.mistakes.ways import WAYS
-from wattline.cli.main import BAD_USAGE
+from wattline.cli.main import BAD_USAGE, FAILED
 
 MISTAKES = (
     *hardware.CONFIGURATION,
@@ -42,3 +43,35 @@ def test_a_mistake_is_answered_by_one_clear_line(
 def test_each_mistake_is_listed_once() -> None:
     names = [mistake.name for mistake in MISTAKES]
     assert len(names) == len(set(names))
+
+
+def test_verbose_shows_where_a_mistake_was_found_wherever_it_stands(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for words in (["--verbose", "meter", "read"], ["meter", "read", "--verbose"], ["meter", "--verbose", "read"]):
+        assert run(*words, "--config", str(desk.folder / "none.toml")) == BAD_USAGE
+        error = capsys.readouterr().err
+        assert "Traceback" in error
+        assert error.splitlines()[-1].startswith("wattline: error: config_missing: ")
+
+
+def test_a_bug_of_ours_is_called_one_in_one_line(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug\nin two lines")
+
+    desk.monkeypatch.setattr("wattline.cli.meter.meters_in", broken)
+    assert run("meter", "read", "--config", "x") == FAILED
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("wattline: error: internal_error: ZeroDivisionError: a bug in two lines (a bug in wattline")
+
+
+def test_an_outlet_whose_relay_is_nowhere_leaves_no_guard_behind(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_guard(*_: object) -> None:
+        raise AssertionError("a guard was started")
+
+    desk.monkeypatch.setattr("wattline.cli.outlet_guard.spawn_guard", no_guard)
+    relay = '{ driver = "gpio", chip = "/dev/gpiochip99", line = 1 }'
+    assert run("outlet", "test", "--config", desk.socket_toml(relay=relay)) == FAILED
+    assert "A1: relay_no_line: /dev/gpiochip99 line 1" in capsys.readouterr().out

@@ -81,6 +81,7 @@ def from_street(command: list[str], buyer: str, payment_msat: int = 10) -> Calla
 
     def make(desk: Desk) -> list[str]:
         street = desk.fixture("street")
+        desk.monkeypatch.setattr("wattline.cable.service.CHANNEL_MS", 300)
         changes = {
             "payment": {"min_increment_msat": payment_msat, "max_increment_msat": max(10_000, payment_msat)},
             "limits": dict.fromkeys(("max_prepaid_msat", "max_session_msat", "max_day_msat"), max(5000, payment_msat)),
