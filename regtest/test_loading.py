@@ -182,7 +182,7 @@ def test_a_wrong_configuration_in_the_node_s_own_disables_the_plugin_and_not_the
         node = scene.start_node()
         line = node.wait_for_log("wattline: .*max_power_w", timeout_s=10)
         assert str(scene.config) in line
-        assert not scene.is_loaded()
+        wait_until("the plugin is given up", lambda: not scene.is_loaded() or None, 10)
         assert node.rpc.getinfo()["id"] == node.node_id
         with pytest.raises(RpcError, match="Unknown command"):
             scene.status()

@@ -146,7 +146,7 @@ def test_the_relay_opens_however_the_command_ends(
     assert [switching.closed for switching in world.history(1)] == [True, False]
     if number is not signal.SIGKILL:
         assert testing.returncode == 1
-        assert "interrupted: the relay is open again" in out
+        assert "interrupted: the relay is open again" in out, errors
         assert "Traceback" not in errors
     for log in (tmp_path / "temporary").glob("*/guard.log"):
         # Killed, the command could not clear away; its guard ends by itself.

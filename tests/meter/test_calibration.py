@@ -92,7 +92,7 @@ def test_energy_never_shrinks_when_the_raw_value_grows(calibration: Calibration,
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"driver": "ina999"}, "does not match any of the expected tags: 'ina228', 'ina226', 'ina219'"),
+        ({"driver": "ina999"}, "must be one of 'ina228', 'ina226', 'ina219'"),
         ({"address": 0x3F}, "greater than or equal to 64"),
         ({"address": 0x50}, "less than or equal to 79"),
         ({"bus": "usb"}, r"'sim:PROFILE\[/INSTANCE\]'"),

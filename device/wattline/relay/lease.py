@@ -26,6 +26,7 @@ class GuardClient:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = connected
         self._received = b""
+        self._unanswered = 0
 
     @classmethod
     def connect(cls, path: Path | str, timeout_s: float = TIMEOUT_S) -> Self:
@@ -78,7 +79,12 @@ class GuardClient:
                 raise RelayError("guard_lost", "the connection to the guard is closed")
             try:
                 self._socket.sendall(json.dumps(request).encode() + b"\n")
-                answer = json.loads(self._line(self._socket))
+                self._unanswered += 1
+                while self._unanswered:
+                    # An earlier request's answer comes first when a signal broke off the wait for it.
+                    line = self._line(self._socket)
+                    self._unanswered -= 1
+                answer = json.loads(line)
             except (OSError, ValueError) as error:
                 # An answer that comes late would be taken for that of the next request.
                 self._drop()
