@@ -1,0 +1,470 @@
+"""A socket without lightningd: the real shell and a real ledger around a wallet, a journal and hardware in memory.
+
+Nothing flows through the outlet unless a test says so, so that what is paid stays unused to the last msat.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from wattline.ledger import Ledger, LedgerError, SessionRecord
+from wattline.ledger.database import open_database
+from wattline.ledger.payment import Booked, Booking, Cursor
+from wattline.lightning.node import (
+    ChannelBalance,
+    Hop,
+    NodeInfo,
+    NodeUnavailable,
+    NoRoute,
+    PaidInvoice,
+    Route,
+    SendFailure,
+    SendStatus,
+    SentPayment,
+)
+from wattline.lightning.record import PREIMAGE_TLV_TYPE, RECORD_TLV_TYPE
+from wattline.lightning.tlv import encode_bigsize, encode_tlv_stream
+from wattline.meter import Meter, MeterError, Reading
+from wattline.offering import SocketSettings
+from wattline.payment.keysend import Htlc, Reservations
+from wattline.payment.payer import Payer
+from wattline.plugin.bookkeeper import Bookkeeper
+from wattline.plugin.live_sessions import LiveSessions
+from wattline.plugin.outlet import Condition, OutletLoop
+from wattline.plugin.receipts import Receipts
+from wattline.plugin.reception import Identity, Reception
+from wattline.plugin.settlement import Settlement
+from wattline.plugin.smart_socket import SmartSocket
+from wattline.plugin.statements import Statements
+from wattline.plugin.streams import Stream, Streams
+from wattline.plugin.tariffs import PriceList
+from wattline.relay import RelayError, RelayState
+from wattline.session import CableLost, Method, Session, State, Terms, encode_session_id, opened
+from wattline.settings import parse_settings
+from wattline.tariff import Tariff
+from wattline.v1 import charging_pb2 as pb
+
+CAP_MSAT = 100_000
+INTERVAL_MS = 20
+MSAT_PER_WH = 300
+"""At the price that the stall sells for."""
+TERMS = Terms(
+    tariff=Tariff.of(300_000),
+    rated_power_mw=1000,
+    meter_interval_ms=INTERVAL_MS,
+    pause_max_s=60,
+    open_timeout_s=60,
+    cable_lost_s=60,
+    credit_cap_msat=CAP_MSAT,
+    min_refund_msat=1000,
+)
+
+
+def node_id(number: int) -> str:
+    """A node id that is a point of the curve, as real ones are."""
+    key = ec.derive_private_key(number, ec.SECP256K1()).public_key()
+    return key.public_bytes(serialization.Encoding.X962, serialization.PublicFormat.CompressedPoint).hex()
+
+
+SOCKET, CABLE = node_id(1), node_id(2)
+
+
+def session_id(number: int) -> str:
+    return encode_session_id(number.to_bytes(16, "big"))
+
+
+def new_session(number: int = 1, outlet_id: str = "A1") -> Session:
+    return opened(session_id(number), outlet_id, Method.KEYSEND, TERMS, now_ms())
+
+
+def record_of(session: Session, token: bytes = bytes(32), **changes: Any) -> SessionRecord:
+    values: dict[str, Any] = {
+        "session": session,
+        "token_sha256": hashlib.sha256(token).hexdigest(),
+        "cable_node_id": CABLE,
+        "opened_at": 1000,
+    }
+    return SessionRecord(**values | changes)
+
+
+def preimage(number: int) -> bytes:
+    return hashlib.sha256(b"preimage %d" % number).digest()
+
+
+def payment_hash(number: int) -> str:
+    return hashlib.sha256(preimage(number)).hexdigest()
+
+
+def htlc(session: str, number: int, amount_msat: int) -> Htlc:
+    """Payment ``number`` as the hook shows it."""
+    fields = {
+        2: amount_msat.to_bytes(4, "big").lstrip(b"\0"),
+        4: b"\x10",
+        RECORD_TLV_TYPE: f"wattline:1:{session}:{number}".encode(),
+        PREIMAGE_TLV_TYPE: preimage(number),
+    }
+    stream = encode_tlv_stream(fields)
+    return Htlc(payment_hash(number), amount_msat, (encode_bigsize(len(stream)) + stream).hex(), is_forward=False)
+
+
+def now_ms() -> int:
+    return time.monotonic_ns() // 1_000_000
+
+
+def wait_until(what: Callable[[], bool], timeout_s: float = 3.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not what():
+        assert time.monotonic() < deadline, "still waiting"
+        threading.Event().wait(0.002)
+
+
+class WatchedLedger(Ledger):
+    """The real ledger, whose disk may be full and whose callers may be held up."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(open_database(path))
+        self.full = False
+        self.before_save: Callable[[SessionRecord], None] = lambda _: None
+        self.before_look: Callable[[], None] = lambda: None
+
+    def save_session(self, record: SessionRecord) -> None:
+        self.before_save(record)
+        self._need_room()
+        super().save_session(record)
+
+    def book(self, rows: Sequence[Booking], cursor: Cursor) -> Booked:
+        self._need_room()
+        return super().book(rows, cursor)
+
+    def session_by_token(self, token_sha256: str) -> SessionRecord | None:
+        found = super().session_by_token(token_sha256)
+        self.before_look()
+        return found
+
+    def _need_room(self) -> None:
+        if self.full:
+            raise LedgerError("ledger_full", "the disk is full")
+
+
+class WatchedLock:
+    """A lock that tells when somebody has to wait for it."""
+
+    def __init__(self, waits: Callable[[], None]) -> None:
+        self._lock = threading.RLock()
+        self._waits = waits
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(blocking=False):
+            self._waits()
+            self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+class WatchedReservations(Reservations):
+    """Says when somebody begins to wait for what is in flight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.awaited = threading.Event()
+
+    def wait_drained(self, session_id: str, timeout_s: float) -> bool:
+        self.awaited.set()
+        return super().wait_drained(session_id, timeout_s)
+
+
+class FakeWallet:
+    """A node that pays as it is told, and keeps a true record."""
+
+    def __init__(self) -> None:
+        self.fee_msat = 0
+        self.blocked = False
+        """No route leads anywhere."""
+        self.ending = SendStatus.COMPLETE
+        """How a payment ends; PENDING: not yet."""
+        self.before_send: Callable[[], None] = lambda: None
+        self.sends: list[tuple[str, int]] = []
+        """Destination and amount of every payment that was handed over."""
+        self.record: dict[str, SentPayment] = {}
+
+    def info(self) -> NodeInfo:
+        return NodeInfo(SOCKET, "regtest", "v26.06.6", 100)
+
+    def channels(self) -> Sequence[ChannelBalance]:
+        return [ChannelBalance(CABLE, "1x1x1", 10**9, 10**9)]
+
+    def find_route(self, destination: str, amount_msat: int, maxfee_msat: int, final_cltv: int) -> Route:
+        if self.blocked or self.fee_msat > maxfee_msat:
+            raise NoRoute("no_route", "no way")
+        sent_msat = amount_msat + self.fee_msat
+        hop = Hop("1x1x1/0", destination, sent_msat, final_cltv, amount_msat, final_cltv)
+        return Route(destination, amount_msat, (hop,))
+
+    def send(self, route: Route, payment_hash: str, preimage: str, record: str, label: str) -> None:
+        self.before_send()
+        self.sends.append((route.destination, route.amount_msat))
+        self.record[payment_hash] = SentPayment(
+            payment_hash, SendStatus.PENDING, route.amount_msat, route.amount_sent_msat, None
+        )
+
+    def wait(self, payment_hash: str, timeout_s: float) -> SentPayment | SendFailure | None:
+        known = self.sent(payment_hash)
+        if known is not None and known.status is SendStatus.FAILED:
+            return SendFailure("temporary_channel_failure", "busy", False)
+        return known if known is not None and known.status is SendStatus.COMPLETE else None
+
+    def sent(self, payment_hash: str) -> SentPayment | None:
+        known = self.record.get(payment_hash)
+        if known is not None and known.status is SendStatus.PENDING:
+            known = self.record[payment_hash] = replace(known, status=self.ending)
+        return known
+
+    def forgets_sent_after_s(self) -> int | None:
+        return None
+
+
+class FakeSigner:
+    def __init__(self) -> None:
+        self.signed: list[str] = []
+        self.gone = False
+
+    def sign(self, message: str) -> str:
+        if self.gone:
+            raise NodeUnavailable("node_unavailable", "connection refused")
+        self.signed.append(message)
+        return f"{SOCKET} says {message}"
+
+    def verify(self, message: str, signature: str, node_id: str) -> bool:
+        return signature == f"{node_id} says {message}"
+
+
+class FakeJournal:
+    """The node's paid invoices."""
+
+    def __init__(self) -> None:
+        self.rows: list[PaidInvoice] = []
+        self.reads = 0
+        self.gone = False
+
+    def paid_since(self, updated_index: int, limit: int) -> Sequence[PaidInvoice]:
+        if self.gone:
+            raise NodeUnavailable("node_unavailable", "connection refused")
+        self.reads += 1
+        return [row for row in self.rows if row.updated_index > updated_index][:limit]
+
+    def wait_paid(self, pay_index: int, timeout_s: float) -> int | None:
+        return next((row.pay_index for row in self.rows if (row.pay_index or 0) > pay_index), None)
+
+    def add(self, session: str, number: int, amount_msat: int, **changes: Any) -> PaidInvoice:
+        """Payment ``number`` was received for ``session``; its index follows the last one's."""
+        last = self.rows[-1] if self.rows else None
+        values: dict[str, Any] = {
+            "updated_index": last.updated_index + 1 if last else 1,
+            "pay_index": (last.pay_index or 0) + 1 if last else 1,
+            "label": f"keysend-1700000000.{number}",
+            "description": f"keysend: wattline:1:{session}:{number}",
+            "payment_hash": payment_hash(number),
+            "amount_received_msat": amount_msat,
+            "paid_at": 2000 + number,
+            "is_paid": True,
+        }
+        row = PaidInvoice(**values | changes)
+        self.rows.append(row)
+        return row
+
+
+class Hardware:
+    """Meter and relay of one outlet."""
+
+    def __init__(self) -> None:
+        self.energy_uwh = 5_000_000
+        self.closed = False
+        self.stuck = False
+        """The relay does not open."""
+        self.opens = 0
+        """How often it was told to."""
+        self.meter_error: MeterError | None = None
+        self.open_error: RelayError | None = None
+
+    def read(self) -> Reading:
+        if self.meter_error is not None:
+            raise self.meter_error
+        return Reading(self.energy_uwh, 0, 48_000, 0, now_ms())
+
+    def close(self) -> None:
+        """The meter's bus."""
+
+    def hold(self, outlet_id: str, lease_ms: int) -> RelayState:
+        self.closed = True
+        return self._state(outlet_id)
+
+    def open(self, outlet_id: str) -> RelayState:
+        self.opens += 1
+        if self.open_error is not None:
+            raise self.open_error
+        self.closed = self.stuck and self.closed
+        return self._state(outlet_id)
+
+    def _state(self, outlet_id: str) -> RelayState:
+        return RelayState(outlet_id, self.closed, confirmed=True, at_ms=now_ms(), lease_ends_ms=None, fault="")
+
+
+class IdleDesk:
+    """A settlement that never comes to anything: what is SETTLING stays so."""
+
+    def settle(self, session: Session) -> None:
+        """Not today."""
+
+    def refund(self, session: Session, budget_msat: int) -> None:
+        """Not today."""
+
+    def receipt(self, session: Session) -> None:
+        """Not today."""
+
+
+class Stall:
+    """A socket with one outlet, A1, put together as the shop does it, but for threads that work at their own pace: the
+    journal is read, sessions are saved and refunds are retried when a test says so (or a settlement needs it)."""
+
+    def __init__(self, path: Path, *, settles: bool = True, drain_timeout_s: float = 30.0) -> None:
+        self.settings = parse_settings(
+            {
+                "outlet": [
+                    {
+                        "outlet_id": "A1",
+                        "max_power_w": 1,
+                        "meter": {
+                            "driver": "ina228",
+                            "bus": 1,
+                            "address": 0x40,
+                            "shunt_ohms": 0.001,
+                            "max_current_a": 40.0,
+                        },
+                        "relay": {"driver": "gpio", "chip": "/dev/gpiochip0", "line": 17, "active_low": False},
+                    }
+                ],
+                "session": {"meter_interval_ms": INTERVAL_MS, "credit_cap_msat": CAP_MSAT},
+            },
+            SocketSettings,
+            "the test",
+        )
+        self.ledger = WatchedLedger(path / "socket.sqlite3")
+        self.wallet, self.signer, self.journal, self.hardware = FakeWallet(), FakeSigner(), FakeJournal(), Hardware()
+        self.reservations = WatchedReservations()
+        self.live = LiveSessions(self.ledger)
+        self.streams = Streams(lambda session: self.live.post(session, CableLost()))
+        self.ready = threading.Event()
+        self.ready.set()
+        prices = PriceList(self.ledger, self.settings)
+        statements = Statements(self.settings, self.live, self.reservations, self.streams)
+        self.receipts = Receipts(self.ledger, self.signer, SOCKET)
+        self.socket = SmartSocket(
+            self.ledger, self.live, prices, statements, self.receipts, self.streams, self.reservations, self.ready
+        )
+        self.bookkeeper = Bookkeeper(self.journal, self.ledger, self.socket, 1.0)
+        payer = Payer(self.wallet, self.ledger.outgoing, pause=lambda _: None)
+        self.settlement = Settlement(
+            self.socket, payer, self.ledger, self.reservations, self.bookkeeper, drain_timeout_s, 60.0
+        )
+        meter: Callable[[], Meter] = lambda: self.hardware  # noqa: E731 - a factory of one expression
+        self.outlet = OutletLoop("A1", INTERVAL_MS, meter, self.hardware, self.socket, self.reservations)
+        self.socket.furnish([self.outlet], self.settlement if settles else IdleDesk())
+        self.reception = Reception(
+            self.settings,
+            Identity(SOCKET, "regtest", bytes(32)),
+            self.signer,
+            self.ledger,
+            self.live,
+            {"A1": self.outlet},
+            prices,
+            statements,
+            self.receipts,
+            self.streams,
+            self.ready,
+        )
+
+    def __enter__(self) -> Stall:
+        self.outlet.start()
+        wait_until(lambda: self.outlet.view.condition is Condition.AVAILABLE)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.settlement.stop()
+        self.outlet.stop()
+        self.ledger.close()
+
+    # What a cable does.
+
+    def request(self, token: bytes = bytes(32), **changes: Any) -> pb.Open:
+        values: dict[str, Any] = {
+            "token": token,
+            "outlet_id": "A1",
+            "tariff_id": self.socket.tariff.tariff_id,
+            "method": pb.METHOD_KEYSEND,
+            "cable_node_id": CABLE,
+        }
+        return pb.Open(**values | changes)
+
+    def open(self, token: bytes = bytes(32)) -> str:
+        """The id of a session opened with ``token``."""
+        return hello(self.reception.open(self.request(token))).session_id
+
+    def let_pass(self, session: str, number: int, amount_msat: int) -> None:
+        """Payment ``number`` passes the hook."""
+        assert self.reservations.reserve(
+            payment_hash(number), session, amount_msat, lambda flying: self._takes(session, amount_msat, flying)
+        )
+
+    def _takes(self, session: str, amount_msat: int, in_flight_msat: int) -> bool:
+        return self.socket.refusal(session, amount_msat, in_flight_msat) is None
+
+    def credit(self, session: str, number: int, amount_msat: int) -> None:
+        """Payment ``number`` passes the hook, is received and is credited; the journal does not show it yet."""
+        before_msat = self.session.account.credited_msat
+        self.let_pass(session, number, amount_msat)
+        self.socket.paid(payment_hash(number), amount_msat)
+        wait_until(lambda: self.session.account.credited_msat == before_msat + amount_msat)
+
+    def pay(self, session: str, number: int, amount_msat: int) -> None:
+        """Payment ``number`` is received, credited and booked."""
+        self.credit(session, number, amount_msat)
+        self.journal.add(session, number, amount_msat)
+        self.bookkeeper.read_to_end()
+
+    # What there is to see.
+
+    @property
+    def session(self) -> Session:
+        """The one that the outlet serves."""
+        session = self.outlet.view.session
+        assert session is not None, "the outlet is free"
+        return session
+
+    def is_over(self, session: str) -> bool:
+        """Closed, with a receipt, and the outlet is free."""
+        if self.live.outlet_of(session) is not None or self.outlet.view.session is not None:
+            return False
+        record = self.ledger.session(session)
+        return record is not None and record.session.state is State.CLOSED
+
+    def receipt(self, session: str) -> pb.Receipt:
+        saved = self.ledger.receipt(session)
+        assert saved is not None, "no receipt"
+        return pb.Receipt.FromString(saved.content)
+
+
+def hello(stream: Stream) -> pb.Opened:
+    """What a stream begins with."""
+    message = next(iter(stream))
+    assert message.HasField("opened"), message
+    return message.opened
