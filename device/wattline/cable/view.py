@@ -177,6 +177,21 @@ class LogView:
         )
 
 
+def _refund(summary: Summary) -> str:
+    """What became of the credit that was not used."""
+    match summary.refund_status:
+        case "sent":
+            return f"{sat(summary.refunded_msat)} sent back"
+        case "owed":
+            return f"{sat(summary.balance_msat)} owed by the socket, which goes on trying"
+        case "kept":
+            return f"{sat(summary.balance_msat)} kept by the socket: less than it refunds"
+        case "none":
+            return "none: no credit was left"
+        case _:
+            return "not known: there is no receipt"
+
+
 def ending(summary: Summary) -> str:
     """The summary for people, some lines."""
     lines = [f"{summary.stop_reason}: {summary.message}"]
@@ -187,7 +202,7 @@ def ending(summary: Summary) -> str:
             f"         {energy(summary.energy_uwh_socket)} by the socket's",
             f"paid     {sat(summary.paid_msat)} in {summary.payments} payments, fees {sat(summary.fees_msat)}",
             f"charged  {sat(summary.charged_msat)}",
-            f"refund   {sat(summary.refunded_msat)} {summary.refund_status}".rstrip(),
+            f"refund   {_refund(summary)}",
         ]
     if summary.in_doubt_msat:
         lines.append(f"in doubt {sat(summary.in_doubt_msat)}: the next run asks the node about it")

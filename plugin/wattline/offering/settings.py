@@ -70,7 +70,7 @@ class SessionSettings(Settings):
         default=100_000, description="The most unused credit taken for one session, payments in flight included, msat."
     )
     min_refund_msat: Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
-        default=1000, description="Unused credit below this is kept at the end, msat."
+        default=100, description="Unused credit below this is kept at the end, msat."
     )
     open_timeout_s: Seconds = Field(default=30, description="How long a session waits for its first payment, s.")
     pause_max_s: Seconds = Field(default=300, description="How long a paused session waits for the next payment, s.")
