@@ -130,12 +130,12 @@ def open_database(where: str | Path) -> Database:
         if not path or path == ":memory:":
             raise UsageError("ledger_url", f"{name}: a ledger in memory forgets money; name a file")
         name = path
-        _make_private(Path(path))
     try:
         engine = create_engine(url)
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
         raise UsageError("ledger_url", f"{name}: no such kind of database: {error}") from error
     if url.get_backend_name() == "sqlite":
+        _make_private(Path(name))  # not before the URL is known to be usable
         event.listen(engine, "connect", _set_up_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     database = Database(engine, name)
