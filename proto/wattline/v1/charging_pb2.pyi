@@ -161,6 +161,7 @@ class Offer(google.protobuf.message.Message):
     OPEN_TIMEOUT_S_FIELD_NUMBER: builtins.int
     CABLE_LOST_S_FIELD_NUMBER: builtins.int
     MIN_REFUND_MSAT_FIELD_NUMBER: builtins.int
+    ONCHAIN_FIELD_NUMBER: builtins.int
     node_id: builtins.str
     """The socket's Lightning node: 33-byte compressed public key, hex. Payments of a session go to this node only."""
     certificate_sha256: builtins.bytes
@@ -193,6 +194,10 @@ class Offer(google.protobuf.message.Message):
     def methods(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[Global___Method.ValueType]:
         """Ways of paying that the socket takes."""
 
+    @property
+    def onchain(self) -> Global___OnchainRules:
+        """Rules of METHOD_ONCHAIN; absent when the socket does not take it."""
+
     def __init__(
         self,
         *,
@@ -211,11 +216,56 @@ class Offer(google.protobuf.message.Message):
         open_timeout_s: builtins.int = ...,
         cable_lost_s: builtins.int = ...,
         min_refund_msat: builtins.int = ...,
+        onchain: Global___OnchainRules | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["tariff", b"tariff"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["cable_lost_s", b"cable_lost_s", "certificate_sha256", b"certificate_sha256", "credit_cap_msat", b"credit_cap_msat", "expires_at", b"expires_at", "methods", b"methods", "min_increment_msat", b"min_increment_msat", "min_refund_msat", b"min_refund_msat", "network", b"network", "node_id", b"node_id", "nonce", b"nonce", "open_timeout_s", b"open_timeout_s", "outlets", b"outlets", "pause_max_s", b"pause_max_s", "statement_interval_ms", b"statement_interval_ms", "tariff", b"tariff"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["onchain", b"onchain", "tariff", b"tariff"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["cable_lost_s", b"cable_lost_s", "certificate_sha256", b"certificate_sha256", "credit_cap_msat", b"credit_cap_msat", "expires_at", b"expires_at", "methods", b"methods", "min_increment_msat", b"min_increment_msat", "min_refund_msat", b"min_refund_msat", "network", b"network", "node_id", b"node_id", "nonce", b"nonce", "onchain", b"onchain", "open_timeout_s", b"open_timeout_s", "outlets", b"outlets", "pause_max_s", b"pause_max_s", "statement_interval_ms", b"statement_interval_ms", "tariff", b"tariff"]) -> None: ...
 
 Global___Offer: typing_extensions.TypeAlias = Offer
+
+@typing.final
+class OnchainRules(google.protobuf.message.Message):
+    """What the socket asks of an aggregate: the one growing transaction that pays a session."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    FLOOR_SAT_FIELD_NUMBER: builtins.int
+    CREDIT_CAP_SAT_FIELD_NUMBER: builtins.int
+    EXPOSURE_CAP_SAT_FIELD_NUMBER: builtins.int
+    MIN_FEERATE_PER_KW_FIELD_NUMBER: builtins.int
+    MAX_FEERATE_PER_KW_FIELD_NUMBER: builtins.int
+    MAX_AGE_S_FIELD_NUMBER: builtins.int
+    INPUT_CONFIRMATIONS_FIELD_NUMBER: builtins.int
+    MAX_INPUTS_FIELD_NUMBER: builtins.int
+    floor_sat: builtins.int
+    """The smallest value that any version may pay, the first one included. At least 546 sat."""
+    credit_cap_sat: builtins.int
+    """The most unused credit in whole sats; beside Offer.credit_cap_msat, which is for keysend."""
+    exposure_cap_sat: builtins.int
+    """The most that one session may pay on-chain: all of it is unconfirmed until the end."""
+    min_feerate_per_kw: builtins.int
+    """Bounds of the fee rate, satoshi per 1000 weight units."""
+    max_feerate_per_kw: builtins.int
+    max_age_s: builtins.int
+    """After so long the newest version is broadcast and the session ends."""
+    input_confirmations: builtins.int
+    """Confirmations that every input must have."""
+    max_inputs: builtins.int
+    def __init__(
+        self,
+        *,
+        floor_sat: builtins.int = ...,
+        credit_cap_sat: builtins.int = ...,
+        exposure_cap_sat: builtins.int = ...,
+        min_feerate_per_kw: builtins.int = ...,
+        max_feerate_per_kw: builtins.int = ...,
+        max_age_s: builtins.int = ...,
+        input_confirmations: builtins.int = ...,
+        max_inputs: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["credit_cap_sat", b"credit_cap_sat", "exposure_cap_sat", b"exposure_cap_sat", "floor_sat", b"floor_sat", "input_confirmations", b"input_confirmations", "max_age_s", b"max_age_s", "max_feerate_per_kw", b"max_feerate_per_kw", "max_inputs", b"max_inputs", "min_feerate_per_kw", b"min_feerate_per_kw"]) -> None: ...
+
+Global___OnchainRules: typing_extensions.TypeAlias = OnchainRules
 
 @typing.final
 class Tariff(google.protobuf.message.Message):
@@ -278,6 +328,8 @@ class ChargeRequest(google.protobuf.message.Message):
     RESUME_FIELD_NUMBER: builtins.int
     METER_VALUE_FIELD_NUMBER: builtins.int
     CLOSE_FIELD_NUMBER: builtins.int
+    ONCHAIN_REQUEST_FIELD_NUMBER: builtins.int
+    AGGREGATE_VERSION_FIELD_NUMBER: builtins.int
     @property
     def open(self) -> Global___Open: ...
     @property
@@ -286,6 +338,16 @@ class ChargeRequest(google.protobuf.message.Message):
     def meter_value(self) -> Global___MeterValue: ...
     @property
     def close(self) -> Global___Close: ...
+    @property
+    def onchain_request(self) -> Global___OnchainRequest:
+        """Ask for the address of this session's aggregate; answered with OnchainInvitation. Any session may ask, whatever
+        its method: a cable whose channel has run dry goes on like this.
+        """
+
+    @property
+    def aggregate_version(self) -> Global___AggregateVersion:
+        """Hand over the next version; answered with VersionAccepted or VersionRefused."""
+
     def __init__(
         self,
         *,
@@ -293,12 +355,58 @@ class ChargeRequest(google.protobuf.message.Message):
         resume: Global___Resume | None = ...,
         meter_value: Global___MeterValue | None = ...,
         close: Global___Close | None = ...,
+        onchain_request: Global___OnchainRequest | None = ...,
+        aggregate_version: Global___AggregateVersion | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["close", b"close", "message", b"message", "meter_value", b"meter_value", "open", b"open", "resume", b"resume"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["close", b"close", "message", b"message", "meter_value", b"meter_value", "open", b"open", "resume", b"resume"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["message", b"message"]) -> typing.Literal["open", "resume", "meter_value", "close"] | None: ...
+    def HasField(self, field_name: typing.Literal["aggregate_version", b"aggregate_version", "close", b"close", "message", b"message", "meter_value", b"meter_value", "onchain_request", b"onchain_request", "open", b"open", "resume", b"resume"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["aggregate_version", b"aggregate_version", "close", b"close", "message", b"message", "meter_value", b"meter_value", "onchain_request", b"onchain_request", "open", b"open", "resume", b"resume"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["message", b"message"]) -> typing.Literal["open", "resume", "meter_value", "close", "onchain_request", "aggregate_version"] | None: ...
 
 Global___ChargeRequest: typing_extensions.TypeAlias = ChargeRequest
+
+@typing.final
+class OnchainRequest(google.protobuf.message.Message):
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SIGNATURE_FIELD_NUMBER: builtins.int
+    signature: builtins.str
+    """By Open.cable_node_id over "wattline:onchain:1:<SHA-256 of the ASCII session_id, lower-case hex>": a cable that pays
+    on-chain has an identity that can be refused later.
+    """
+    def __init__(
+        self,
+        *,
+        signature: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["signature", b"signature"]) -> None: ...
+
+Global___OnchainRequest: typing_extensions.TypeAlias = OnchainRequest
+
+@typing.final
+class AggregateVersion(google.protobuf.message.Message):
+    """One version of the aggregate. The same version may be handed over again (after a cut, say); it counts once."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: builtins.int
+    PSBT_FIELD_NUMBER: builtins.int
+    IS_FINAL_FIELD_NUMBER: builtins.int
+    number: builtins.int
+    """1, 2, 3, ...; grows with the value. The final version has the number after the newest."""
+    psbt: builtins.bytes
+    """The signed PSBT, version 0 (BIP 174), binary."""
+    is_final: builtins.bool
+    """The answer to FinalDue: pays exactly what is owed."""
+    def __init__(
+        self,
+        *,
+        number: builtins.int = ...,
+        psbt: builtins.bytes = ...,
+        is_final: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["is_final", b"is_final", "number", b"number", "psbt", b"psbt"]) -> None: ...
+
+Global___AggregateVersion: typing_extensions.TypeAlias = AggregateVersion
 
 @typing.final
 class Open(google.protobuf.message.Message):
@@ -411,6 +519,10 @@ class ChargeResponse(google.protobuf.message.Message):
     PAYMENT_REFUSED_FIELD_NUMBER: builtins.int
     REFUSAL_FIELD_NUMBER: builtins.int
     RECEIPT_FIELD_NUMBER: builtins.int
+    ONCHAIN_INVITATION_FIELD_NUMBER: builtins.int
+    VERSION_ACCEPTED_FIELD_NUMBER: builtins.int
+    VERSION_REFUSED_FIELD_NUMBER: builtins.int
+    FINAL_DUE_FIELD_NUMBER: builtins.int
     @property
     def opened(self) -> Global___Opened: ...
     @property
@@ -425,6 +537,14 @@ class ChargeResponse(google.protobuf.message.Message):
     def receipt(self) -> Global___SignedReceipt:
         """A serialized, signed Receipt: the session is closed."""
 
+    @property
+    def onchain_invitation(self) -> Global___OnchainInvitation: ...
+    @property
+    def version_accepted(self) -> Global___VersionAccepted: ...
+    @property
+    def version_refused(self) -> Global___VersionRefused: ...
+    @property
+    def final_due(self) -> Global___FinalDue: ...
     def __init__(
         self,
         *,
@@ -434,12 +554,128 @@ class ChargeResponse(google.protobuf.message.Message):
         payment_refused: Global___PaymentRefused | None = ...,
         refusal: Global___Refusal | None = ...,
         receipt: Global___SignedReceipt | None = ...,
+        onchain_invitation: Global___OnchainInvitation | None = ...,
+        version_accepted: Global___VersionAccepted | None = ...,
+        version_refused: Global___VersionRefused | None = ...,
+        final_due: Global___FinalDue | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["message", b"message", "opened", b"opened", "payment_refused", b"payment_refused", "receipt", b"receipt", "refusal", b"refusal", "statement", b"statement", "tariff_change", b"tariff_change"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["message", b"message", "opened", b"opened", "payment_refused", b"payment_refused", "receipt", b"receipt", "refusal", b"refusal", "statement", b"statement", "tariff_change", b"tariff_change"]) -> None: ...
-    def WhichOneof(self, oneof_group: typing.Literal["message", b"message"]) -> typing.Literal["opened", "statement", "tariff_change", "payment_refused", "refusal", "receipt"] | None: ...
+    def HasField(self, field_name: typing.Literal["final_due", b"final_due", "message", b"message", "onchain_invitation", b"onchain_invitation", "opened", b"opened", "payment_refused", b"payment_refused", "receipt", b"receipt", "refusal", b"refusal", "statement", b"statement", "tariff_change", b"tariff_change", "version_accepted", b"version_accepted", "version_refused", b"version_refused"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["final_due", b"final_due", "message", b"message", "onchain_invitation", b"onchain_invitation", "opened", b"opened", "payment_refused", b"payment_refused", "receipt", b"receipt", "refusal", b"refusal", "statement", b"statement", "tariff_change", b"tariff_change", "version_accepted", b"version_accepted", "version_refused", b"version_refused"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["message", b"message"]) -> typing.Literal["opened", "statement", "tariff_change", "payment_refused", "refusal", "receipt", "onchain_invitation", "version_accepted", "version_refused", "final_due"] | None: ...
 
 Global___ChargeResponse: typing_extensions.TypeAlias = ChargeResponse
+
+@typing.final
+class OnchainInvitation(google.protobuf.message.Message):
+    """Where this session's aggregate pays to."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ADDRESS_FIELD_NUMBER: builtins.int
+    SCRIPT_FIELD_NUMBER: builtins.int
+    RULES_FIELD_NUMBER: builtins.int
+    NEWEST_NUMBER_FIELD_NUMBER: builtins.int
+    NEWEST_VALUE_SAT_FIELD_NUMBER: builtins.int
+    address: builtins.str
+    """Of the socket's wallet, for this session alone."""
+    script: builtins.str
+    """Its scriptPubKey, hex."""
+    newest_number: builtins.int
+    """What the socket holds already (0 when nothing): a resumed cable goes on from here."""
+    newest_value_sat: builtins.int
+    @property
+    def rules(self) -> Global___OnchainRules: ...
+    def __init__(
+        self,
+        *,
+        address: builtins.str = ...,
+        script: builtins.str = ...,
+        rules: Global___OnchainRules | None = ...,
+        newest_number: builtins.int = ...,
+        newest_value_sat: builtins.int = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["rules", b"rules"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["address", b"address", "newest_number", b"newest_number", "newest_value_sat", b"newest_value_sat", "rules", b"rules", "script", b"script"]) -> None: ...
+
+Global___OnchainInvitation: typing_extensions.TypeAlias = OnchainInvitation
+
+@typing.final
+class VersionAccepted(google.protobuf.message.Message):
+    """Stored durably; its increment is credited (a final version credits nothing)."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: builtins.int
+    VALUE_SAT_FIELD_NUMBER: builtins.int
+    IS_FINAL_FIELD_NUMBER: builtins.int
+    number: builtins.int
+    value_sat: builtins.int
+    is_final: builtins.bool
+    def __init__(
+        self,
+        *,
+        number: builtins.int = ...,
+        value_sat: builtins.int = ...,
+        is_final: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["is_final", b"is_final", "number", b"number", "value_sat", b"value_sat"]) -> None: ...
+
+Global___VersionAccepted: typing_extensions.TypeAlias = VersionAccepted
+
+@typing.final
+class VersionRefused(google.protobuf.message.Message):
+    """Not credited, and never broadcast by an honest socket."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: builtins.int
+    CODE_FIELD_NUMBER: builtins.int
+    MESSAGE_FIELD_NUMBER: builtins.int
+    number: builtins.int
+    code: builtins.str
+    """Stable: `bad_version`, `value_not_larger`, `other_inputs`, `wrong_output`, `dust_output`, `fee_too_low`,
+    `fee_too_high`, `bad_locktime`, `bad_sequence`, `not_signed`, `input_unconfirmed`, `input_spent`,
+    `input_refused`, `exposure_cap`, `credit_cap`, `policy`, `session_closed`, `not_invited`, `onchain_unavailable`.
+    """
+    message: builtins.str
+    def __init__(
+        self,
+        *,
+        number: builtins.int = ...,
+        code: builtins.str = ...,
+        message: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["code", b"code", "message", b"message", "number", b"number"]) -> None: ...
+
+Global___VersionRefused: typing_extensions.TypeAlias = VersionRefused
+
+@typing.final
+class FinalDue(google.protobuf.message.Message):
+    """The session is settling: hand over one version that pays exactly `value_sat`, which may be less than the newest. The
+    socket broadcasts that one; without it in time it broadcasts the newest.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    VALUE_SAT_FIELD_NUMBER: builtins.int
+    CHARGED_MSAT_FIELD_NUMBER: builtins.int
+    KEYSEND_MSAT_FIELD_NUMBER: builtins.int
+    value_sat: builtins.int
+    charged_msat: builtins.int
+    """What is owed altogether, and how much of that was paid by keysend: value_sat is the rest, rounded up to whole sats,
+    and at least the floor.
+    """
+    keysend_msat: builtins.int
+    def __init__(
+        self,
+        *,
+        value_sat: builtins.int = ...,
+        charged_msat: builtins.int = ...,
+        keysend_msat: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["charged_msat", b"charged_msat", "keysend_msat", b"keysend_msat", "value_sat", b"value_sat"]) -> None: ...
+
+Global___FinalDue: typing_extensions.TypeAlias = FinalDue
 
 @typing.final
 class Opened(google.protobuf.message.Message):
@@ -495,6 +731,7 @@ class Statement(google.protobuf.message.Message):
     PAYMENTS_FIELD_NUMBER: builtins.int
     MIN_INCREMENT_MSAT_FIELD_NUMBER: builtins.int
     STOP_REASON_FIELD_NUMBER: builtins.int
+    ONCHAIN_CREDITED_MSAT_FIELD_NUMBER: builtins.int
     session_id: builtins.str
     sequence: builtins.int
     """Grows by one per statement of a session."""
@@ -520,6 +757,8 @@ class Statement(google.protobuf.message.Message):
     """The smallest increment that the socket wishes to receive now."""
     stop_reason: builtins.str
     """Empty while the session lives; then why it ended (`cable_closed`, `pause_timeout`, `meter_frozen`, ...)."""
+    onchain_credited_msat: builtins.int
+    """The part of credited_msat that was handed over on-chain."""
     def __init__(
         self,
         *,
@@ -540,8 +779,9 @@ class Statement(google.protobuf.message.Message):
         payments: builtins.int = ...,
         min_increment_msat: builtins.int = ...,
         stop_reason: builtins.str = ...,
+        onchain_credited_msat: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["balance_msat", b"balance_msat", "charged_msat", b"charged_msat", "credited_msat", b"credited_msat", "current_ma", b"current_ma", "delivered_ms", b"delivered_ms", "energy_uwh", b"energy_uwh", "in_flight_msat", b"in_flight_msat", "min_increment_msat", b"min_increment_msat", "payments", b"payments", "power_mw", b"power_mw", "refunded_msat", b"refunded_msat", "relay_closed", b"relay_closed", "sequence", b"sequence", "session_id", b"session_id", "state", b"state", "stop_reason", b"stop_reason", "voltage_mv", b"voltage_mv"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["balance_msat", b"balance_msat", "charged_msat", b"charged_msat", "credited_msat", b"credited_msat", "current_ma", b"current_ma", "delivered_ms", b"delivered_ms", "energy_uwh", b"energy_uwh", "in_flight_msat", b"in_flight_msat", "min_increment_msat", b"min_increment_msat", "onchain_credited_msat", b"onchain_credited_msat", "payments", b"payments", "power_mw", b"power_mw", "refunded_msat", b"refunded_msat", "relay_closed", b"relay_closed", "sequence", b"sequence", "session_id", b"session_id", "state", b"state", "stop_reason", b"stop_reason", "voltage_mv", b"voltage_mv"]) -> None: ...
 
 Global___Statement: typing_extensions.TypeAlias = Statement
 
@@ -605,7 +845,7 @@ class Refusal(google.protobuf.message.Message):
     MESSAGE_FIELD_NUMBER: builtins.int
     code: builtins.str
     """Stable: `outlet_busy`, `unknown_outlet`, `outlet_faulted`, `tariff_changed`, `method_not_supported`,
-    `unknown_session`, `wrong_token`, `not_allowed`, `bad_request`, `replaced`, `shutting_down`.
+    `unknown_session`, `wrong_token`, `not_allowed`, `bad_request`, `replaced`, `shutting_down`, `cable_refused`.
     """
     message: builtins.str
     """One line for people: what is wrong and what is allowed."""
@@ -664,6 +904,10 @@ class Receipt(google.protobuf.message.Message):
     REFUND_STATUS_FIELD_NUMBER: builtins.int
     REFUND_FEE_MSAT_FIELD_NUMBER: builtins.int
     REFUND_PAYMENT_HASH_FIELD_NUMBER: builtins.int
+    ONCHAIN_CREDITED_MSAT_FIELD_NUMBER: builtins.int
+    RETURNED_MSAT_FIELD_NUMBER: builtins.int
+    ONCHAIN_TXID_FIELD_NUMBER: builtins.int
+    ONCHAIN_VALUE_SAT_FIELD_NUMBER: builtins.int
     session_id: builtins.str
     node_id: builtins.str
     """Who signs."""
@@ -686,6 +930,13 @@ class Receipt(google.protobuf.message.Message):
     """Routing fee of the refund, paid out of the unused credit."""
     refund_payment_hash: builtins.str
     """Of the refund's Lightning payment, hex; empty when none."""
+    onchain_credited_msat: builtins.int
+    """The part of credited_msat that was handed over on-chain."""
+    returned_msat: builtins.int
+    """The part of refunded_msat that was never taken: the newest version's value less that of the version to be mined."""
+    onchain_txid: builtins.str
+    """The version that the socket broadcasts, hex; empty when nothing was owed on-chain."""
+    onchain_value_sat: builtins.int
     @property
     def tariff(self) -> Global___Tariff: ...
     def __init__(
@@ -710,9 +961,13 @@ class Receipt(google.protobuf.message.Message):
         refund_status: Global___RefundStatus.ValueType = ...,
         refund_fee_msat: builtins.int = ...,
         refund_payment_hash: builtins.str = ...,
+        onchain_credited_msat: builtins.int = ...,
+        returned_msat: builtins.int = ...,
+        onchain_txid: builtins.str = ...,
+        onchain_value_sat: builtins.int = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["tariff", b"tariff"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["balance_msat", b"balance_msat", "cable_node_id", b"cable_node_id", "charged_msat", b"charged_msat", "closed_at", b"closed_at", "credited_msat", b"credited_msat", "delivered_ms", b"delivered_ms", "energy_uwh", b"energy_uwh", "method", b"method", "node_id", b"node_id", "opened_at", b"opened_at", "outlet_id", b"outlet_id", "payments", b"payments", "refund_fee_msat", b"refund_fee_msat", "refund_payment_hash", b"refund_payment_hash", "refund_status", b"refund_status", "refunded_msat", b"refunded_msat", "session_id", b"session_id", "stop_reason", b"stop_reason", "tariff", b"tariff"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["balance_msat", b"balance_msat", "cable_node_id", b"cable_node_id", "charged_msat", b"charged_msat", "closed_at", b"closed_at", "credited_msat", b"credited_msat", "delivered_ms", b"delivered_ms", "energy_uwh", b"energy_uwh", "method", b"method", "node_id", b"node_id", "onchain_credited_msat", b"onchain_credited_msat", "onchain_txid", b"onchain_txid", "onchain_value_sat", b"onchain_value_sat", "opened_at", b"opened_at", "outlet_id", b"outlet_id", "payments", b"payments", "refund_fee_msat", b"refund_fee_msat", "refund_payment_hash", b"refund_payment_hash", "refund_status", b"refund_status", "refunded_msat", b"refunded_msat", "returned_msat", b"returned_msat", "session_id", b"session_id", "stop_reason", b"stop_reason", "tariff", b"tariff"]) -> None: ...
 
 Global___Receipt: typing_extensions.TypeAlias = Receipt
 

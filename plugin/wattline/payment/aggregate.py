@@ -1,0 +1,145 @@
+"""The aggregate: one growing on-chain payment of a session, of which one version is broadcast.
+
+Pure: what a version must look like, and what a session's final version has to pay. What only a node of the chain can
+tell (inputs confirmed and unspent, signatures, policy) is asked by whoever calls this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from wattline.bitcoin.chain import Outpoint, Tx, Unspent
+from wattline.errors import StopError
+
+MSAT_PER_SAT = 1000
+SMALLEST_OUTPUT_SAT = 546
+"""The smallest output that Core Lightning's wallet makes (addpsbtoutput refuses less), above the dust limit of every
+standard output type (294 sat for P2WPKH, 330 sat for P2TR at bitcoind's dust relay fee)."""
+WEIGHT_PER_VBYTE = 4
+LOWEST_SEQUENCE = 0xFFFFFFFD
+"""Below this a relative lock time is possible (BIP 68); from 0xFFFFFFFE on the transaction would not even signal that it
+can be replaced (BIP 125), which changes nothing today and is allowed."""
+MAX_OUTPUTS = 2
+
+
+class VersionRefused(StopError):
+    """A version that is not credited; the codes are those of ``VersionRefused`` in charging.proto."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnchainRules:
+    """What a socket asks of an aggregate; a session keeps the rules that it was invited under. In satoshi."""
+
+    floor_sat: int
+    """The smallest value of any version."""
+    credit_cap_sat: int
+    """The most unused credit of one session."""
+    exposure_cap_sat: int
+    """The largest value of any version: all of it is unconfirmed until the end."""
+    min_feerate_per_kw: int
+    max_feerate_per_kw: int
+    max_age_s: int
+    input_confirmations: int
+    max_inputs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """A version that pays ``value_sat`` to the socket's script, by its shape and its inputs."""
+
+    tx: Tx
+    value_sat: int
+    fee_sat: int
+    vout: int
+    """Which output is the socket's."""
+
+    @property
+    def feerate_per_kw(self) -> int:
+        """Rounded down."""
+        return feerate_per_kw(self.fee_sat, self.tx.vsize)
+
+
+def feerate_per_kw(fee_sat: int, vsize: int) -> int:
+    """Satoshi per 1000 weight units, rounded down."""
+    return fee_sat * 1000 // (vsize * WEIGHT_PER_VBYTE)
+
+
+def prove(
+    tx: Tx,
+    script: str,
+    rules: OnchainRules,
+    inputs: Mapping[Outpoint, Unspent | None],
+    first_inputs: frozenset[Outpoint] | None,
+    floor_per_kw: int,
+) -> Proven:
+    """Check the shape of a version.
+
+    ``inputs`` is what the chain (without the mempool) knows of everything that ``tx`` spends; ``first_inputs`` are those
+    of the first version, None when this is it; ``floor_per_kw`` is the mempool's present floor. Raises VersionRefused.
+    """
+    if tx.outpoints != (first_inputs if first_inputs is not None else tx.outpoints):
+        raise VersionRefused("other_inputs", "every version must spend exactly the inputs of the first one")
+    if len(tx.inputs) > rules.max_inputs:
+        raise VersionRefused("other_inputs", f"at most {rules.max_inputs} inputs are taken, not {len(tx.inputs)}")
+    if tx.version != 2:
+        # Version 3 (TRUC, BIP 431) has relay rules of its own that this socket does not reckon with.
+        raise VersionRefused("bad_version", f"the transaction version must be 2, not {tx.version}")
+    if tx.locktime != 0:
+        raise VersionRefused("bad_locktime", f"locktime must be 0, not {tx.locktime}: it could not be mined at once")
+    for item in tx.inputs:
+        if item.sequence < LOWEST_SEQUENCE:
+            raise VersionRefused(
+                "bad_sequence",
+                f"the sequence of input {item.outpoint} must be {LOWEST_SEQUENCE:#x} or more, not {item.sequence:#x}: "
+                "it could be a relative lock time",
+            )
+    funds_sat = 0
+    for outpoint, unspent in inputs.items():
+        if unspent is None:
+            raise VersionRefused("input_spent", f"input {outpoint} is spent, or not confirmed yet, or does not exist")
+        if unspent.confirmations < rules.input_confirmations:
+            raise VersionRefused(
+                "input_unconfirmed",
+                f"input {outpoint} has {unspent.confirmations} confirmations, {rules.input_confirmations} are needed",
+            )
+        funds_sat += unspent.value_sat
+    ours = [number for number, output in enumerate(tx.outputs) if output.script == script]
+    if len(ours) != 1:
+        raise VersionRefused(
+            "wrong_output", f"exactly one output must pay to the session's address, not {len(ours)}: {script}"
+        )
+    if len(tx.outputs) > MAX_OUTPUTS:
+        raise VersionRefused(
+            "wrong_output", f"one output beside the session's is allowed (change), not {len(tx.outputs) - 1}"
+        )
+    for output in tx.outputs:
+        if output.value_sat < SMALLEST_OUTPUT_SAT:
+            raise VersionRefused(
+                "dust_output", f"an output of {output.value_sat} sat is dust; at least {SMALLEST_OUTPUT_SAT} sat"
+            )
+    value_sat = tx.outputs[ours[0]].value_sat
+    if value_sat < rules.floor_sat:
+        raise VersionRefused("dust_output", f"{value_sat} sat are below the floor of {rules.floor_sat} sat")
+    fee_sat = funds_sat - sum(output.value_sat for output in tx.outputs)
+    proven = Proven(tx, value_sat, fee_sat, ours[0])
+    lowest = max(rules.min_feerate_per_kw, floor_per_kw)
+    if fee_sat < 0 or proven.feerate_per_kw < lowest:
+        raise VersionRefused(
+            "fee_too_low", f"the fee of {fee_sat} sat is {proven.feerate_per_kw} sat/kw; at least {lowest} are needed"
+        )
+    if proven.feerate_per_kw > rules.max_feerate_per_kw:
+        raise VersionRefused(
+            "fee_too_high",
+            f"the fee of {fee_sat} sat is {proven.feerate_per_kw} sat/kw; at most {rules.max_feerate_per_kw} are taken",
+        )
+    return proven
+
+
+def final_value_sat(charged_msat: int, keysend_msat: int, floor_sat: int) -> int:
+    """What the final version has to pay: what is owed and was not paid by keysend, rounded up to whole sats, at least
+    the floor; 0 when nothing is owed on-chain, and nothing is broadcast then."""
+    owed_msat = charged_msat - keysend_msat
+    if owed_msat <= 0:
+        return 0
+    return max(floor_sat, -(-owed_msat // MSAT_PER_SAT))
