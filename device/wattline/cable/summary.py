@@ -57,6 +57,8 @@ class Summary:
     """Whether the refund stands in the own node's invoices; None when there is none to look for."""
     objections: tuple[str, ...] = ()
     """What in the socket's final account contradicts the cable's own."""
+    course: tuple[tuple[float, int, int], ...] = ()
+    """Power and balance over time: seconds, mW by the own meter, msat by the socket's last statement."""
 
     @property
     def is_good(self) -> bool:

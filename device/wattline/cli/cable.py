@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -19,6 +20,7 @@ from rich.console import Console
 
 from wattline.cable.check import Verdict
 from wattline.cable.check import check as run_check
+from wattline.cable.course import Course
 from wattline.cable.opening import Equipment, MeterOpener
 from wattline.cable.service import CableService
 from wattline.cable.settings import CableConfig, load_cable
@@ -54,8 +56,9 @@ def run(
     with _alone(cable.storage_path), open_ledger(cable.storage_path) as ledger, _signals(wish):
         view = LiveView(console) if console.is_terminal else LogView()
         with view:
-            summary = CableService(cable.settings, _equipment(cable, ledger), view, wish).run()
-    _tell(summary, as_json)
+            course = Course(view)
+            summary = CableService(cable.settings, _equipment(cable, ledger), course, wish).run()
+    _tell(replace(summary, course=course.points), as_json)
     raise typer.Exit(0 if summary.is_good else 1)
 
 

@@ -12,8 +12,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from wattline.cli.chart import Chart
 from wattline.practice.scene import Json, Scene
-from wattline.practice.toast import Toast, toast
+from wattline.practice.toast import Toast, ToastMeter, ToastOrder, toast
 
 END_TIMEOUT_S = 120.0
 """How long the cable may take to close its session after its time is up."""
@@ -39,6 +40,11 @@ def demo(
     ] = DemoNode.PRACTICE,
     method: Annotated[DemoMethod, typer.Option(help="How the session is paid.")] = DemoMethod.KEYSEND,
     seconds: Annotated[float, typer.Option(min=3, max=3600, help="How long the toaster is on.")] = 30.0,
+    meter: Annotated[ToastMeter, typer.Option(help="The chip that measures, on both sides.")] = ToastMeter.INA228,
+    volts: Annotated[
+        int | None,
+        typer.Option(help="The supply. The toaster draws 1300 W at 48 V, 325 W at 24 V.", show_default="48, else 24"),
+    ] = None,
     price: Annotated[int, typer.Option(min=1, max=1_000_000, help="Price of energy, sat per kWh.")] = 300,
     as_json: Annotated[
         bool, typer.Option("--json", help="End with one JSON object on stdout; all else on stderr.")
@@ -46,7 +52,9 @@ def demo(
 ) -> None:
     """Toast a slice of bread: a socket, a cable, two Lightning nodes, and a load of 1300 W (simulated at the chips)."""
     del method  # there is one
+    order = ToastOrder(node.value, price * MSAT_PER_SAT, meter, meter.usual_v if volts is None else volts)
     console = Console(stderr=as_json, highlight=False)
+    dot, times = ("-", "x") if console.options.ascii_only else ("·", "×")
 
     def buy(scene: Scene, config: Path) -> Json:
         cable = scene.run_cable(config, for_s=seconds, quiet=False)
@@ -59,15 +67,17 @@ def demo(
             cable.interrupt()
             return cable.result(END_TIMEOUT_S)[1]
 
-    result = toast(node.value, price * MSAT_PER_SAT, buy, lambda text: console.print(f"[dim]· {text}[/dim]"))
-    console.print(_told(result))
+    result = toast(order, buy, lambda text: console.print(f"[dim]{dot} {text}[/dim]"))
+    console.print(told(result, times))
     if as_json:
         typer.echo(json.dumps(result.to_json()))
+    else:
+        console.print(Chart(result.course), end="")
     raise typer.Exit(0 if result.is_good else 1)
 
 
-def _told(result: Toast) -> Table:
-    """The outcome in words."""
+def told(result: Toast, times: str) -> Table:
+    """The outcome in words; ``times`` is the sign for it. With the chart below it fits into 80 x 24."""
     wh, sat = 1_000_000, MSAT_PER_SAT
     table = Table(title="What happened", show_header=False, title_justify="left", box=None, padding=(0, 2))
     table.add_column(style="bold")
@@ -81,11 +91,14 @@ def _told(result: Toast) -> Table:
         row(
             "practice", "these were practice nodes: not Lightning, and no money; --node lightningd shows the real thing"
         )
-    row("toasted for", f"{result.seconds:.0f} s on two {result.node} nodes, paid by {result.method}")
+    row(
+        "toasted for",
+        f"{result.seconds:.0f} s at {result.supply_v} V on two {result.node} nodes, paid by {result.method}",
+    )
     row(
         "energy",
-        f"{result.energy_uwh_socket / wh:.3f} Wh by the socket's meter, {result.energy_uwh_cable / wh:.3f} Wh by the "
-        f"cable's ({difference:.2%} apart)",
+        f"{result.energy_uwh_socket / wh:.3f} Wh by the socket's {result.meter.upper()}, "
+        f"{result.energy_uwh_cable / wh:.3f} Wh by the cable's ({difference:.2%} apart)",
     )
     row(
         "price",
@@ -103,7 +116,7 @@ def _told(result: Toast) -> Table:
         f"the cable never had more than {result.max_prepaid_msat / sat:.3f} sat prepaid, the socket never delivered "
         f"more than {result.max_unpaid_msat / sat:.3f} sat unpaid",
     )
-    row("relay", f"closed {result.relay_closed}×, opened {result.relay_opened}×, now {result.relay_final}")
+    row("relay", f"closed {result.relay_closed}{times}, opened {result.relay_opened}{times}, now {result.relay_final}")
     row("books", "both nodes and both ledgers agree to the msat" if result.books_agree else "DO NOT AGREE, see --json")
     row("ended", result.stop_reason)
     return table

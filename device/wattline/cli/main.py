@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
@@ -44,6 +45,9 @@ def _common(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit; commands end with ``typer.Exit``. A person's mistake is one line, never a
     traceback; ``--verbose``, wherever it stands, shows the rest."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that knows no µ or × shows a question mark in its place.
+        sys.stdout.reconfigure(errors="replace")
     words = sys.argv[1:] if arguments is None else arguments
     verbose = VERBOSE in words
     if verbose:

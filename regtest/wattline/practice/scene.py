@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from pyln.client import RpcError
 
-from wattline.bus.simulation import SimulatedWorld
+from wattline.bus.simulation import NOMINAL_V, SimulatedWorld
 from wattline.errors import StopError
 from wattline.practice.daemon import free_port
 from wattline.practice.lightningd import Node, OptionValue
@@ -49,6 +49,10 @@ class Trade:
     profiles: Sequence[str] = ("toaster",)
     """One outlet A1, A2, ... for each, all circuits of one simulated world."""
     max_power_w: int = 1400
+    meter: str = "ina228"
+    """The chip that measures, on the socket's side and on the cable's: the driver's name."""
+    supply_v: int = NOMINAL_V
+    """Of the simulated world. A resistive load takes less at less."""
     session: Mapping[str, int] = field(default_factory=dict)
     """Keys of ``[session]``."""
     payment: Mapping[str, int] = field(default_factory=dict)
@@ -84,7 +88,8 @@ class Scene:
         self.trade = trade
         self.directory = network.directory / f"scene-{name}"
         self.directory.mkdir()
-        self.world_spec = f"sim:{trade.profiles[0]}/{network.directory.name}-{name}"
+        profile = trade.profiles[0] if trade.supply_v == NOMINAL_V else f"{trade.profiles[0]}@{trade.supply_v}"
+        self.world_spec = f"sim:{profile}/{network.directory.name}-{name}"
         self.listen = f"127.0.0.1:{free_port()}"
         self.config = self.directory / "socket.toml"
         self.write_config(trade)
@@ -122,13 +127,13 @@ class Scene:
             f"allow_node_ids = {json.dumps(list(trade.allow_node_ids))}",
         ]
         for circuit in range(len(trade.profiles)):
-            meter = SimulatedWorld.socket_meter(circuit)
+            meter = SimulatedWorld.socket_meter(circuit, trade.meter)
             lines += [
                 "[[outlet]]",
                 f'outlet_id = "A{circuit + 1}"',
                 f"max_power_w = {trade.max_power_w}",
                 (
-                    f'meter = {{ driver = "ina228", bus = "{self.world_spec}", address = {meter:#x}, '
+                    f'meter = {{ driver = "{trade.meter}", bus = "{self.world_spec}", address = {meter:#x}, '
                     "shunt_ohms = 0.001, max_current_a = 40 }"
                 ),
                 (
@@ -269,9 +274,9 @@ class Scene:
             "socket": {"address": f"{self.node.node_id}@{self.listen}", "outlet_id": f"A{circuit + 1}"},
             "node": {"rpc": str(wallet.rpc_path)},
             "meter": {
-                "driver": "ina228",
+                "driver": self.trade.meter,
                 "bus": self.world_spec,
-                "address": SimulatedWorld.cable_meter(circuit),
+                "address": SimulatedWorld.cable_meter(circuit, self.trade.meter),
                 "shunt_ohms": 0.001,
                 "max_current_a": 40,
             },

@@ -1,22 +1,69 @@
-"""The demo's scene: the paper's slice of bread, 1300 W for half a minute, on nodes of either kind; and what came of
-it."""
+"""The demo's scene: the paper's slice of bread, 1300 W for half a minute, on nodes of either kind and with any of the
+meters; and what came of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
-from wattline.errors import StopError
+from wattline.bus.simulation import NOMINAL_V
+from wattline.cable.course import Point
+from wattline.errors import StopError, UsageError
 from wattline.practice.books import Books, books_of
 from wattline.practice.network import RegtestNetwork
 from wattline.practice.practice_network import PracticeNetwork
 from wattline.practice.scene import Json, Scene, Trade
 
 PRACTICE = "practice"
+LOWEST_V = 12
 CHANNEL_SAT = 1_000_000
 PUSH_MSAT = 300_000_000
 """What the socket's side of the channel has from the start, so that a refund can be sent at once."""
+TOASTER_OHMS = NOMINAL_V**2 / 1300
+
+
+class ToastMeter(StrEnum):
+    """What measures on both sides."""
+
+    INA228 = "ina228"
+    INA226 = "ina226"
+    INA219 = "ina219"
+
+    @property
+    def highest_v(self) -> int:
+        """The highest supply that the chip measures (docs/hardware.md), as far as a toaster of 1300 W at 48 V goes."""
+        return {ToastMeter.INA228: NOMINAL_V, ToastMeter.INA226: 36, ToastMeter.INA219: 26}[self]
+
+    @property
+    def usual_v(self) -> int:
+        """The supply of a demo: the paper's power, or the usual voltage that the chip can measure."""
+        return NOMINAL_V if self is ToastMeter.INA228 else 24
+
+
+@dataclass(frozen=True, slots=True)
+class ToastOrder:
+    """What is to be toasted, and how."""
+
+    node: str = PRACTICE
+    """``practice`` or ``lightningd``."""
+    price_msat_per_kwh: int = 300_000
+    meter: ToastMeter = ToastMeter.INA228
+    supply_v: int = NOMINAL_V
+
+    def __post_init__(self) -> None:
+        if not LOWEST_V <= self.supply_v <= self.meter.highest_v:
+            raise UsageError(
+                "demo_volts",
+                f"{self.supply_v} V: with an {self.meter.upper()} the demo runs at {LOWEST_V} to "
+                f"{self.meter.highest_v} V",
+            )
+
+    @property
+    def power_w(self) -> int:
+        """What the toaster draws when it is hot, nearly."""
+        return round(self.supply_v**2 / TOASTER_OHMS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +72,13 @@ class Toast:
 
     node: str
     method: str
+    meter: str
+    supply_v: int
     seconds: float
     energy_uwh_socket: int
     energy_uwh_cable: int
+    energy_uwh_world: int
+    """What truly flowed out of the simulated socket."""
     price_msat_per_kwh: int
     charged_msat: int
     credited_msat: int
@@ -52,26 +103,27 @@ class Toast:
     books_agree: bool
     """Both nodes' own records (listinvoices, listsendpays) and both ledgers say the same, to the msat."""
     books: Books = field(repr=False)
+    course: tuple[Point, ...] = field(repr=False)
+    """Power and balance over time; not in the JSON object."""
 
     @property
     def is_good(self) -> bool:
         return self.stop_reason in ("done", "operator") and self.books_agree and self.relay_final == "open"
 
     def to_json(self) -> Json:
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "course"}
 
 
 def toast(
-    node: str,
-    price_msat_per_kwh: int,
+    order: ToastOrder,
     buy: Callable[[Scene, Path], Json],
     say: Callable[[str], None],
 ) -> Toast:
-    """Set the scene on nodes of the kind ``node`` (``practice`` or ``lightningd``), let ``buy`` run the cable of
-    the given configuration, and compare all books.
+    """Set the scene, let ``buy`` run the cable of the given configuration, and compare all books.
 
     ``buy`` returns the cable's summary, ``say`` hears what is being done. Raises WattlineError when something is
     missing."""
+    node = order.node
     is_practice = node == PRACTICE
     if is_practice:
         say("these are PRACTICE NODES: not Lightning, they hold no money; a real one is shown by --node lightningd")
@@ -79,7 +131,7 @@ def toast(
         say("starting bitcoind on regtest")
     with (
         PracticeNetwork() if is_practice else RegtestNetwork() as network,
-        Scene(network, _trade(price_msat_per_kwh)) as scene,
+        Scene(network, _trade(order)) as scene,
     ):
         say(f"starting two {node} nodes, the socket's with the plugin")
         socket, cable = scene.start_node(), network.node("cable")
@@ -87,7 +139,7 @@ def toast(
         network.open_channel(cable, socket, CHANNEL_SAT, push_msat=PUSH_MSAT)
         scene.wait_running()
         config = scene.write_cable_config(cable)
-        say("a toaster of 1300 W is plugged in, the cable buys")
+        say(f"a toaster is plugged in, {order.power_w} W at {order.supply_v} V; the cable buys")
         summary = buy(scene, config)
         if not summary:
             raise StopError("cable_failed", "the cable ended without a summary; what it said stands above")
@@ -100,10 +152,13 @@ def toast(
         return Toast(
             node=node,
             method="keysend",
+            meter=order.meter,
+            supply_v=order.supply_v,
             seconds=summary["seconds"],
             energy_uwh_socket=int(session.get("energy_uwh", 0)),
             energy_uwh_cable=summary["energy_uwh_cable"],
-            price_msat_per_kwh=price_msat_per_kwh,
+            energy_uwh_world=scene.world.energy_uwh(0),
+            price_msat_per_kwh=order.price_msat_per_kwh,
             charged_msat=int(session.get("charged_msat", 0)),
             credited_msat=int(session.get("credited_msat", 0)),
             refunded_msat=int(session.get("refunded_msat", 0)),
@@ -121,8 +176,14 @@ def toast(
             session_id=session_id,
             books_agree=books.agree,
             books=books,
+            course=tuple(Point(*point) for point in summary["course"]),
         )
 
 
-def _trade(price_msat_per_kwh: int) -> Trade:
-    return Trade(energy_msat_per_kwh=price_msat_per_kwh, session={"min_refund_msat": 100})
+def _trade(order: ToastOrder) -> Trade:
+    return Trade(
+        energy_msat_per_kwh=order.price_msat_per_kwh,
+        session={"min_refund_msat": 100},
+        meter=order.meter,
+        supply_v=order.supply_v,
+    )

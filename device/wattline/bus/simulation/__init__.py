@@ -17,6 +17,7 @@ INA219   0x4A + k         0x4E + k        0 and 1
 """
 
 from wattline.bus.simulation.control import SimulatedWorld
+from wattline.bus.simulation.profile import NOMINAL_V
 from wattline.bus.simulation.world import Fault, RelayFault, Switching
 
-__all__ = ["Fault", "RelayFault", "SimulatedWorld", "Switching"]
+__all__ = ["NOMINAL_V", "Fault", "RelayFault", "SimulatedWorld", "Switching"]

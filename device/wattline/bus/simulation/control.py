@@ -7,7 +7,15 @@ from typing import Self
 
 from wattline.bus.simulation.connection import WorldConnection
 from wattline.bus.simulation.place import Place
-from wattline.bus.simulation.world import CABLE_METER, EXPANDER, SOCKET_METER, Fault, RelayFault, Switching
+from wattline.bus.simulation.world import (
+    CABLE_METERS,
+    EXPANDER,
+    SOCKET_METERS,
+    Fault,
+    RelayFault,
+    Switching,
+    meter_address,
+)
 
 
 class SimulatedWorld:
@@ -73,14 +81,14 @@ class SimulatedWorld:
         return int(self._connection.call("pid"))
 
     @staticmethod
-    def socket_meter(circuit: int) -> int:
-        """Address of the INA228 on the socket's side of a circuit."""
-        return SOCKET_METER + circuit
+    def socket_meter(circuit: int, chip: str = "ina228") -> int:
+        """Address of the chip on the socket's side of a circuit. Raises ValueError when it has none of these."""
+        return meter_address(SOCKET_METERS, circuit, chip)
 
     @staticmethod
-    def cable_meter(circuit: int) -> int:
-        """Address of the INA228 on the cable's side of a circuit."""
-        return CABLE_METER + circuit
+    def cable_meter(circuit: int, chip: str = "ina228") -> int:
+        """Address of the chip on the cable's side of a circuit. Raises ValueError when it has none of these."""
+        return meter_address(CABLE_METERS, circuit, chip)
 
     def close(self) -> None:
         self._connection.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
@@ -27,6 +27,18 @@ CABLE_INA226 = 0x4C
 CABLE_INA219 = 0x4E
 CIRCUITS_OF_OTHER_METERS = 2
 """Circuits 0 and 1 have them: there are no more addresses."""
+SOCKET_METERS = {"ina228": SOCKET_METER, "ina226": SOCKET_INA226, "ina219": SOCKET_INA219}
+"""Of circuit 0, by the name of the driver."""
+CABLE_METERS = {"ina228": CABLE_METER, "ina226": CABLE_INA226, "ina219": CABLE_INA219}
+
+
+def meter_address(meters: Mapping[str, int], circuit: int, chip: str) -> int:
+    """Where the ``chip`` of a circuit answers, on the side whose first addresses are ``meters``. Raises ValueError."""
+    circuits = CIRCUITS if chip == "ina228" else CIRCUITS_OF_OTHER_METERS
+    if chip not in meters or not 0 <= circuit < circuits:
+        raise ValueError(f"circuit {circuit} has no {chip}: there are {', '.join(meters)}, and {circuits} circuits")
+    return meters[chip] + circuit
+
 
 SUPPLY_OHMS = 0.02
 CABLE_OHMS = 0.003
