@@ -14,6 +14,7 @@ from wattline.session import (
     CableLost,
     CableSeen,
     CreditArrived,
+    CreditReturned,
     CreditTooLateError,
     Effect,
     Event,
@@ -81,12 +82,18 @@ rare = st.one_of(
     st.builds(OperatorStopped),
     st.builds(Fault, st.sampled_from(sorted(FAULTS))),
     st.builds(BooksClosed),
+    st.builds(CreditReturned, amounts_msat),
     st.builds(RefundSent, amounts_msat, st.integers(0, 500)),
     st.builds(RefundOwed),
     st.builds(RefundKept),
     st.builds(Restart),
 )
-ending = st.one_of(st.builds(BooksClosed), st.builds(RefundSent, st.integers(1, 3000), st.integers(0, 9)), rare)
+ending = st.one_of(
+    st.builds(BooksClosed),
+    st.builds(CreditReturned, st.integers(1, 3000)),
+    st.builds(RefundSent, st.integers(1, 3000), st.integers(0, 9)),
+    rare,
+)
 happenings = st.integers(0, 19).flatmap(lambda number: ordinary if number else rare)
 delays_ms = st.integers(0, 29).flatmap(lambda number: st.integers(0, 300) if number else st.integers(-50, 6_000))
 histories = st.builds(
@@ -112,11 +119,17 @@ def happen(session: Session, happening: Event | Restart, now_ms: int) -> tuple[S
         assert isinstance(happening, CreditArrived)
         assert not session.takes_credit
     except RefundTooLargeError:
-        assert isinstance(happening, RefundSent)
-        assert happening.amount_msat + happening.fee_msat > session.account.balance_msat
+        assert isinstance(happening, (RefundSent, CreditReturned))
+        if isinstance(happening, RefundSent):
+            assert happening.amount_msat + happening.fee_msat > session.account.balance_msat
+        else:
+            assert happening.total_msat > session.account.balance_msat
     except RefundNotDueError:
-        assert isinstance(happening, RefundSent)
-        assert session.refund_status is not RefundStatus.OWED
+        assert isinstance(happening, (RefundSent, CreditReturned))
+        if isinstance(happening, RefundSent):
+            assert session.refund_status is not RefundStatus.OWED
+        else:
+            assert session.returned_msat or session.state is not State.SETTLING or not session.refund_issued
     return session, (), False
 
 
@@ -144,7 +157,12 @@ def test_the_rules_hold_in_every_history(terms: Terms, history: list[tuple[int, 
         if account.refunded_msat:
             unused_msat = account.credited_msat - account.charged_msat
             assert account.refunded_msat + session.refund_fee_msat <= unused_msat
-        assert (account.refunded_msat > 0) == (session.refund_status is RefundStatus.SENT)
+        assert (account.refunded_msat > session.returned_msat) == (session.refund_status is RefundStatus.SENT)
+        if not (taken and isinstance(happening, CreditReturned)):
+            assert session.returned_msat == before.returned_msat
+        elif before.returned_msat != happening.total_msat:
+            assert (before.returned_msat, session.returned_msat) == (0, happening.total_msat)
+            assert account.refunded_msat == before.account.refunded_msat + happening.total_msat
 
         # The relay: held exactly in DELIVERING, by bounded leases.
         for effect in effects:

@@ -15,6 +15,7 @@ from wattline.session import (
     CableLost,
     CableSeen,
     CreditArrived,
+    CreditReturned,
     CreditTooLateError,
     Effect,
     Event,
@@ -380,6 +381,34 @@ def test_a_refund_whose_fee_would_exceed_it_is_kept(before: Session) -> None:
 def test_a_refund_with_its_fee_never_exceeds_the_unused_credit(before: Session) -> None:
     with pytest.raises(RefundTooLargeError, match="9960"):
         step(before, RefundSent(9900, 61), 10)
+
+
+@pytest.mark.parametrize(
+    ("total_msat", "status"), [(9960, RefundStatus.NONE), (9600, RefundStatus.KEPT)], ids=["all", "all but a rest"]
+)
+def test_credit_that_was_never_taken_is_given_back_without_a_payment(total_msat: int, status: RefundStatus) -> None:
+    session, effects = step(refunding(), CreditReturned(total_msat), 10)
+    assert (session.state, session.refund_status, effects) == (State.CLOSED, status, (WriteReceipt(),))
+    assert (session.returned_msat, session.account.refunded_msat) == (total_msat, total_msat)
+    assert session.account.balance_msat == 9960 - total_msat
+    assert step(session, CreditReturned(total_msat), 20) == (session, ())
+
+
+def test_what_is_left_of_the_credit_after_a_return_is_refunded_as_ever() -> None:
+    session, effects = step(refunding(), CreditReturned(5000), 10)
+    assert (session.state, effects) == (State.SETTLING, ())
+    session, effects = step(session, RefundSent(4900, 60), 20)
+    assert (session.state, session.refund_status, effects) == (State.CLOSED, RefundStatus.SENT, (WriteReceipt(),))
+    assert (session.returned_msat, session.account.refunded_msat) == (5000, 9900)
+    assert step(session, RefundSent(4900, 60), 30) == (session, ())
+
+
+def test_a_return_of_more_than_is_unused_or_of_something_else_is_an_error() -> None:
+    with pytest.raises(RefundTooLargeError):
+        step(refunding(), CreditReturned(9961), 10)
+    for before in (new(), delivering(), settling(), closed(), owing(), step(refunding(), CreditReturned(5000), 10)[0]):
+        with pytest.raises(RefundNotDueError):
+            step(before, CreditReturned(4000), 10)
 
 
 @pytest.mark.parametrize("before", [new(), delivering(), paused(), settling()], ids=lambda s: str(s.state))

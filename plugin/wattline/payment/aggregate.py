@@ -18,8 +18,8 @@ SMALLEST_OUTPUT_SAT = 546
 standard output type (294 sat for P2WPKH, 330 sat for P2TR at bitcoind's dust relay fee)."""
 WEIGHT_PER_VBYTE = 4
 LOWEST_SEQUENCE = 0xFFFFFFFD
-"""Below this a relative lock time is possible (BIP 68); from 0xFFFFFFFE on the transaction would not even signal that it
-can be replaced (BIP 125), which changes nothing today and is allowed."""
+"""Below this a relative lock time is possible (BIP 68); from 0xFFFFFFFE on the transaction would not even signal
+that it can be replaced (BIP 125), which changes nothing today and is allowed."""
 MAX_OUTPUTS = 2
 
 
@@ -75,8 +75,9 @@ def prove(
 ) -> Proven:
     """Check the shape of a version.
 
-    ``inputs`` is what the chain (without the mempool) knows of everything that ``tx`` spends; ``first_inputs`` are those
-    of the first version, None when this is it; ``floor_per_kw`` is the mempool's present floor. Raises VersionRefused.
+    ``inputs`` is what the chain (without the mempool) knows of everything that ``tx`` spends; ``first_inputs`` are
+    those of the first version, None when this is it; ``floor_per_kw`` is the mempool's present floor. Raises
+    VersionRefused.
     """
     if tx.outpoints != (first_inputs if first_inputs is not None else tx.outpoints):
         raise VersionRefused("other_inputs", "every version must spend exactly the inputs of the first one")

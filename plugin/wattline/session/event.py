@@ -72,6 +72,18 @@ class BooksClosed:
 
 
 @dataclass(frozen=True, slots=True)
+class CreditReturned:
+    """After the Refund effect: this much of the unused credit, altogether, went back without a payment, because it was
+    handed over and never taken. What is left is still to be refunded. Telling it again changes nothing. Raises
+    StopError ``amount_invalid`` unless it is positive."""
+
+    total_msat: int
+
+    def __post_init__(self) -> None:
+        _whole("total_msat", self.total_msat, 1)
+
+
+@dataclass(frozen=True, slots=True)
 class RefundSent:
     """The refund arrived. Raises StopError ``amount_invalid`` for impossible amounts."""
 
@@ -104,6 +116,7 @@ Event = (
     | OperatorStopped
     | Fault
     | BooksClosed
+    | CreditReturned
     | RefundSent
     | RefundOwed
     | RefundKept

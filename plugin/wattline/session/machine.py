@@ -18,6 +18,7 @@ from wattline.session.event import (
     CableLost,
     CableSeen,
     CreditArrived,
+    CreditReturned,
     Event,
     Fault,
     MeterValue,
@@ -45,7 +46,7 @@ def step(session: Session, event: Event, now_ms: int) -> Step:
 
     Total: an event that makes no sense in a state is ignored. The only errors are those of money, and nothing changes
     when one is raised: CreditTooLateError (a credit for a CLOSED session, or after its refund was issued),
-    RefundTooLargeError (more was sent back than is unused) and RefundNotDueError (something was sent back although
+    RefundTooLargeError (more was sent back than is unused) and RefundNotDueError (something went back although
     nothing was due). A ``now_ms`` before that of the latest event counts as the same moment.
     """
     if session.state is not State.CLOSED:
@@ -69,6 +70,8 @@ def step(session: Session, event: Event, now_ms: int) -> Step:
             return _stop(session, stop_reason)
         case BooksClosed():
             return _close_books(session)
+        case CreditReturned(total_msat):
+            return _credit_returned(session, total_msat)
         case RefundSent(amount_msat, fee_msat):
             return _refund_sent(session, amount_msat, fee_msat)
         case RefundOwed():
@@ -234,9 +237,22 @@ def _close_books(session: Session) -> Step:
     return replace(session, refund_budget_msat=unused_msat), (Refund(unused_msat),)
 
 
+def _credit_returned(session: Session, total_msat: int) -> Step:
+    if session.returned_msat == total_msat:
+        return session, ()  # told twice
+    if session.returned_msat or session.state is not State.SETTLING or not session.refund_issued:
+        raise RefundNotDueError(session.session_id, total_msat)
+    session = replace(session, account=session.account.refund(total_msat, 0), returned_msat=total_msat)
+    unused_msat = session.account.balance_msat
+    if unused_msat >= session.terms.min_refund_msat:
+        return session, ()  # the rest is still under way
+    return _close(session, RefundStatus.KEPT if unused_msat else RefundStatus.NONE)
+
+
 def _refund_sent(session: Session, amount_msat: int, fee_msat: int) -> Step:
     if session.refund_status is RefundStatus.SENT:
-        if (session.account.refunded_msat, session.refund_fee_msat) == (amount_msat, fee_msat):
+        sent_msat = session.account.refunded_msat - session.returned_msat
+        if (sent_msat, session.refund_fee_msat) == (amount_msat, fee_msat):
             return session, ()  # told twice of the same refund
         raise RefundNotDueError(session.session_id, amount_msat)
     if not _refund_is_due(session):

@@ -39,6 +39,8 @@ class Session:
     refund_budget_msat: int = 0
     """What a refund and its fee may take together; above 0 from the Refund effect on, when the books are closed."""
     refund_fee_msat: int = 0
+    returned_msat: int = 0
+    """The part of the refund that needed no payment, because it was handed over and never taken."""
     power_mw: int = 0
     """Of the latest meter value; negative when power flows back."""
     metered_ms: int = 0
@@ -55,7 +57,7 @@ class Session:
 
     def __post_init__(self) -> None:
         decode_session_id(self.session_id)
-        for name in ("energy_uwh", "delivered_ms", "refund_budget_msat", "refund_fee_msat"):
+        for name in ("energy_uwh", "delivered_ms", "refund_budget_msat", "refund_fee_msat", "returned_msat"):
             value = getattr(self, name)
             if value < 0:
                 raise self._invalid(f"{name} is {value}")

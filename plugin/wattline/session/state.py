@@ -54,6 +54,12 @@ class StopReason(StrEnum):
     METER_RESET = "meter_reset"  # the meter lost its configuration or its count while in use
     RELAY_FAULT = "relay_fault"  # the relay cannot be switched, or power flows although it is open
     GUARD_LOST = "guard_lost"  # the process that holds the relays cannot be reached
+    DOUBLE_SPENT = "double_spent"  # what the cable paid with was seen spent elsewhere
+    OLDER_VERSION = "older_version"  # the cable broadcast a version that pays less than the newest one
+    PAID_EARLY = "paid_early"  # the cable broadcast the newest version before the end: it can pay no more
+    EXPOSURE_CAP = "exposure_cap"  # no more is credited before a confirmation, and the credit is used up
+    FEERATE_LOW = "feerate_low"  # the mempool is about to ask for more than the payment's fee rate
+    PAYMENT_AGED = "payment_aged"  # the payment was kept back for as long as the socket allows
     OUTLET_REMOVED = "outlet_removed"  # after a restart the configuration no longer has the session's outlet
     INTERNAL_ERROR = "internal_error"  # the socket's own software failed; the log says how
 
@@ -69,6 +75,12 @@ FAULTS = frozenset(
         StopReason.METER_RESET,
         StopReason.RELAY_FAULT,
         StopReason.GUARD_LOST,
+        StopReason.DOUBLE_SPENT,
+        StopReason.OLDER_VERSION,
+        StopReason.PAID_EARLY,
+        StopReason.EXPOSURE_CAP,
+        StopReason.FEERATE_LOW,
+        StopReason.PAYMENT_AGED,
         StopReason.OUTLET_REMOVED,
         StopReason.INTERNAL_ERROR,
     }
