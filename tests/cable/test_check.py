@@ -68,8 +68,13 @@ def test_it_is_said_whether_a_refund_can_come_back(bench: Bench, monkeypatch: py
     def fresh() -> Sequence[ChannelBalance]:
         return [ChannelBalance(bench.socket.sign_node, "1x1x1", 10**8, 0)]
 
+    assert "can come back" in findings(bench)["refund"].text
     monkeypatch.setattr(bench.node, "channels", fresh)
-    assert findings(bench)["refund"].verdict is Verdict.WARNING
+    assert problems(bench) == {"refund"}
+    assert "no_way_back: " in findings(bench)["refund"].text
+    # A socket that refunds from nothing on cannot send nothing either.
+    bench.socket.min_refund_msat = 0
+    assert problems(bench) == {"refund"}
 
 
 def test_a_prepaid_cap_that_is_small_for_the_outlet_is_warned_of(bench: Bench) -> None:

@@ -5,6 +5,7 @@ import pytest
 from tests.cable.conftest import Bench
 from tests.cable.fakes import CABLE_NODE, SOCKET_NODE, FakeSigner, wait_for
 from wattline.ledger import Purpose
+from wattline.lightning.node import ChannelBalance
 from wattline.lightning.signing import is_signed_by
 from wattline.meter import MeterError
 from wattline.tariff import Tariff
@@ -372,3 +373,17 @@ def test_without_a_channel_no_session_is_opened(bench: Bench, monkeypatch: pytes
     assert (summary.stop_reason, summary.session_id, summary.is_good) == ("no_channel", "", False)
     assert bench.socket.opens == []
     assert bench.ledger.cable_sessions.unfinished() is None
+
+
+@pytest.mark.parametrize("receivable_msat", [0, 99, 100])
+def test_it_is_said_when_nothing_could_come_back_and_bought_all_the_same(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, receivable_msat: int
+) -> None:
+    bench.socket.min_refund_msat = 100
+    monkeypatch.setattr(bench.node, "channels", lambda: [ChannelBalance(SOCKET_NODE, "1x1x1", 10**8, receivable_msat)])
+    bench.start()
+    bench.until(payments=2)
+    assert bench.finish().stop_reason == "done"
+    warnings = [event for event in bench.listener.lines if event.startswith("warning: no_way_back: ")]
+    assert len(warnings) == (1 if receivable_msat < 100 else 0)
+    assert all("at most 5.000 sat" in warning for warning in warnings)

@@ -158,5 +158,10 @@ CHANNELS = (
         1,
         ("channel_too_small", "30 000.000 sat"),
     ),
-    Mistake("no way back for a refund", from_street(CHECK, "fresh"), 0, ("warning", "no_way_back", "refund is owed")),
+    Mistake(
+        "no way back for a refund",
+        from_street(CHECK, "fresh"),
+        1,
+        ("problem", "no_way_back", "5.000 sat", "stays owed until"),
+    ),
 )

@@ -17,6 +17,7 @@ from wattline.cable.offer import (
     open_socket,
 )
 from wattline.cable.opening import CableNode, MeterOpener
+from wattline.cable.refund_way import NO_WAY_BACK, can_come_back, owed
 from wattline.cable.rhythm import Conditions, Latency, Load, target_msat
 from wattline.cable.settings import CableSettings
 from wattline.cable.view import power, sat
@@ -152,12 +153,8 @@ def _ways(settings: CableSettings, node: CheckedNode, offer: Offer) -> Iterator[
             Verdict.PROBLEM, "channel", f"channel_too_small: {reach}, but the smallest payment is {sat(amount_msat)}"
         )
     yield _fee(ways, amount_msat, caps.maxfee_msat(amount_msat), payment.max_increment_msat, caps.max_fee_ppm)
-    if ways.receivable_msat < offer.min_refund_msat:
-        yield Finding(
-            Verdict.WARNING,
-            "refund",
-            "no_way_back: nothing can come back yet; a refund is owed until the socket's side of a channel grows",
-        )
+    if not can_come_back(ways.receivable_msat, offer):
+        yield Finding(Verdict.PROBLEM, "refund", f"{NO_WAY_BACK}: {owed(settings.limits.max_prepaid_msat)}")
     else:
         yield Finding(Verdict.OK, "refund", f"up to {sat(ways.receivable_msat)} can come back")
 

@@ -12,6 +12,7 @@ from wattline.cable.messages import SignedReceipt
 from wattline.cable.offer import OfferError
 from wattline.cable.opening import Agreement, Equipment, agree, agree_again
 from wattline.cable.receipt import ReceiptError, verify_receipt
+from wattline.cable.refund_way import NO_WAY_BACK, can_come_back, owed
 from wattline.cable.session_run import SessionOver, SessionRun
 from wattline.cable.settings import CableSettings
 from wattline.cable.stopwish import StopWish
@@ -62,6 +63,7 @@ class CableService:
         for attempt in range(1, MAX_OFFERS + 1):
             agreement = agree(self._settings, self._equipment)
             self._tell_trust(agreement)
+            self._tell_refund(agreement)
             run = SessionRun(self._settings, self._equipment, agreement, self._listener, self._wish)
             try:
                 return run.run()
@@ -147,6 +149,12 @@ class CableService:
         """Close the record; payments still in doubt are settled without being sent again."""
         self._equipment.memory.save(replace(remembered, stop_reason=reason, closed_at=int(self._equipment.now())))
         self._equipment.payer.resolve(resend=False)
+
+    def _tell_refund(self, agreement: Agreement) -> None:
+        """A warning only: what could be owed at the end is no more than the cable chose to risk."""
+        receivable_msat = max((channel.receivable_msat for channel in self._equipment.node.channels()), default=0)
+        if not can_come_back(receivable_msat, agreement.opened.offer):
+            self._listener.event(f"warning: {NO_WAY_BACK}: {owed(self._settings.limits.max_prepaid_msat)}")
 
     def _tell_trust(self, agreement: Agreement) -> None:
         if self._settings.socket.parsed.node_id is None:
