@@ -84,6 +84,28 @@ def test_on_a_small_terminal_what_matters_most_fits(columns: int, rows: int) -> 
         assert lines[1] == "1300.1 W  44.500 Wh"
 
 
+def test_payments_are_shown_as_they_arrive_and_push_no_event_out() -> None:
+    view = LiveView(Console(file=io.StringIO()))
+    view.event("warning: look at this")
+    view.show(replace(SNAPSHOT, payments=0, paid_msat=0))
+    view.show(replace(SNAPSHOT, payments=1, paid_msat=55))
+    view.show(replace(SNAPSHOT, payments=1, paid_msat=55))
+    view.show(replace(SNAPSHOT, payments=3, paid_msat=1_155))
+    assert [line[9:] for line in drawn(view)[16:]] == [
+        "warning: look at this",
+        "payment 1: 0.055 sat arrived",
+        "payments up to 3: 1.100 sat arrived",
+    ]
+    for number in range(4, 24):
+        view.show(replace(SNAPSHOT, payments=number, paid_msat=1_100 * number))
+    view.event("socket: paused")
+    lines = drawn(view)
+    assert len(lines) == 16 + 6
+    assert lines[16].endswith("warning: look at this")
+    assert lines[17].endswith("payment 20: 1.100 sat arrived")
+    assert lines[-1].endswith("socket: paused")
+
+
 def test_the_picture_shows_both_meters_the_relay_and_the_caps() -> None:
     console = Console(file=io.StringIO(), width=80)
     console.print(picture(SNAPSHOT))

@@ -20,7 +20,9 @@ from wattline.cable.summary import Snapshot, Summary
 log = logging.getLogger("wattline.cable")
 
 LINES = 6
-"""Of the newest events under the picture: the whole fits into 80 x 24."""
+"""Of the newest events and payments under the picture: the whole fits into 80 x 24."""
+EVENT_LINES = 4
+"""So many of them are kept for events, which many payments must not push out."""
 COLUMNS, ROWS = 80, 24
 WHOLE_LINES = 16
 SHORT_LINES = 6
@@ -109,7 +111,9 @@ class LiveView:
     """On a terminal. Use as a context manager. Where the whole does not fit, it shows what matters most."""
 
     def __init__(self, console: Console) -> None:
-        self._lines: deque[str] = deque(maxlen=LINES)
+        self._events: deque[tuple[int, str]] = deque(maxlen=LINES)
+        self._payments: deque[tuple[int, str]] = deque(maxlen=LINES)
+        self._count = 0
         self._console = console
         self._snapshot: Snapshot | None = None
         self._live = Live(console=console, refresh_per_second=4, get_renderable=self._whole)
@@ -124,10 +128,26 @@ class LiveView:
         self._live.stop()
 
     def event(self, text: str) -> None:
-        self._lines.append(f"{time.strftime('%H:%M:%S')} {text}")
+        self._events.append(self._line(text))
 
     def show(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
+        before, self._snapshot = self._snapshot, snapshot
+        arrived = snapshot.payments - (before.payments if before is not None else 0)
+        if arrived > 0:
+            amount_msat = snapshot.paid_msat - (before.paid_msat if before is not None else 0)
+            which = f"payment {snapshot.payments}" if arrived == 1 else f"payments up to {snapshot.payments}"
+            self._payments.append(self._line(f"{which}: {sat(amount_msat)} arrived"))
+
+    def _line(self, text: str) -> tuple[int, str]:
+        self._count += 1
+        return self._count, f"{time.strftime('%H:%M:%S')} {text}"
+
+    def _newest(self, room: int) -> list[str]:
+        """So many lines at the most, as they came: first of all the newest events, then payments."""
+        room = min(room, LINES)
+        events = list(self._events)[-min(EVENT_LINES, room) :] if room > 0 else []
+        payments = list(self._payments)[-(room - len(events)) :] if room > len(events) else []
+        return [text for _, text in sorted(events + payments)]
 
     def _whole(self) -> RenderableType:
         columns, rows = self._console.size
@@ -138,7 +158,7 @@ class LiveView:
             shown = short_picture(self._snapshot) if is_small else picture(self._snapshot)
             height = SHORT_LINES if is_small else WHOLE_LINES
         # One line stays free: the cursor is below the picture.
-        newest = list(self._lines)[-max(0, rows - height - 1) :] if rows > height + 1 else []
+        newest = self._newest(rows - height - 1)
         return Group(shown, *(Text(line, no_wrap=True, overflow="ellipsis") for line in newest))
 
 

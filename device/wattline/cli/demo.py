@@ -43,7 +43,10 @@ def demo(
     meter: Annotated[ToastMeter, typer.Option(help="The chip that measures, on both sides.")] = ToastMeter.INA228,
     volts: Annotated[
         int | None,
-        typer.Option(help="The supply. The toaster draws 1300 W at 48 V, 325 W at 24 V.", show_default="48, else 24"),
+        typer.Option(
+            help="The supply. The toaster draws 1300 W at 48 V, 325 W at 24 V.",
+            show_default="48; 24 with an ina226 or ina219",
+        ),
     ] = None,
     price: Annotated[int, typer.Option(min=1, max=1_000_000, help="Price of energy, sat per kWh.")] = 300,
     as_json: Annotated[
