@@ -107,11 +107,10 @@ def told(result: Toast, times: str) -> Table:
         "price",
         f"{result.price_msat_per_kwh / sat:g} sat per kWh, so this cost {result.charged_msat / sat:.3f} sat",
     )
-    row(
-        "paid",
-        f"{result.credited_msat / sat:.3f} sat in {result.payments} payments, half of them within "
-        f"{result.payment_ms_p50} ms, 99 % within {result.payment_ms_p99} ms",
-    )
+    speed = ""
+    if result.payment_ms_p50 is not None:
+        speed = f", half of them within {result.payment_ms_p50} ms, 99 % within {result.payment_ms_p99} ms"
+    row("paid", f"{result.credited_msat / sat:.3f} sat in {result.payments} payments{speed}")
     row("given back", f"{result.refunded_msat / sat:.3f} sat; left over {result.balance_msat / sat:.3f} sat")
     row("routing fees", f"{result.fees_msat / sat:.3f} sat")
     row(
