@@ -19,12 +19,17 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
     if request.param == "sqlite":
         where: str | Path = tmp_path / "ledger.sqlite3"
     else:
-        assert POSTGRESQL_URL is not None
-        engine = create_engine(POSTGRESQL_URL)
-        with engine.begin() as connection:
-            connection.exec_driver_sql("DROP SCHEMA public CASCADE")
-            connection.exec_driver_sql("CREATE SCHEMA public")
-        engine.dispose()
-        where = POSTGRESQL_URL
+        where = empty_postgresql()
     with open_ledger(where) as opened:
         yield opened
+
+
+def empty_postgresql() -> str:
+    """The URL of the database in PostgreSQL, of which nothing is left."""
+    assert POSTGRESQL_URL is not None
+    engine = create_engine(POSTGRESQL_URL)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP SCHEMA public CASCADE")
+        connection.exec_driver_sql("CREATE SCHEMA public")
+    engine.dispose()
+    return POSTGRESQL_URL

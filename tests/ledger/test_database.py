@@ -79,24 +79,26 @@ def test_somebody_elses_database_is_refused(tmp_path: Path) -> None:
 def test_an_older_database_is_migrated_step_by_step_and_once(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite3"
     with open_ledger(path) as ledger:
-        ledger.append_event(1, None, "kept", {"since": "version 1"})
+        ledger.append_event(1, None, "kept", {"since": "this version"})
+    next_version, last_version = SCHEMA_VERSION + 1, SCHEMA_VERSION + 2
     steps: list[int] = []
 
-    def to_2(connection: Connection) -> None:
-        steps.append(2)
+    def first(connection: Connection) -> None:
+        steps.append(next_version)
         connection.exec_driver_sql("CREATE TABLE two (id INTEGER)")
 
-    def to_3(connection: Connection) -> None:
-        steps.append(3)
+    def second(connection: Connection) -> None:
+        steps.append(last_version)
         connection.exec_driver_sql("INSERT INTO two VALUES (3)")
 
     database = open_database(path)
-    for found in (1, 3):
+    for found in (SCHEMA_VERSION, last_version):
         with database.unit() as connection:
-            assert bring_up_to_date(connection, {2: to_2, 3: to_3}, version=3) == found
-    assert steps == [2, 3]
+            migrations = {next_version: first, last_version: second}
+            assert bring_up_to_date(connection, migrations, version=last_version) == found
+    assert steps == [next_version, last_version]
     database.close()
-    with pytest.raises(UsageError, match="version 3"):
+    with pytest.raises(UsageError, match=f"version {last_version}"):
         open_ledger(path)
 
 
@@ -110,11 +112,11 @@ def test_a_migration_that_fails_leaves_the_database_in_its_old_version(tmp_path:
 
     database = open_database(path)
     with pytest.raises(RuntimeError), database.unit() as connection:
-        bring_up_to_date(connection, {2: broken}, version=2)
+        bring_up_to_date(connection, {SCHEMA_VERSION + 1: broken}, version=SCHEMA_VERSION + 1)
     database.close()
     with sqlite3.connect(path) as raw:
         assert raw.execute("SELECT name FROM sqlite_master WHERE name = 'two'").fetchall() == []
-        assert raw.execute("SELECT version FROM schema_version").fetchall() == [(1,)]
+        assert raw.execute("SELECT version FROM schema_version").fetchall() == [(SCHEMA_VERSION,)]
 
 
 @pytest.mark.parametrize("where", ["sqlite://", "sqlite:///:memory:"])

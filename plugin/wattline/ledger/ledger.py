@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
+from wattline.ledger.aggregate import AggregateStore
+from wattline.ledger.cable_aggregate import CableAggregateStore
 from wattline.ledger.cable_session import CableSessionStore
 from wattline.ledger.database import Database, open_database
 from wattline.ledger.document import DocumentStore
@@ -18,13 +20,14 @@ from wattline.ledger.session_record import SessionStore
 from wattline.ledger.tariff_history import TariffStore
 
 
-class Ledger(SessionStore, PaymentStore, TariffStore, DocumentStore, EventStore, ReportStore):
+class Ledger(SessionStore, PaymentStore, AggregateStore, TariffStore, DocumentStore, EventStore, ReportStore):
     """Everything that must not be forgotten. May be used from several threads."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
         self.outgoing = Outgoing(database)
         self.cable_sessions = CableSessionStore(database)
+        self.cable_aggregates = CableAggregateStore(database)
 
     @contextmanager
     def unit(self) -> Iterator[None]:

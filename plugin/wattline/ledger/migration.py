@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping
 from sqlalchemy import Connection, delete, insert, inspect, select
 
 from wattline.errors import UsageError
+from wattline.ledger.onchain_migration import add_onchain_tables
 from wattline.ledger.schema import SCHEMA_VERSION, metadata, schema_version
 
 Migration = Callable[[Connection], None]
 
-MIGRATIONS: Mapping[int, Migration] = {}
+MIGRATIONS: Mapping[int, Migration] = {2: add_onchain_tables}
 """By the version that they lead to, from 2 on. A migration spells out its own SQL and never uses the tables of
 :mod:`wattline.ledger.schema`, which are those of the newest version."""
 

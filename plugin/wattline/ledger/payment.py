@@ -74,7 +74,8 @@ class Booked:
 
 
 class PaymentStore(Store):
-    """One row per payment_hash, written once and never changed."""
+    """What came by keysend: one row per payment_hash, written once and never changed. What was handed over on-chain is
+    in :class:`wattline.ledger.aggregate.AggregateStore`."""
 
     def book(self, rows: Sequence[Booking], cursor: Cursor) -> Booked:
         """Book payments and the journal's cursor in ONE unit of work. A payment_hash that is booked already changes
@@ -117,11 +118,12 @@ class PaymentStore(Store):
             return _stored(connection, [payment_hash]).get(payment_hash)
 
     def credited_msat(self, session_id: str) -> int:
-        """The sum of what is booked as credit of the session."""
+        """The sum of what is booked as credit of the session: by keysend alone."""
         return self.credited(session_id)[0]
 
     def credited(self, session_id: str) -> tuple[int, int]:
-        """The sum of what is booked as credit of the session (msat), and in how many payments."""
+        """The sum of what is booked as credit of the session (msat), and in how many payments: by keysend alone. Both
+        methods together are in its :class:`SessionRecord`."""
         query = select(func.coalesce(func.sum(payments.c.amount_msat), 0), func.count()).where(
             payments.c.session_id == session_id, payments.c.kind == Kind.CREDIT
         )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, func, select, true
 from sqlalchemy.sql import ColumnElement
 
+from wattline.ledger.aggregate_version import MSAT_PER_SAT
 from wattline.ledger.outgoing import IntentStatus, Purpose
 from wattline.ledger.payment import Kind
-from wattline.ledger.schema import intents, payments, sessions
+from wattline.ledger.schema import aggregate_versions, aggregates, intents, payments, sessions
 from wattline.ledger.store import Store
 
 
@@ -22,10 +23,16 @@ class Totals:
     energy_uwh: int
     delivered_ms: int
     payments: int
+    """Keysend payments, and increments of aggregates."""
     credited_msat: int
+    """By both methods."""
+    onchain_credited_msat: int
+    """The part of it that was handed over on-chain."""
     charged_msat: int
     refunded_msat: int
     refund_fees_msat: int
+    lost_msat: int
+    """Credited on-chain and not given back, but never mined."""
     orphans: int
     orphans_msat: int
     orphans_refunded_msat: int
@@ -50,23 +57,33 @@ class ReportStore(Store):
             & (intents.c.resolved_at >= start)
             & (intents.c.resolved_at < end)
         )
-        credits_of_opened = (payments.c.kind == Kind.CREDIT) & payments.c.session_id.in_(
-            select(sessions.c.session_id).where(opened)
+        of_opened = select(sessions.c.session_id).where(opened)
+        credits_of_opened = (payments.c.kind == Kind.CREDIT) & payments.c.session_id.in_(of_opened)
+        increments = aggregate_versions.c.session_id.in_(of_opened) & aggregate_versions.c.is_final.is_(False)
+        newest = (
+            select(func.max(aggregate_versions.c.value_sat).label("value_sat"))
+            .where(increments)
+            .group_by(aggregate_versions.c.session_id)
+            .subquery()
         )
         with self._database.view() as connection:
 
             def total(column: ColumnElement[int], where: ColumnElement[bool]) -> int:
                 return _total(connection, column, where)
 
+            onchain_credited_msat = total(newest.c.value_sat, true()) * MSAT_PER_SAT
             return Totals(
                 sessions=_count(connection, sessions.c.session_id, opened),
                 energy_uwh=total(sessions.c.energy_uwh, opened),
                 delivered_ms=total(sessions.c.delivered_ms, opened),
-                payments=_count(connection, payments.c.payment_hash, credits_of_opened),
-                credited_msat=total(payments.c.amount_msat, credits_of_opened),
+                payments=_count(connection, payments.c.payment_hash, credits_of_opened)
+                + _count(connection, aggregate_versions.c.session_id, increments),
+                credited_msat=total(payments.c.amount_msat, credits_of_opened) + onchain_credited_msat,
+                onchain_credited_msat=onchain_credited_msat,
                 charged_msat=total(sessions.c.charged_msat, opened),
                 refunded_msat=total(sessions.c.refunded_msat, opened),
                 refund_fees_msat=total(sessions.c.refund_fee_msat, opened),
+                lost_msat=total(aggregates.c.lost_msat, aggregates.c.session_id.in_(of_opened)),
                 orphans=_count(connection, payments.c.payment_hash, paid),
                 orphans_msat=total(payments.c.amount_msat, paid),
                 orphans_refunded_msat=total(intents.c.amount_msat, given_back),

@@ -21,7 +21,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of this program; see :mod:`wattline.ledger.migration` for what raises it."""
 
 metadata = MetaData()
@@ -50,7 +50,8 @@ sessions = Table(
     Column("cable_lost_s", BigInteger, nullable=False),
     Column("credit_cap_msat", BigInteger, nullable=False),
     Column("min_refund_msat", BigInteger, nullable=False),
-    # The credit is not here: it is the sum of the session's payments, and nothing else.
+    # The credit is not here: it is the sum of the session's payments and the newest version of its aggregate, and
+    # nothing else.
     Column("charged_msat", BigInteger, nullable=False),
     Column("refunded_msat", BigInteger, nullable=False),
     Column("energy_uwh", BigInteger, nullable=False),
@@ -66,6 +67,8 @@ sessions = Table(
     Column("meter_base_uwh", BigInteger, nullable=False),
     Column("chip_uwh", BigInteger, nullable=False),
     Column("statement_sequence", BigInteger, nullable=False),
+    # Last, where a migrated table has it too.
+    Column("returned_msat", BigInteger, nullable=False, server_default=text("0")),
 )
 
 payments = Table(
@@ -189,4 +192,117 @@ cable_sessions = Table(
     Column("closed_at", BigInteger),
     Column("receipt", LargeBinary, nullable=False),
     Column("receipt_signature", Text, nullable=False),
+)
+
+aggregates = Table(
+    "aggregates",
+    metadata,
+    Column("session_id", String(26), ForeignKey("sessions.session_id"), primary_key=True),
+    Column("cable_node_id", Text, nullable=False),
+    Column("address", Text, nullable=False),
+    Column("script", Text, nullable=False),
+    Column("rules", Text, nullable=False),
+    Column("status", Text, nullable=False, index=True),
+    Column("invited_at", BigInteger, nullable=False),
+    Column("first_height", BigInteger, nullable=False),
+    Column("chosen_number", BigInteger),
+    Column("choice_reason", Text, nullable=False),
+    Column("chosen_at", BigInteger),
+    Column("mined_txid", String(64)),
+    Column("mined_value_sat", BigInteger, nullable=False),
+    Column("mined_height", BigInteger),
+    Column("mined_block", String(64)),
+    Column("child_txid", String(64)),
+    Column("lost_msat", BigInteger, nullable=False),
+    Column("closed_at", BigInteger),
+    CheckConstraint("status IN ('open', 'sent', 'settled', 'lost', 'void')", name="aggregates_status"),
+)
+
+aggregate_inputs = Table(
+    "aggregate_inputs",
+    metadata,
+    Column("session_id", String(26), ForeignKey("aggregates.session_id"), primary_key=True),
+    Column("txid", String(64), primary_key=True),
+    Column("vout", BigInteger, primary_key=True, autoincrement=False),
+    Column("value_sat", BigInteger, nullable=False),
+)
+Index("aggregate_inputs_by_outpoint", aggregate_inputs.c.txid, aggregate_inputs.c.vout)
+
+aggregate_versions = Table(
+    "aggregate_versions",
+    metadata,
+    Column("session_id", String(26), ForeignKey("aggregates.session_id"), primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("value_sat", BigInteger, nullable=False),
+    Column("fee_sat", BigInteger, nullable=False),
+    Column("vsize", BigInteger, nullable=False),
+    Column("vout", BigInteger, nullable=False),
+    # Not unique: a final version may be the same transaction as an early one.
+    Column("txid", String(64), nullable=False),
+    Column("psbt", Text, nullable=False),
+    Column("raw", Text, nullable=False),
+    Column("is_final", Boolean, nullable=False),
+    Column("stored_at", BigInteger, nullable=False),
+    CheckConstraint("value_sat > 0", name="aggregate_versions_value"),
+)
+# A value counts once, and there is one final version: the database itself refuses the second row.
+Index(
+    "aggregate_versions_grow",
+    aggregate_versions.c.session_id,
+    aggregate_versions.c.is_final,
+    aggregate_versions.c.value_sat,
+    unique=True,
+)
+Index(
+    "aggregate_versions_end_once",
+    aggregate_versions.c.session_id,
+    unique=True,
+    sqlite_where=text("is_final"),
+    postgresql_where=text("is_final"),
+)
+
+refused_cables = Table(
+    "refused_cables",
+    metadata,
+    Column("cable_node_id", String(66), primary_key=True),
+    Column("reason", Text, nullable=False),
+    Column("session_id", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+
+refused_inputs = Table(
+    "refused_inputs",
+    metadata,
+    Column("txid", String(64), primary_key=True),
+    Column("vout", BigInteger, primary_key=True, autoincrement=False),
+    # Empty for a cable that named no node.
+    Column("cable_node_id", Text, nullable=False, index=True),
+    Column("reason", Text, nullable=False),
+    Column("session_id", Text, nullable=False),
+    Column("at", BigInteger, nullable=False),
+)
+
+cable_aggregates = Table(
+    "cable_aggregates",
+    metadata,
+    Column("session_id", String(26), primary_key=True),
+    Column("node_id", String(66), nullable=False, index=True),
+    Column("address", Text, nullable=False),
+    Column("script", Text, nullable=False),
+    Column("change_address", Text, nullable=False),
+    Column("base_psbt", Text, nullable=False),
+    Column("inputs_weight", BigInteger, nullable=False),
+    Column("inputs", Text, nullable=False),
+    Column("fee_sat", BigInteger, nullable=False),
+    Column("floor_sat", BigInteger, nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("signed_sat", BigInteger, nullable=False),
+    Column("accepted_sat", BigInteger, nullable=False),
+    Column("final_sat", BigInteger),
+    Column("status", Text, nullable=False, index=True),
+    Column("mined_txid", String(64)),
+    Column("mined_sat", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("closed_at", BigInteger),
+    CheckConstraint("status IN ('open', 'ended', 'settled', 'cheated', 'void')", name="cable_aggregates_status"),
 )

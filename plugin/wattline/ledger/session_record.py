@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import Row, Select, func, insert, select, update
+from sqlalchemy import Row, ScalarSelect, Select, func, insert, select, update
 
 from wattline.errors import StopError
+from wattline.ledger.aggregate_version import MSAT_PER_SAT
 from wattline.ledger.payment import Kind
-from wattline.ledger.schema import payments, sessions
+from wattline.ledger.schema import aggregate_versions, payments, sessions
 from wattline.ledger.store import Store
 from wattline.session import Account, Method, RefundStatus, Session, State, StopReason, Terms
 from wattline.tariff import Tariff
@@ -26,6 +27,7 @@ _SESSION_COLUMNS = [
     "started",
     "refund_budget_msat",
     "refund_fee_msat",
+    "returned_msat",
 ]
 _RECORD_COLUMNS = [
     "token_sha256",
@@ -44,7 +46,8 @@ class SessionRecord:
 
     session: Session
     """What is saved of it is all but its monotonic times, its momentary power, and its credit: as read from the
-    ledger, credit and payments are what is booked for it. Hand it to ``restored`` before use."""
+    ledger, credit and payments are what is booked for it (by keysend, and the newest version of its aggregate with
+    every version as a payment; a final one is none). Hand it to ``restored`` before use."""
     token_sha256: str
     """SHA-256 of the cable's token, hex."""
     cable_node_id: str
@@ -70,8 +73,9 @@ class SessionStore(Store):
     """All sessions that were ever opened."""
 
     def save_session(self, record: SessionRecord) -> None:
-        """Insert or replace the session's row. Its credit is not saved: see :meth:`PaymentStore.book`. Raises
-        StopError ``token_in_use`` when another session has the same token."""
+        """Insert or replace the session's row. Its credit is not saved: see :meth:`PaymentStore.book` and
+        :meth:`VersionStore.store_version`. Raises StopError ``token_in_use`` when another session has the same
+        token."""
         values = _values(record)
         with self._database.unit() as connection:
             holder = connection.execute(
@@ -114,14 +118,21 @@ class SessionStore(Store):
 
 
 def _with_credit() -> Select[Any]:
-    of_session = (payments.c.session_id == sessions.c.session_id) & (payments.c.kind == Kind.CREDIT)
+    paid = (payments.c.session_id == sessions.c.session_id) & (payments.c.kind == Kind.CREDIT)
+    handed_over = (aggregate_versions.c.session_id == sessions.c.session_id) & aggregate_versions.c.is_final.is_(False)
+
+    def one(query: Select[Any]) -> ScalarSelect[int]:
+        return query.correlate(sessions).scalar_subquery()
+
+    paid_msat = one(select(func.coalesce(func.sum(payments.c.amount_msat), 0)).where(paid))
+    # Versions grow: the newest is the largest.
+    newest_sat = one(select(func.coalesce(func.max(aggregate_versions.c.value_sat), 0)).where(handed_over))
+    number_paid = one(select(func.count()).select_from(payments).where(paid))
+    increments = one(select(func.count()).select_from(aggregate_versions).where(handed_over))
     return select(
         sessions,
-        select(func.coalesce(func.sum(payments.c.amount_msat), 0))
-        .where(of_session)
-        .scalar_subquery()
-        .label("credited_msat"),
-        select(func.count()).select_from(payments).where(of_session).scalar_subquery().label("payments"),
+        (paid_msat + newest_sat * MSAT_PER_SAT).label("credited_msat"),
+        (number_paid + increments).label("payments"),
     )
 
 

@@ -1,0 +1,194 @@
+"""The on-chain payments of the socket's sessions: from the invitation to what the chain made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, func, insert, select, update
+
+from wattline.errors import StopError
+from wattline.ledger.aggregate_record import (
+    Aggregate,
+    AggregateInput,
+    AggregateStatus,
+    Version,
+    aggregate_values,
+    find_aggregate,
+    find_version,
+    held_aggregate,
+    read_aggregate,
+    versions_of,
+)
+from wattline.ledger.aggregate_version import VersionStore
+from wattline.ledger.refused_cable import RefusalStore, RefusedCable
+from wattline.ledger.schema import aggregate_versions, aggregates, sessions
+
+__all__ = ["Aggregate", "AggregateInput", "AggregateStatus", "AggregateStore", "RefusedCable", "Version"]
+
+
+class AggregateStore(VersionStore, RefusalStore):
+    """One aggregate per session. Every method is a unit of work, committed when it returns (inside a larger one, with
+    that: commit before anything is sent). All that change an aggregate raise StopError ``unknown_aggregate``."""
+
+    def invite(self, aggregate: Aggregate) -> None:
+        """Write down under which rules, and where to, a session may pay on-chain. Raises StopError
+        ``aggregate_exists`` when the session has an aggregate, ``unknown_session`` when it was never saved,
+        ``aggregate_invalid`` unless the aggregate is OPEN and without inputs (the first version brings them)."""
+        if aggregate.status is not AggregateStatus.OPEN or aggregate.inputs:
+            raise StopError("aggregate_invalid", "a new aggregate is open and has no inputs yet")
+        session_id = aggregate.session_id
+        with self._database.unit() as connection:
+            # Held, so that of two invitations of one session the second finds the first.
+            known = select(sessions.c.session_id).where(sessions.c.session_id == session_id).with_for_update()
+            if connection.execute(known).first() is None:
+                raise StopError("unknown_session", f"session {session_id} was never saved")
+            if find_aggregate(connection, session_id) is not None:
+                raise StopError("aggregate_exists", f"session {session_id} was invited to pay on-chain before")
+            connection.execute(insert(aggregates).values(aggregate_values(aggregate)))
+
+    def aggregate(self, session_id: str) -> Aggregate | None:
+        """The session's aggregate; None when it was never invited to pay on-chain."""
+        with self._database.view() as connection:
+            return find_aggregate(connection, session_id)
+
+    def unfinished_aggregates(self) -> Sequence[Aggregate]:
+        """All that are OPEN or SENT, oldest first."""
+        query = select(aggregates).where(aggregates.c.status.in_([AggregateStatus.OPEN, AggregateStatus.SENT]))
+        with self._database.view() as connection:
+            rows = connection.execute(query.order_by(aggregates.c.invited_at, aggregates.c.session_id)).all()
+            return [read_aggregate(connection, row) for row in rows]
+
+    def exposure_sat(self) -> int:
+        """What was credited over all sessions and is in no block: of OPEN aggregates the newest version's value, of
+        SENT ones the chosen version's, until something of theirs is mined."""
+        newest = (
+            select(func.max(aggregate_versions.c.value_sat))
+            .where(aggregate_versions.c.session_id == aggregates.c.session_id, aggregate_versions.c.is_final.is_(False))
+            .scalar_subquery()
+        )
+        still_open = select(func.coalesce(func.sum(newest), 0)).where(aggregates.c.status == AggregateStatus.OPEN)
+        sent = (
+            select(func.coalesce(func.sum(aggregate_versions.c.value_sat), 0))
+            .join(aggregates, aggregates.c.session_id == aggregate_versions.c.session_id)
+            .where(
+                aggregate_versions.c.number == aggregates.c.chosen_number,
+                aggregates.c.status == AggregateStatus.SENT,
+                aggregates.c.mined_txid.is_(None),
+            )
+        )
+        with self._database.view() as connection:
+            return sum(int(connection.execute(query).scalar_one()) for query in (still_open, sent))
+
+    def choose(self, session_id: str, number: int, reason: str, at: int) -> Aggregate:
+        """Decide which version is broadcast, before it is: OPEN becomes SENT. The first decision stands: the aggregate
+        as it is then, which is not this one's when it came later (also when that was ``void``).
+
+        Raises StopError ``version_stale`` for a version that is neither the newest nor the final one.
+        """
+        with self._database.unit() as connection:
+            aggregate = held_aggregate(connection, session_id)
+            if aggregate.status is AggregateStatus.OPEN:
+                candidates = [
+                    find_version(connection, versions_of(session_id, is_final=item)) for item in (False, True)
+                ]
+                if number not in {version.number for version in candidates if version is not None}:
+                    raise StopError(
+                        "version_stale",
+                        f"version {number} of session {session_id} is neither its newest nor its final one",
+                    )
+                _change(
+                    connection,
+                    session_id,
+                    status=AggregateStatus.SENT.value,
+                    chosen_number=number,
+                    choice_reason=str(reason),
+                    chosen_at=at,
+                )
+            return held_aggregate(connection, session_id)
+
+    def void(self, session_id: str, reason: str, at: int) -> Aggregate:
+        """Decide that nothing is broadcast, because nothing is owed: OPEN becomes VOID. The first decision stands: the
+        aggregate as it is then."""
+        with self._database.unit() as connection:
+            if held_aggregate(connection, session_id).status is AggregateStatus.OPEN:
+                _change(
+                    connection,
+                    session_id,
+                    status=AggregateStatus.VOID.value,
+                    choice_reason=str(reason),
+                    chosen_at=at,
+                    closed_at=at,
+                )
+            return held_aggregate(connection, session_id)
+
+    def mined(self, session_id: str, txid: str, value_sat: int, height: int, block: str) -> None:
+        """What spends the inputs is in a block: ``txid`` pays ``value_sat`` to the session's address, 0 when it is none
+        of ours. Replaces what an earlier block said (a reorg); another value resets ``lost_msat``, which was worked out
+        from the earlier one. Raises StopError ``aggregate_not_sent``."""
+        with self._database.unit() as connection:
+            aggregate = _sent(connection, session_id)
+            is_same = aggregate.mined_txid is not None and aggregate.mined_value_sat == value_sat
+            _change(
+                connection,
+                session_id,
+                mined_txid=txid,
+                mined_value_sat=value_sat,
+                mined_height=height,
+                mined_block=block,
+                lost_msat=aggregate.lost_msat if is_same else 0,
+            )
+
+    def unmined(self, session_id: str) -> None:
+        """A reorg took it out of the chain: nothing is mined, and nothing is lost for good. Raises StopError
+        ``aggregate_not_sent``."""
+        with self._database.unit() as connection:
+            _sent(connection, session_id)
+            _change(
+                connection,
+                session_id,
+                mined_txid=None,
+                mined_value_sat=0,
+                mined_height=None,
+                mined_block=None,
+                lost_msat=0,
+            )
+
+    def lose(self, session_id: str, lost_msat: int) -> None:
+        """``lost_msat`` (0 or more) of what was credited and not given back is not in what was mined; replaces what was
+        said before. It stays SENT until it is closed. Raises StopError ``aggregate_not_sent``."""
+        with self._database.unit() as connection:
+            _sent(connection, session_id)
+            _change(connection, session_id, lost_msat=lost_msat)
+
+    def child(self, session_id: str, txid: str) -> None:
+        """A transaction of ours pays for the way of the chosen version; replaces an earlier one. Raises StopError
+        ``aggregate_not_sent``."""
+        with self._database.unit() as connection:
+            _sent(connection, session_id)
+            _change(connection, session_id, child_txid=txid)
+
+    def close_aggregate(self, session_id: str, status: AggregateStatus, at: int) -> None:
+        """What was mined is deep enough: SENT becomes SETTLED or LOST. The same again changes nothing. Raises StopError
+        ``aggregate_not_sent`` from any other status, ``aggregate_not_mined`` when nothing was mined,
+        ``aggregate_invalid`` for any other end."""
+        if status not in (AggregateStatus.SETTLED, AggregateStatus.LOST):
+            raise StopError("aggregate_invalid", f"an aggregate is closed as settled or lost, not {status}")
+        with self._database.unit() as connection:
+            if held_aggregate(connection, session_id).status is status:
+                return
+            if _sent(connection, session_id).mined_txid is None:
+                raise StopError("aggregate_not_mined", f"nothing of the aggregate of session {session_id} was mined")
+            _change(connection, session_id, status=status.value, closed_at=at)
+
+
+def _sent(connection: Connection, session_id: str) -> Aggregate:
+    aggregate = held_aggregate(connection, session_id)
+    if aggregate.status is not AggregateStatus.SENT:
+        raise StopError("aggregate_not_sent", f"the aggregate of session {session_id} is {aggregate.status}, not sent")
+    return aggregate
+
+
+def _change(connection: Connection, session_id: str, **values: Any) -> None:
+    connection.execute(update(aggregates).where(aggregates.c.session_id == session_id).values(**values))
+    held_aggregate(connection, session_id)  # what contradicts itself is not written

@@ -1,0 +1,170 @@
+"""The cable's side of its on-chain payments: what it signed, and so what may leave its wallet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Row, Select, case, func, insert, select, update
+
+from wattline.bitcoin.chain import Outpoint
+from wattline.errors import StopError
+from wattline.ledger.aggregate_record import AggregateInput
+from wattline.ledger.database import LedgerError
+from wattline.ledger.schema import cable_aggregates
+from wattline.ledger.store import Store
+
+MSAT_PER_SAT = 1000
+
+
+class CableAggregateStatus(StrEnum):
+    """How far the cable's payment is."""
+
+    OPEN = "open"  # versions are made and handed over
+    ENDED = "ended"  # the session is over; waiting to see what is mined
+    SETTLED = "settled"  # mined as agreed
+    CHEATED = "cheated"  # a version was mined that pays more than agreed
+    VOID = "void"  # nothing was owed, or nothing was handed over: the inputs are free again
+
+    @property
+    def is_live(self) -> bool:
+        """OPEN or ENDED: the inputs may yet be spent."""
+        return self in (CableAggregateStatus.OPEN, CableAggregateStatus.ENDED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CableAggregate:
+    """One aggregate as its payer knows it. Raises StopError ``record_invalid``."""
+
+    session_id: str
+    node_id: str
+    """The socket's, hex."""
+    address: str
+    """Where every version pays to."""
+    script: str
+    """Its scriptPubKey, hex."""
+    change_address: str
+    """The same in every version."""
+    base_psbt: str
+    """The reserved inputs without any output, base64: what every version is made from."""
+    inputs_weight: int
+    """What lightningd expects the inputs and the fixed parts to weigh (``estimated_final_weight``)."""
+    inputs: tuple[AggregateInput, ...]
+    fee_sat: int
+    """The miner's, the same in every version."""
+    floor_sat: int
+    """The smallest value of any version."""
+    number: int = 0
+    """Of the version signed last; 0 before the first."""
+    signed_sat: int = 0
+    """The largest value of any version; written before it is handed over, and never less again: so much the socket
+    could have mined, whatever was agreed."""
+    accepted_sat: int = 0
+    """The largest value that the socket has credited."""
+    final_sat: int | None = None
+    """What was agreed at the end."""
+    status: CableAggregateStatus = CableAggregateStatus.OPEN
+    mined_txid: str | None = None
+    mined_sat: int = 0
+    """What the mined version pays to the socket."""
+    created_at: int
+    """Unix seconds."""
+    closed_at: int | None = None
+    """Unix seconds; set exactly when it is SETTLED, CHEATED or VOID."""
+
+    def __post_init__(self) -> None:
+        names = ("inputs_weight", "fee_sat", "floor_sat", "number", "signed_sat", "accepted_sat", "mined_sat")
+        for name in names:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise StopError("record_invalid", f"{name}: a whole number of at least 0, not {value!r}")
+        if not self.inputs:
+            raise StopError("record_invalid", "an aggregate has inputs")
+        if (self.closed_at is None) is not self.status.is_live:
+            raise StopError("record_invalid", f"status {self.status} with closed_at {self.closed_at}")
+
+
+_COLUMNS = [field.name for field in fields(CableAggregate)]
+
+
+class CableAggregateStore(Store):
+    """All aggregates of a cable, by session."""
+
+    def save(self, row: CableAggregate) -> None:
+        """Insert or replace by session; committed when it returns, unless inside a larger unit of work. Raises
+        StopError ``signed_fell`` when more was signed before: what was handed over cannot be taken back."""
+        values = {name: getattr(row, name) for name in _COLUMNS}
+        values |= {"status": row.status.value, "inputs": _written(row.inputs)}
+        own = cable_aggregates.c.session_id == row.session_id
+        with self._database.unit() as connection:
+            before = connection.execute(select(cable_aggregates.c.signed_sat).where(own).with_for_update()).scalar()
+            if before is None:
+                connection.execute(insert(cable_aggregates).values(values))
+                return
+            if row.signed_sat < before:
+                raise StopError("signed_fell", f"{before} sat were signed, they cannot become {row.signed_sat} sat")
+            connection.execute(update(cable_aggregates).where(own).values(values))
+
+    def of(self, session_id: str) -> CableAggregate | None:
+        """The aggregate of the session, or None."""
+        found = self._records(select(cable_aggregates).where(cable_aggregates.c.session_id == session_id))
+        return found[0] if found else None
+
+    def unfinished(self) -> Sequence[CableAggregate]:
+        """All that are OPEN or ENDED, oldest first."""
+        live = [CableAggregateStatus.OPEN, CableAggregateStatus.ENDED]
+        return self._records(select(cable_aggregates).where(cable_aggregates.c.status.in_(live)))
+
+    def cheating_socket(self, node_id: str) -> CableAggregate | None:
+        """The first aggregate of which this node had more mined than agreed; None when it never did."""
+        cheated = cable_aggregates.c.status == CableAggregateStatus.CHEATED
+        found = self._records(select(cable_aggregates).where(cable_aggregates.c.node_id == node_id, cheated))
+        return found[0] if found else None
+
+    def sent_msat(self, session_id: str | None = None, since: int | None = None) -> int:
+        """What left or may yet leave the wallet, the miner's fee included, for aggregates made from ``since`` (Unix
+        seconds) on: the largest version signed while the end is open, then what was mined (or agreed, where that is
+        not known); nothing when VOID."""
+        columns = cable_aggregates.c
+        mined = case((columns.mined_txid.is_not(None), columns.mined_sat), else_=columns.final_sat)
+        ended = columns.status.in_([CableAggregateStatus.SETTLED, CableAggregateStatus.CHEATED])
+        leaves = case(
+            (columns.status == CableAggregateStatus.VOID, 0),
+            (ended, func.coalesce(mined, columns.signed_sat) + columns.fee_sat),
+            else_=columns.signed_sat + columns.fee_sat,
+        )
+        query = select(func.coalesce(func.sum(leaves), 0))
+        if session_id is not None:
+            query = query.where(columns.session_id == session_id)
+        if since is not None:
+            query = query.where(columns.created_at >= since)
+        with self._database.view() as connection:
+            return int(connection.execute(query).scalar_one()) * MSAT_PER_SAT
+
+    def _records(self, query: Select[Any]) -> list[CableAggregate]:
+        oldest_first = query.order_by(cable_aggregates.c.created_at, cable_aggregates.c.session_id)
+        with self._database.view() as connection:
+            return [_cable_aggregate(row) for row in connection.execute(oldest_first)]
+
+
+def _cable_aggregate(row: Row[Any]) -> CableAggregate:
+    values = dict(row._mapping)
+    values |= {
+        "status": CableAggregateStatus(values["status"]),
+        "inputs": _read_inputs(values["session_id"], values["inputs"]),
+    }
+    return CableAggregate(**values)
+
+
+def _written(inputs: Sequence[AggregateInput]) -> str:
+    return json.dumps([[str(item.outpoint), item.value_sat] for item in inputs])
+
+
+def _read_inputs(session_id: str, text: str) -> tuple[AggregateInput, ...]:
+    try:
+        return tuple(AggregateInput(Outpoint.parse(outpoint), value_sat) for outpoint, value_sat in json.loads(text))
+    except (ValueError, TypeError, AttributeError, StopError) as error:
+        raise LedgerError("ledger_damaged", f"the inputs of session {session_id} cannot be read") from error
