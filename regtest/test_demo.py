@@ -32,6 +32,9 @@ def test_the_demo_toasts_a_slice_of_bread_and_all_books_agree(kind: str) -> None
     assert said["payment_ms_p50"] <= said["payment_ms_p99"]
     assert said["max_unpaid_msat"] == 0
     assert said["stop_reason"] == "done"
+    # Who asks for JSON wants no chart.
+    assert "┤" not in done.stderr
+    assert "course" not in said
 
 
 def test_the_demo_tells_a_newcomer_what_happened_in_words(kind: str) -> None:
@@ -42,4 +45,6 @@ def test_the_demo_tells_a_newcomer_what_happened_in_words(kind: str) -> None:
         assert words in done.stdout
     # As a rule once; a payment that a busy machine slows down may pause the session.
     assert re.search(r"closed ([1-9])×, opened \1×, now open", done.stdout), done.stdout
+    assert re.search(r"^  power +1[34]\d\d\.\d W ┤ .*█", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^  balance +\d+\.\d{3} sat ┤", done.stdout, re.MULTILINE), done.stdout
     assert ("PRACTICE NODES" in done.stdout) == (kind == "practice")
