@@ -10,7 +10,7 @@ from typing import Literal
 
 from wattline.lightning.node import Signer
 
-Kind = Literal["offer", "open", "receipt"]
+Kind = Literal["offer", "onchain", "open", "receipt"]
 
 
 def signed_text(kind: Kind, content: bytes) -> str:

@@ -7,9 +7,11 @@ from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from wattline.bitcoin.connection import BitcoindSettings
 from wattline.bus import bus_name
 from wattline.errors import UsageError
 from wattline.meter import MeterSettings
+from wattline.offering.onchain import OnchainSettings
 from wattline.relay import RelaySettings, check_relays
 from wattline.session import Terms
 from wattline.settings import Settings
@@ -146,6 +148,8 @@ class SocketSettings(Settings):
     session: SessionSettings = SessionSettings()
     payment: PaymentSettings = PaymentSettings()
     access: AccessSettings = AccessSettings()
+    onchain: OnchainSettings = OnchainSettings()
+    bitcoind: BitcoindSettings = BitcoindSettings()
     ledger: LedgerSettings = LedgerSettings()
     guard: GuardSettings = GuardSettings()
 

@@ -36,6 +36,7 @@ class LiveSessions:
         self._changed: set[str] = set()
         self._statements: list[tuple[pb.Statement, int]] = []
         self._max_unpaid_msat: dict[str, int] = {}
+        self._onchain_msat: dict[str, int] = {}
         self.unsaved = False
         """The ledger could not be written the last time: no money may be taken."""
 
@@ -47,6 +48,7 @@ class LiveSessions:
             self._records[session_id] = record
             self._outlets[session_id] = outlet
             self._sequences[session_id] = record.statement_sequence + (UNSAVED_STATEMENTS if restored else 0)
+            self._onchain_msat[session_id] = self._ledger.onchain_credited_msat(session_id) if restored else 0
 
     def never_opened(self, session_id: str) -> None:
         """It did not come about: the ledger does not know it."""
@@ -64,6 +66,7 @@ class LiveSessions:
                 self._max_unpaid_msat[session_id] = outlet.view.max_unpaid_msat
             self._records.pop(session_id, None)
             self._sequences.pop(session_id, None)
+            self._onchain_msat.pop(session_id, None)
             self._changed.discard(session_id)
 
     def outlet_of(self, session_id: str) -> OutletLoop | None:
@@ -98,6 +101,16 @@ class LiveSessions:
         """The worst (charged - credited) of a session that this process served lately; None when it did not."""
         view = self.view_of(session_id)
         return view.max_unpaid_msat if view is not None else self._max_unpaid_msat.get(session_id)
+
+    def credited_onchain(self, session_id: str, amount_msat: int) -> None:
+        """So much more of a live session's credit is one on the chain."""
+        with self._lock:
+            self._onchain_msat[session_id] = self._onchain_msat.get(session_id, 0) + amount_msat
+
+    def onchain_credited_msat(self, session_id: str) -> int:
+        """The part of a live session's credit that was handed over on the chain."""
+        with self._lock:
+            return self._onchain_msat.get(session_id, 0)
 
     def next_sequence(self, session_id: str) -> int:
         """The number of the session's next statement."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wattline.ledger import SessionRecord
+from wattline.ledger import SessionRecord, Version
 from wattline.plugin.outlet import Condition, OutletView
 from wattline.session import RefundStatus, Session, State
 from wattline.tariff import Tariff
@@ -57,7 +57,7 @@ def why_unavailable(view: OutletView) -> str:
 
 
 def statement_message(
-    view: OutletView, session: Session, sequence: int, in_flight_msat: int, wish_msat: int
+    view: OutletView, session: Session, sequence: int, in_flight_msat: int, wish_msat: int, onchain_msat: int
 ) -> pb.Statement:
     """The running account of ``session``; power and voltage are the outlet's present ones."""
     reading = view.reading
@@ -79,11 +79,15 @@ def statement_message(
         payments=session.account.payments,
         min_increment_msat=wish_msat,
         stop_reason=session.stop_reason or "",
+        onchain_credited_msat=onchain_msat,
     )
 
 
-def receipt_message(record: SessionRecord, node_id: str, refund_payment_hash: str) -> pb.Receipt:
-    """The final statement of a closed session."""
+def receipt_message(
+    record: SessionRecord, node_id: str, refund_payment_hash: str, onchain_msat: int, chosen: Version | None
+) -> pb.Receipt:
+    """The final statement of a closed session. ``onchain_msat``: what was credited on the chain; ``chosen``: the
+    version that is broadcast."""
     session = record.session
     return pb.Receipt(
         session_id=session.session_id,
@@ -105,4 +109,8 @@ def receipt_message(record: SessionRecord, node_id: str, refund_payment_hash: st
         refund_status=_REFUNDS[session.refund_status],
         refund_fee_msat=session.refund_fee_msat,
         refund_payment_hash=refund_payment_hash,
+        onchain_credited_msat=onchain_msat,
+        returned_msat=session.returned_msat,
+        onchain_txid=chosen.txid if chosen is not None else "",
+        onchain_value_sat=chosen.value_sat if chosen is not None else 0,
     )

@@ -31,7 +31,15 @@ class Receipts:
         asks for it."""
         session_id = record.session.session_id
         refund = self._ledger.outgoing.of(Purpose.REFUND, session_id, REFUND_SEQUENCE)
-        message = receipt_message(record, self._node_id, refund.payment_hash if refund else "")
+        aggregate = self._ledger.aggregate(session_id)
+        number = aggregate.chosen_number if aggregate is not None else None
+        message = receipt_message(
+            record,
+            self._node_id,
+            refund.payment_hash if refund else "",
+            self._ledger.onchain_credited_msat(session_id),
+            self._ledger.version(session_id, number) if number is not None else None,
+        )
         content = message.SerializeToString(deterministic=True)
         signature = sign(self._signer, "receipt", content)
         self._ledger.save_receipt(session_id, content, signature, self._now())

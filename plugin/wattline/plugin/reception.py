@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from wattline.errors import RetryError, StopError
 from wattline.ledger import Ledger, SessionRecord
 from wattline.lightning.node import Signer
 from wattline.lightning.signing import is_signed_by, sign
 from wattline.offering import NODE_ID, SocketSettings
+from wattline.plugin.aggregates import Aggregates, rules_message
 from wattline.plugin.live_sessions import CALL_TIMEOUT_S, LiveSessions
 from wattline.plugin.messages import METHODS, outlet_message, tariff_message, why_unavailable
 from wattline.plugin.outlet import Condition, OutletLoop, OutletView
@@ -61,9 +63,11 @@ class Reception:
         receipts: Receipts,
         streams: Streams,
         ready: threading.Event,
+        aggregates: Aggregates | None = None,
         now: Callable[[], int] = lambda: int(time.time()),
     ) -> None:
-        """``outlets``: those that may be sold from, by id. ``ready``: set while sessions may be opened and paid."""
+        """``outlets``: those that may be sold from, by id. ``ready``: set while sessions may be opened and paid.
+        ``aggregates``: where payments on the chain are taken; None when they are not."""
         self._settings = settings
         self._identity = identity
         self._signer = signer
@@ -75,6 +79,7 @@ class Reception:
         self._receipts = receipts
         self._streams = streams
         self._ready = ready
+        self._aggregates = aggregates
         self._now = now
         self._opening = threading.Lock()
         self._pause = threading.Event()
@@ -95,7 +100,7 @@ class Reception:
             outlets=[outlet_message(view, rated_mw[view.outlet_id], self._ready.is_set()) for view in views],
             nonce=nonce,
             expires_at=self._now() + rules.offer_valid_s,
-            methods=[METHODS["keysend"]],
+            methods=[METHODS[method] for method in self._methods],
             credit_cap_msat=rules.credit_cap_msat,
             min_increment_msat=self._statements.wish_msat(),
             statement_interval_ms=rules.statement_interval_ms,
@@ -103,6 +108,7 @@ class Reception:
             open_timeout_s=rules.open_timeout_s,
             cable_lost_s=rules.cable_lost_s,
             min_refund_msat=rules.min_refund_msat,
+            onchain=rules_message(self._aggregates.rules) if self._aggregates is not None else None,
         ).SerializeToString(deterministic=True)
         return pb.GetOfferResponse(offer=content, signature=sign(self._signer, "offer", content))
 
@@ -139,6 +145,40 @@ class Reception:
         self._live.post(session_id, CableClosed())
         self._ledger.append_event(self._now(), session_id, "cable_closed", {"reason": reason[:80]})
 
+    def onchain_request(self, session_id: str, request: pb.OnchainRequest) -> None:
+        """Answers on the session's stream: the address of its aggregate, or why there is none."""
+        if self._aggregates is None:
+            self._refuse_version(session_id, 0, "onchain_unavailable", "this socket takes keysend payments only")
+            return
+        try:
+            invitation = self._aggregates.invite(session_id, request.signature)
+        except RetryError as error:
+            self._refuse_version(session_id, 0, "onchain_unavailable", error.message)
+        except StopError as error:
+            self._refuse_version(session_id, 0, error.code, error.message)
+        else:
+            self._streams.send(session_id, pb.ChargeResponse(onchain_invitation=invitation))
+
+    def aggregate_version(self, session_id: str, version: pb.AggregateVersion) -> None:
+        """Answers on the session's stream: accepted or refused."""
+        if self._aggregates is None:
+            self._refuse_version(session_id, version.number, "onchain_unavailable", "keysend payments only")
+            return
+        try:
+            accepted = self._aggregates.hand_over(session_id, version)
+        except RetryError as error:
+            self._refuse_version(session_id, version.number, "onchain_unavailable", error.message)
+        except StopError as error:
+            self._refuse_version(session_id, version.number, error.code, error.message)
+        else:
+            self._statements.note_payment()
+            self._streams.send(session_id, pb.ChargeResponse(version_accepted=accepted))
+
+    def _refuse_version(self, session_id: str, number: int, code: str, message: str) -> None:
+        log.info("session %s: version %d refused: %s: %s", session_id, number, code, message)
+        refused = pb.VersionRefused(number=number, code=code, message=message)
+        self._streams.send(session_id, pb.ChargeResponse(version_refused=refused))
+
     def gone(self, stream: Stream) -> None:
         self._streams.detach(stream)
 
@@ -160,8 +200,8 @@ class Reception:
         if request.outlet_id not in self._outlets:
             known = ", ".join(sorted(self._outlets))
             raise Refused("unknown_outlet", f"there is no outlet {request.outlet_id!r} here; there are: {known}")
-        if request.method != pb.METHOD_KEYSEND:
-            raise Refused("method_not_supported", "this socket takes keysend payments only")
+        if request.method not in [METHODS[method] for method in self._methods]:
+            raise Refused("method_not_supported", f"this socket takes {' and '.join(self._methods)} payments only")
         if not _is_node_id(request.cable_node_id):
             raise Refused("bad_request", "cable_node_id must be a node id (66 hex digits): refunds go there")
         if request.cable_node_id == self._identity.node_id:
@@ -169,10 +209,22 @@ class Reception:
         if request.tariff_id != self._prices.current.tariff_id:
             raise Refused("tariff_changed", "the price has changed since the offer; ask for a new one")
         self._check_access(request)
+        fraud = self._ledger.refused_cable(request.cable_node_id)
+        if fraud is not None:
+            raise Refused("cable_refused", f"this socket sells nothing to that cable any more: {fraud}")
+
+    @property
+    def _methods(self) -> list[Method]:
+        """Those that work just now."""
+        if self._aggregates is None or self._aggregates.trouble:
+            return [Method.KEYSEND]
+        return [Method.KEYSEND, Method.ONCHAIN]
 
     def _check_access(self, request: pb.Open) -> None:
         allowed = self._settings.access.allow_node_ids
-        if not request.signature and not allowed:
+        # On the chain a cable may owe something for a while: then it must be known who it is.
+        must_sign = bool(allowed) or request.method == pb.METHOD_ONCHAIN
+        if not request.signature and not must_sign:
             return
         unsigned = pb.Open()
         unsigned.CopyFrom(request)
@@ -190,7 +242,8 @@ class Reception:
         outlet = self._outlets[request.outlet_id]
         terms = self._settings.terms(request.outlet_id, self._prices.current)
         session_id = encode_session_id(secrets.token_bytes(16))
-        session = opened(session_id, request.outlet_id, Method.KEYSEND, terms, time.monotonic_ns() // 1_000_000)
+        method = Method.ONCHAIN if request.method == pb.METHOD_ONCHAIN else Method.KEYSEND
+        session = opened(session_id, request.outlet_id, method, terms, time.monotonic_ns() // 1_000_000)
         record = SessionRecord(
             session=session,
             token_sha256=token_sha256,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
-from wattline.ledger import Ledger, SessionRecord
+from wattline.ledger import Aggregate, AggregateStatus, Ledger, SessionRecord, Version
+from wattline.payment.aggregate import MSAT_PER_SAT
 from wattline.plugin.bookkeeper import Bookkeeper
 from wattline.plugin.live_sessions import LiveSessions
 from wattline.plugin.outlet import OutletView
@@ -63,6 +64,31 @@ def session_object(record: SessionRecord, max_unpaid_msat: int | None = None) ->
     return result
 
 
+def onchain_object(aggregate: Aggregate, version: Version | None, increments: int, tip_height: int | None) -> Json:
+    """The aggregate of one session; ``version`` is the one that is (or would be) broadcast."""
+    is_pending = aggregate.status in (AggregateStatus.OPEN, AggregateStatus.SENT) and aggregate.mined_block is None
+    mined_height = aggregate.mined_height
+    confirmations = 0
+    if mined_height is not None and tip_height is not None:
+        confirmations = max(1, tip_height - mined_height + 1)
+    return {
+        "status": aggregate.status.value,
+        "address": aggregate.address,
+        "increments": increments,
+        "txid": version.txid if version else None,
+        "value_sat": version.value_sat if version else 0,
+        "fee_sat": version.fee_sat if version else 0,
+        "vsize": version.vsize if version else 0,
+        "choice_reason": aggregate.choice_reason or None,
+        "mined_txid": aggregate.mined_txid,
+        "mined_value_sat": aggregate.mined_value_sat,
+        "blockheight": mined_height,
+        "confirmations": confirmations,
+        "exposure_sat": version.value_sat if version and is_pending else 0,
+        "child_txid": aggregate.child_txid,
+    }
+
+
 def tariff_object(tariff: Tariff) -> Json:
     return {
         "tariff_id": tariff.tariff_id,
@@ -72,17 +98,36 @@ def tariff_object(tariff: Tariff) -> Json:
     }
 
 
+class OnchainState(Protocol):
+    """How payments on the chain are doing (:class:`wattline.plugin.onchain.Onchain`)."""
+
+    @property
+    def trouble(self) -> str:
+        """Why the chain cannot be looked at just now; empty when it can."""
+
+    @property
+    def tip_height(self) -> int | None:
+        """None when it was not seen yet."""
+
+
 class Report:
     """Answers the operator from the socket and its ledger."""
 
     def __init__(
-        self, seller: SmartSocket, live: LiveSessions, ledger: Ledger, bookkeeper: Bookkeeper, identity: Json
+        self,
+        seller: SmartSocket,
+        live: LiveSessions,
+        ledger: Ledger,
+        bookkeeper: Bookkeeper,
+        identity: Json,
+        onchain: OnchainState | None = None,
     ) -> None:
         self._seller = seller
         self._live = live
         self._ledger = ledger
         self._bookkeeper = bookkeeper
         self._identity = identity
+        self._onchain = onchain
 
     def status(self) -> Json:
         cursor = self._ledger.cursor()
@@ -97,7 +142,28 @@ class Report:
                 "missing_invoices": self._bookkeeper.missing_invoices,
             },
             "refunds_owed": len(self._ledger.owed_refunds()),
+            "onchain": self._onchain_status(),
         }
+
+    def _onchain_status(self) -> Json:
+        if self._onchain is None:
+            return {"enabled": False}
+        return {
+            "enabled": True,
+            "trouble": self._onchain.trouble or None,
+            "blockheight": self._onchain.tip_height,
+            "exposure_sat": self._ledger.exposure_sat(),
+            "unfinished": len(self._ledger.unfinished_aggregates()),
+            "refused_cables": len(self._ledger.refused_cables()),
+        }
+
+    def refused_cables(self) -> list[Json]:
+        """Cables that paid with what they did not have."""
+        return [cable._asdict() for cable in self._ledger.refused_cables()]
+
+    def forgive(self, cable_node_id: str) -> bool:
+        """Let a cable in again; False when it was not refused."""
+        return self._ledger.forgive_cable(cable_node_id)
 
     def sessions(self, session_id: str | None, limit: int) -> list[Json]:
         """The newest first, live ones as they are at this moment."""
@@ -115,5 +181,18 @@ class Report:
         return {"start_time": start, "end_time": end, **asdict(totals), "balance_msat": totals.balance_msat}
 
     def _session(self, record: SessionRecord) -> Json:
-        unpaid = self._live.max_unpaid_msat(record.session.session_id)
-        return session_object(record, unpaid)
+        session_id = record.session.session_id
+        result = session_object(record, self._live.max_unpaid_msat(session_id))
+        aggregate = self._ledger.aggregate(session_id)
+        if aggregate is None:
+            return result
+        number = aggregate.chosen_number
+        newest = self._ledger.newest_version(session_id)
+        version = self._ledger.version(session_id, number) if number is not None else newest
+        tip_height = self._onchain.tip_height if self._onchain is not None else None
+        return result | {
+            "credited_onchain_msat": newest.value_sat * MSAT_PER_SAT if newest else 0,
+            "returned_msat": record.session.returned_msat,
+            "lost_msat": aggregate.lost_msat,
+            "onchain": onchain_object(aggregate, version, self._ledger.increments(session_id), tip_height),
+        }

@@ -94,6 +94,14 @@ def add_methods(plugin: Plugin, shop: Shop) -> None:
             raise _invalid("end_time", f"must not be before start_time ({start})")
         return shop.report.totals(start, end)
 
+    def refused(forgive: str | None = None) -> Json:
+        """Cables that are refused because they spent elsewhere what they had paid with on the chain.
+
+        With {forgive} (a node id) that cable is let in again."""
+        if forgive is not None and not shop.report.forgive(forgive):
+            raise _invalid("forgive", "that cable is not refused")
+        return {"refused": shop.report.refused_cables()}
+
     pool = ThreadPoolExecutor(2, thread_name_prefix="rpc")
     for name, method in (
         ("wattline-status", status),
@@ -101,6 +109,7 @@ def add_methods(plugin: Plugin, shop: Shop) -> None:
         ("wattline-tariff", tariff),
         ("wattline-stop", stop),
         ("wattline-report", report),
+        ("wattline-refused", refused),
     ):
         plugin.add_method(name, _in_worker(method, pool), background=True, description=method.__doc__)
 

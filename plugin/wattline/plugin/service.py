@@ -41,6 +41,10 @@ class Seller(Protocol):
 
     def close(self, session_id: str, reason: str) -> None: ...
 
+    def onchain_request(self, session_id: str, request: pb.OnchainRequest) -> None: ...
+
+    def aggregate_version(self, session_id: str, version: pb.AggregateVersion) -> None: ...
+
     def gone(self, stream: Stream) -> None: ...
 
     def receipt(self, session_id: str, token: bytes) -> pb.SignedReceipt: ...
@@ -112,6 +116,10 @@ class ChargingService(charging_pb2_grpc.ChargingServiceServicer):
                         self._seller.meter_value(stream.session_id, request.meter_value)
                     case "close":
                         self._seller.close(stream.session_id, request.close.reason)
+                    case "onchain_request":
+                        self._seller.onchain_request(stream.session_id, request.onchain_request)
+                    case "aggregate_version":
+                        self._seller.aggregate_version(stream.session_id, request.aggregate_version)
                     case other:
                         stream.put(refusal("bad_request", f"{other or 'an empty message'} is not allowed here"))
                         stream.end()

@@ -19,11 +19,12 @@ from wattline.errors import RetryError, StopError
 from wattline.ledger import Booking, IntentStatus, Ledger, Purpose, SessionRecord
 from wattline.lightning.node import NodeRefused, NodeUnavailable, SendStatus
 from wattline.lightning.record import format_record
+from wattline.payment.aggregate import MSAT_PER_SAT
 from wattline.payment.keysend import Reservations
 from wattline.payment.payer import FeeTooHigh, Order, Payer
 from wattline.plugin.bookkeeper import Bookkeeper
 from wattline.plugin.receipts import REFUND_SEQUENCE
-from wattline.session import Event, RefundKept, RefundOwed, RefundSent, Session
+from wattline.session import CreditReturned, Event, RefundKept, RefundOwed, RefundSent, Session, State
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,49 @@ class Sessions(Protocol):
         """Write and sign the receipt, tell the cable, free the outlet."""
 
 
+class OnchainDesk(Protocol):
+    """What is taken on the chain (:class:`wattline.plugin.aggregates.Aggregates`)."""
+
+    def close(self, session_id: str) -> None:
+        """Credit nothing any more."""
+
+    def give_back(self, session: Session) -> int:
+        """How much of the credit is never taken, msat."""
+
+    def is_owed(self, session: Session) -> bool:
+        """Something is to be taken on the chain, and not final there."""
+
+    def lost_msat(self, session_id: str) -> int:
+        """Of what was credited, what will never come."""
+
+    def conclude(self, session: Session) -> None:
+        """Decide what is broadcast."""
+
+    def forget(self, session_id: str) -> None: ...
+
+
+class NothingOnchain:
+    """The desk of a socket that takes nothing on the chain."""
+
+    def close(self, session_id: str) -> None:
+        pass
+
+    def give_back(self, session: Session) -> int:
+        return 0
+
+    def is_owed(self, session: Session) -> bool:
+        return False
+
+    def lost_msat(self, session_id: str) -> int:
+        return 0
+
+    def conclude(self, session: Session) -> None:
+        pass
+
+    def forget(self, session_id: str) -> None:
+        pass
+
+
 class Settlement:
     """Ends sessions, a few at a time, and retries what could not be done."""
 
@@ -64,6 +108,7 @@ class Settlement:
         bookkeeper: Bookkeeper,
         drain_timeout_s: float,
         retry_s: float,
+        onchain: OnchainDesk | None = None,
     ) -> None:
         self._sessions = sessions
         self._payer = payer
@@ -72,6 +117,7 @@ class Settlement:
         self._bookkeeper = bookkeeper
         self._drain_timeout_s = drain_timeout_s
         self._retry_s = retry_s
+        self._onchain = onchain or NothingOnchain()
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="settlement")
         self._stopping = threading.Event()
         self._refunding = threading.Condition()
@@ -89,11 +135,11 @@ class Settlement:
     def settle(self, session: Session) -> None:
         self._submit(lambda: self._close_books(session.session_id))
 
-    def refund(self, session: Session, budget_msat: int) -> None:
-        self._submit(lambda: self._refund(session.session_id, budget_msat))
+    def refund(self, session: Session) -> None:
+        self._submit(lambda: self._refund(session.session_id))
 
     def receipt(self, session: Session) -> None:
-        self._submit(lambda: self._sessions.finish(session))
+        self._submit(lambda: self._finish(session))
 
     def _submit(self, work: Callable[[], None]) -> None:
         def job() -> None:
@@ -114,6 +160,7 @@ class Settlement:
 
     def _close_books(self, session_id: str) -> None:
         """Everything that was paid for the session is in, and its last energy is charged."""
+        self._onchain.close(session_id)
         if not self._reservations.wait_drained(session_id, self._drain_timeout_s):
             log.warning("session %s: payments in flight did not come in; the journal decides", session_id)
         self._bookkeeper.read_to_end()
@@ -122,12 +169,31 @@ class Settlement:
             self._stopping.wait(0.1)
             self._bookkeeper.read_to_end()
 
-    def _refund(self, session_id: str, budget_msat: int) -> None:
+    def _finish(self, session: Session) -> None:
+        # Which transaction is broadcast is written down before the receipt says so.
+        self._onchain.conclude(session)
+        self._sessions.finish(session)
+        self._onchain.forget(session.session_id)
+
+    def _refund(self, session_id: str) -> None:
+        """What was never taken on the chain first; the rest by Lightning."""
         record = self._sessions.record(session_id)
         if record is None:
             return
         self._sessions.save(session_id)
-        sent = self._pay_back(Purpose.REFUND, session_id, REFUND_SEQUENCE, record.cable_node_id, budget_msat)
+        returned_msat = self._onchain.give_back(record.session)
+        if returned_msat:
+            self._sessions.post(session_id, CreditReturned(returned_msat))
+            self._sessions.save(session_id)
+            record = self._sessions.record(session_id)
+            if record is None or record.session.state is State.CLOSED:
+                return
+        unused_msat = record.session.account.balance_msat
+        if self._onchain.is_owed(record.session):
+            # Lightning money must not go out for what the chain may yet take away; less than a sat is its rounding.
+            self._sessions.post(session_id, RefundOwed() if unused_msat >= MSAT_PER_SAT else RefundKept())
+            return
+        sent = self._pay_back(Purpose.REFUND, session_id, REFUND_SEQUENCE, record.cable_node_id, unused_msat)
         self._sessions.post(session_id, sent or RefundOwed())
 
     def _pay_back(
@@ -223,9 +289,13 @@ class Settlement:
 
     def _refund_owed(self, record: SessionRecord) -> None:
         session = record.session
-        sent = self._pay_back(
-            Purpose.REFUND, session.session_id, REFUND_SEQUENCE, record.cable_node_id, session.account.balance_msat
-        )
+        if self._onchain.is_owed(session):
+            return  # not before the chain has paid for it
+        budget_msat = session.account.balance_msat - self._onchain.lost_msat(session.session_id)
+        if budget_msat <= 0:
+            self._sessions.settle_owed(session.session_id, RefundKept())
+            return
+        sent = self._pay_back(Purpose.REFUND, session.session_id, REFUND_SEQUENCE, record.cable_node_id, budget_msat)
         if sent is not None:
             self._sessions.settle_owed(session.session_id, sent)
 

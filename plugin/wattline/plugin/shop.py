@@ -18,9 +18,12 @@ from typing import TypeVar
 
 import grpc
 
+from wattline.bitcoin.bitcoind import Bitcoind
+from wattline.bitcoin.connection import locate
 from wattline.errors import RetryError, StopError, WattlineError
 from wattline.ledger import Ledger, open_ledger
 from wattline.lightning.cln import CoreLightning
+from wattline.lightning.cln_onchain import CoreLightningFunds
 from wattline.lightning.node import NodeInfo
 from wattline.meter import Meter, MeterError, open_meter
 from wattline.offering import OutletSettings, SocketSettings
@@ -31,6 +34,7 @@ from wattline.plugin.bookkeeper import Bookkeeper
 from wattline.plugin.certificate import Certificate, load_or_make
 from wattline.plugin.guarding import NoRelay, RelayHolder
 from wattline.plugin.live_sessions import LiveSessions
+from wattline.plugin.onchain import Onchain
 from wattline.plugin.outlet import Holder, OutletLoop
 from wattline.plugin.receipts import Receipts
 from wattline.plugin.reception import Identity, Reception
@@ -83,6 +87,7 @@ class Shop:
         self._report: Report | None = None
         self._bookkeeper: Bookkeeper | None = None
         self._settlement: Settlement | None = None
+        self._onchain: Onchain | None = None
         self._holder: RelayHolder | None = None
         self._outlets: list[OutletLoop] = []
         self._server: grpc.Server | None = None
@@ -122,6 +127,8 @@ class Shop:
             self._server.stop(grace=1.0).wait(2.0)
         for outlet in self._outlets:
             outlet.stop()
+        if self._onchain is not None:
+            self._onchain.stop()
         if self._settlement is not None:
             self._settlement.stop()
         if self._bookkeeper is not None:
@@ -205,6 +212,7 @@ class Shop:
         seller = SmartSocket(ledger, live, prices, statements, receipts, streams, self.reservations, ready)
         bookkeeper = Bookkeeper(node, ledger, seller, settings.payment.journal_interval_s)
         payer = Payer(node, ledger.outgoing)
+        onchain = self._onchain = self._take_onchain(premises, info, node, seller)
         settlement = Settlement(
             seller,
             payer,
@@ -213,6 +221,7 @@ class Shop:
             bookkeeper,
             settings.payment.drain_timeout_s,
             settings.payment.refund_retry_s,
+            onchain,
         )
         records = ledger.live_sessions()
         sold = {outlet.outlet_id: self._outlet(outlet, seller) for outlet in settings.outlet}
@@ -221,7 +230,7 @@ class Shop:
         self._outlets += [self._removed_outlet(outlet_id, seller) for outlet_id in gone]
         seller.furnish(self._outlets, settlement)
         self._seller, self._bookkeeper, self._settlement = seller, bookkeeper, settlement
-        self._report = Report(seller, live, ledger, bookkeeper, self._identity(info, premises))
+        self._report = Report(seller, live, ledger, bookkeeper, self._identity(info, premises), onchain)
         for outlet in self._outlets:
             outlet.start()
         for record in records:
@@ -230,15 +239,41 @@ class Shop:
         self._patiently(bookkeeper.read_to_end)
         bookkeeper.start()
         settlement.start()
+        if onchain is not None:
+            onchain.start()
         threading.Thread(target=self._save, name="saver", daemon=True).start()
         identity = Identity(info.node_id, info.network, premises.certificate.sha256)
         reception = Reception(
-            settings, identity, node, ledger, live, sold, prices, statements, receipts, streams, ready
+            settings,
+            identity,
+            node,
+            ledger,
+            live,
+            sold,
+            prices,
+            statements,
+            receipts,
+            streams,
+            ready,
+            onchain.desk if onchain is not None and settings.onchain.enabled else None,
         )
         self._server = serve(ChargingService(reception), premises.listen, premises.certificate)
         # Last, so that nobody is told that the socket runs before cables can reach it.
         ready.set()
         log.info("selling from %d outlet(s) on %s", len(settings.outlet), premises.listen)
+
+    def _take_onchain(
+        self, premises: Premises, info: NodeInfo, node: CoreLightning, seller: SmartSocket
+    ) -> Onchain | None:
+        """Payments on the chain; None when the socket does not take them. What was handed over before the operator
+        turned them off is followed to its end all the same."""
+        settings, ledger = premises.settings.onchain, premises.ledger
+        if not settings.enabled and not ledger.unfinished_aggregates():
+            return None
+        funds = CoreLightningFunds(node.rpc)
+        options = self._patiently(funds.bitcoin_options)
+        chain = Bitcoind(locate(premises.settings.bitcoind, options, info.network))
+        return Onchain(settings, info.network, ledger, chain, funds, node, seller)
 
     def _patiently(self, work: Callable[[], T]) -> T:
         """Until the node answers. Raises what is not worth waiting for."""

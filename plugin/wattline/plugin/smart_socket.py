@@ -40,7 +40,7 @@ class SettlementDesk(Protocol):
 
     def settle(self, session: Session) -> None: ...
 
-    def refund(self, session: Session, budget_msat: int) -> None: ...
+    def refund(self, session: Session) -> None: ...
 
     def receipt(self, session: Session) -> None: ...
 
@@ -157,6 +157,33 @@ class SmartSocket:
         for outlet in self._outlets.values():
             outlet.booked(payment_hashes)
 
+    # What the desk for aggregates and the watch on the chain ask for.
+
+    def live_view(self, session_id: str) -> OutletView | None:
+        return self._live.view_of(session_id)
+
+    def is_served(self, session_id: str) -> bool:
+        return self._live.outlet_of(session_id) is not None
+
+    def session_now(self, session_id: str) -> Session | None:
+        record = self._live.record(session_id)
+        return record.session if record is not None else None
+
+    def cable_of(self, session_id: str) -> str:
+        record = self._live.record(session_id)
+        return record.cable_node_id if record is not None else ""
+
+    def credit_stored(self, session_id: str, txid: str, amount_msat: int) -> bool:
+        outlet = self._live.outlet_of(session_id)
+        if outlet is None or not outlet.credit(session_id, txid, amount_msat).result(CALL_TIMEOUT_S):
+            return False
+        self._live.credited_onchain(session_id, amount_msat)
+        outlet.booked([txid])
+        return True
+
+    def tell(self, session_id: str, message: pb.ChargeResponse) -> None:
+        self._streams.send(session_id, message)
+
     # What the operator asks for.
 
     @property
@@ -188,7 +215,7 @@ class SmartSocket:
         self._desk.settle(session)
 
     def refund(self, session: Session, budget_msat: int) -> None:
-        self._desk.refund(session, budget_msat)
+        self._desk.refund(session)
 
     def receipt_due(self, session: Session) -> None:
         self._desk.receipt(session)

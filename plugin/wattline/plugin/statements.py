@@ -41,6 +41,7 @@ class Statements:
             self._live.next_sequence(session.session_id),
             self._reservations.in_flight_msat(session.session_id),
             self.wish_msat(),
+            self._live.onchain_credited_msat(session.session_id),
         )
 
     def send_if_due(self, view: OutletView, session: Session, *, important: bool) -> None:
