@@ -22,7 +22,7 @@ from wattline.bitcoin.chain import (
     Unspent,
     Verdict,
 )
-from wattline.bitcoin.json_rpc import Access, BitcoindRpc, ask
+from wattline.bitcoin.json_rpc import Access, BitcoindRpc
 from wattline.bitcoin.values import feerate_per_kw_of, reading, sat_of, tx_of
 from wattline.errors import StopError
 
@@ -32,6 +32,7 @@ REORG_ATTEMPTS = 3
 
 # bitcoind's error codes (src/rpc/protocol.h).
 _INVALID_ADDRESS_OR_KEY = -5
+_INVALID_PARAMETER = -8
 _DESERIALIZATION = -22
 _VERIFY = -25
 _VERIFY_REJECTED = -26
@@ -90,8 +91,7 @@ class Bitcoind:
         try:
             answer = self._rpc.call("finalizepsbt", psbt, True)
         except ChainRefused as error:
-            # -8 and others: a PSBT that can be read and makes no sense.
-            raise NotATransaction("psbt_invalid", f"no PSBT: {error.message}") from error
+            raise _unreadable(error) from error
         with reading("finalizepsbt"):
             if not answer["complete"]:
                 raise NotATransaction("psbt_incomplete", "the PSBT lacks a valid signature of at least one input")
@@ -102,7 +102,7 @@ class Bitcoind:
         try:
             answer = self._rpc.call("decoderawtransaction", raw, True)
         except ChainRefused as error:
-            raise NotATransaction("psbt_invalid", f"no transaction: {error.message}") from error
+            raise _unreadable(error) from error
         with reading("decoderawtransaction"):
             return tx_of(answer, raw)
 
@@ -116,12 +116,10 @@ class Bitcoind:
 
     def unspent(self, outpoint: Outpoint, *, include_mempool: bool) -> Unspent | None:
         answer = self._rpc.call("gettxout", outpoint.txid, outpoint.vout, include_mempool)
-        return _unspent(answer)
-
-    def all_unspent(self, outpoints: Sequence[Outpoint], *, include_mempool: bool) -> Mapping[Outpoint, Unspent | None]:
-        """:meth:`unspent` of several at once, in one exchange."""
-        answers = self._rpc.batch(*(ask("gettxout", item.txid, item.vout, include_mempool) for item in outpoints))
-        return {item: _unspent(answer) for item, answer in zip(outpoints, answers, strict=True)}
+        if answer is None:
+            return None
+        with reading("gettxout"):
+            return Unspent(sat_of(answer["value"]), answer["scriptPubKey"]["hex"], int(answer["confirmations"]))
 
     def floor(self) -> Floor:
         answer = self._rpc.call("getmempoolinfo")
@@ -179,9 +177,7 @@ class Bitcoind:
                 return self.decoded(raw).txid
             if error.rpc_code in (_VERIFY, _VERIFY_REJECTED):
                 raise BroadcastRefused("broadcast_refused", error.message) from error
-            if error.rpc_code == _DESERIALIZATION:
-                raise NotATransaction("psbt_invalid", f"no transaction: {error.message}") from error
-            raise
+            raise _unreadable(error) from error
 
     def script_of(self, address: str) -> str:
         answer = self._rpc.call("validateaddress", address)
@@ -218,8 +214,8 @@ class Bitcoind:
         return None
 
 
-def _unspent(answer: Any) -> Unspent | None:
-    if answer is None:
-        return None
-    with reading("gettxout"):
-        return Unspent(sat_of(answer["value"]), answer["scriptPubKey"]["hex"], int(answer["confirmations"]))
+def _unreadable(error: ChainRefused) -> StopError:
+    """What bitcoind's refusal of something handed over means."""
+    if error.rpc_code in (_DESERIALIZATION, _INVALID_PARAMETER):
+        return NotATransaction("psbt_invalid", f"neither a PSBT nor a transaction: {error.message}")
+    return error

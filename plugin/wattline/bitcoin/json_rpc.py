@@ -10,7 +10,6 @@ import base64
 import http.client
 import json
 import threading
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -74,11 +73,6 @@ class Access:
         return "Basic " + base64.b64encode(secret).decode("ascii")
 
 
-def ask(method: str, *params: object) -> dict[str, Any]:
-    """One call of a batch."""
-    return {"method": method, "params": params}
-
-
 class BitcoindRpc:
     """Calls to one bitcoind. Thread-safe."""
 
@@ -95,29 +89,7 @@ class BitcoindRpc:
         Raises ChainUnavailable when there is no answer or bitcoind is still starting, ChainRefused when the answer is
         an error or we are not let in.
         """
-        return self._result(method, self._exchange(method, ask(method, *params)))
-
-    def batch(self, *requests: Mapping[str, Any]) -> Sequence[Any]:
-        """The results of several calls in one exchange, in their order. Raises what :meth:`call` raises, for the first
-        of them that failed."""
-        if not requests:
-            return []
-        name = str(requests[0]["method"])
-        answers = self._exchange(name, [{**request, "id": number} for number, request in enumerate(requests)])
-        if not isinstance(answers, list):
-            # A refusal of the batch as a whole.
-            self._result(name, answers)
-            raise ChainUnavailable("bitcoind_unavailable", self._says(name, "garbled answer"))
-        by_number = {answer["id"]: answer for answer in answers if isinstance(answer, dict) and "id" in answer}
-        return [self._result(str(request["method"]), by_number.get(number)) for number, request in enumerate(requests)]
-
-    def close(self) -> None:
-        with self._lock:
-            idle, self._idle = self._idle, []
-        for connection in idle:
-            connection.close()
-
-    def _result(self, method: str, answer: Any) -> Any:
+        answer = self._exchange(method, {"method": method, "params": params})
         if not isinstance(answer, dict) or "result" not in answer:
             raise ChainUnavailable("bitcoind_unavailable", self._says(method, "garbled answer"))
         error = answer.get("error")
@@ -128,7 +100,13 @@ class BitcoindRpc:
             raise ChainUnavailable("bitcoind_unavailable", self._says(method, f"still starting: {message}"))
         raise ChainRefused("bitcoind_refused", f"{method}: {message}", code if isinstance(code, int) else None)
 
-    def _exchange(self, method: str, request: object) -> Any:
+    def close(self) -> None:
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def _exchange(self, method: str, request: dict[str, object]) -> Any:
         """bitcoind's answer as JSON, whatever it says."""
         body = json.dumps(request)
         known = self._known_authorization()
@@ -140,7 +118,7 @@ class BitcoindRpc:
                 status, text = self._post(method, body, fresh)
         if status in (_UNAUTHORIZED, _FORBIDDEN):
             who = self._access.cookie or f"user {self._access.user}"
-            reason = f"does not accept {who}" if status == _UNAUTHORIZED else "lets nobody in from here (rpcallowip)"
+            reason = f"does not accept {who}" if status == _UNAUTHORIZED else "does not let us in (rpcallowip, rpcwhitelist)"
             raise ChainRefused("bitcoind_not_permitted", f"bitcoind at {self._access.address} {reason}: {_WHAT_TO_DO}")
         try:
             return json.loads(text, parse_float=Decimal)
