@@ -59,6 +59,8 @@ class Trade:
     """Keys of ``[payment]``."""
     allow_node_ids: Sequence[str] = ()
     """Of ``[access]``; none: everybody may buy."""
+    onchain: Mapping[str, int] | None = None
+    """Keys of ``[onchain]``, which is enabled unless this is None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +127,9 @@ class Scene:
             *(f"{key} = {value}" for key, value in trade.payment.items()),
             "[access]",
             f"allow_node_ids = {json.dumps(list(trade.allow_node_ids))}",
+            "[onchain]",
+            f"enabled = {json.dumps(trade.onchain is not None)}",
+            *(f"{key} = {value}" for key, value in (trade.onchain or {}).items()),
         ]
         for circuit in range(len(trade.profiles)):
             meter = SimulatedWorld.socket_meter(circuit, trade.meter)
