@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.ledger.onchain_samples import INPUTS, aggregate
 from tests.ledger.samples import record, session_id
 from wattline.ledger import open_ledger
 
@@ -37,15 +38,34 @@ while True:
         ledger.outgoing.complete(paying.payment_hash, 1000, batch)
     print("booked", batch, flush=True)
 """
+VERSION_WRITER = """
+import sys
+from dataclasses import replace
+from tests.ledger.onchain_samples import INPUTS, version
+from tests.ledger.samples import session_id
+from wattline.ledger import open_ledger
+from wattline.session import Account
+
+ledger = open_ledger(sys.argv[1])
+number = ledger.increments(session_id(1))
+while True:
+    number += 1
+    saved = ledger.session(session_id(1))
+    session = replace(saved.session, account=Account(charged_msat=number))
+    with ledger.unit():
+        ledger.append_event(number, session_id(1), "version", {})
+        assert ledger.store_version(version(number), INPUTS, 77)
+        ledger.save_session(replace(saved, session=session))
+    print("stored", number, flush=True)
+"""
 
 
 def test_whenever_the_writer_is_killed_only_whole_units_of_work_remain(tmp_path: Path) -> None:
     path = tmp_path / "ledger.sqlite3"
     with open_ledger(path) as ledger:
         ledger.save_session(record())
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
     for lines in (1, 6, 13):
-        told = _run_and_kill(path, environment, lines)
+        told = _run_and_kill(path, lines, WRITER)
         with open_ledger(path) as ledger:
             batches = ledger.cursor().pay_index // BATCH
             assert ledger.cursor().pay_index == batches * BATCH
@@ -69,10 +89,34 @@ def test_whenever_the_writer_is_killed_only_whole_units_of_work_remain(tmp_path:
                 ledger.outgoing.fail(found_intent.payment_hash, "killed", 1)
 
 
-def _run_and_kill(path: Path, environment: dict[str, str], lines: int) -> list[tuple[str, str]]:
+def test_whenever_the_writer_is_killed_a_version_is_there_with_all_that_came_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite3"
+    with open_ledger(path) as ledger:
+        ledger.save_session(record())
+        ledger.invite(aggregate())
+    for lines in (1, 6, 13):
+        told = _run_and_kill(path, lines, VERSION_WRITER)
+        with open_ledger(path) as ledger:
+            newest = ledger.newest_version(session_id(1))
+            assert newest is not None
+            assert newest.number >= max(int(number) for _, number in told)
+            found = ledger.session(session_id(1))
+            assert found is not None
+            account = found.session.account
+            assert (account.credited_msat, account.payments) == (1000 * newest.value_sat, newest.number)
+            assert account.charged_msat == newest.number
+            own = ledger.aggregate(session_id(1))
+            assert own is not None
+            assert (own.inputs, own.first_height) == (INPUTS, 77)
+            assert len(ledger.events(10_000)) == newest.number
+            assert newest.is_whole
+
+
+def _run_and_kill(path: Path, lines: int, program: str) -> list[tuple[str, str]]:
     """Kill (SIGKILL) the writer after so many of its lines; all that it said."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)])}
     with subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(path), str(BATCH), str(lines)],
+        [sys.executable, "-c", program, str(path), str(BATCH), str(lines)],
         env=environment,
         stdout=subprocess.PIPE,
         text=True,
