@@ -65,6 +65,18 @@ def feerate_per_kw(fee_sat: int, vsize: int) -> int:
     return fee_sat * 1000 // (vsize * WEIGHT_PER_VBYTE)
 
 
+def fee_bounds_sat(vsize: int, min_feerate_per_kw: int, max_feerate_per_kw: int) -> tuple[int, int]:
+    """The lowest and the highest fee that keep to these rates, for whoever reckons by weight and rounds the fee up.
+
+    A transaction of ``vsize`` weighs up to 3 units less than its whole virtual bytes (BIP 141), so the lowest fee is
+    that of the lightest one and the highest that of the heaviest. What the mempool asks for, by virtual bytes, is for
+    its verdict to say.
+    """
+    heaviest = vsize * WEIGHT_PER_VBYTE
+    lightest = heaviest - (WEIGHT_PER_VBYTE - 1)
+    return -(-min_feerate_per_kw * lightest // 1000), -(-max_feerate_per_kw * heaviest // 1000)
+
+
 def prove(
     tx: Tx,
     script: str,
@@ -81,6 +93,8 @@ def prove(
     """
     if tx.outpoints != (first_inputs if first_inputs is not None else tx.outpoints):
         raise VersionRefused("other_inputs", "every version must spend exactly the inputs of the first one")
+    if not tx.inputs or len(tx.outpoints) != len(tx.inputs):
+        raise VersionRefused("other_inputs", "a version must spend something, and each of its inputs once")
     if len(tx.inputs) > rules.max_inputs:
         raise VersionRefused("other_inputs", f"at most {rules.max_inputs} inputs are taken, not {len(tx.inputs)}")
     if tx.version != 2:
@@ -96,7 +110,8 @@ def prove(
                 "it could be a relative lock time",
             )
     funds_sat = 0
-    for outpoint, unspent in inputs.items():
+    for outpoint in sorted(tx.outpoints):
+        unspent = inputs.get(outpoint)
         if unspent is None:
             raise VersionRefused("input_spent", f"input {outpoint} is spent, or not confirmed yet, or does not exist")
         if unspent.confirmations < rules.input_confirmations:
@@ -123,18 +138,19 @@ def prove(
     if value_sat < rules.floor_sat:
         raise VersionRefused("dust_output", f"{value_sat} sat are below the floor of {rules.floor_sat} sat")
     fee_sat = funds_sat - sum(output.value_sat for output in tx.outputs)
-    proven = Proven(tx, value_sat, fee_sat, ours[0])
     lowest = max(rules.min_feerate_per_kw, floor_per_kw)
-    if fee_sat < 0 or proven.feerate_per_kw < lowest:
+    least_sat, most_sat = fee_bounds_sat(tx.vsize, lowest, rules.max_feerate_per_kw)
+    if fee_sat < least_sat:
         raise VersionRefused(
-            "fee_too_low", f"the fee of {fee_sat} sat is {proven.feerate_per_kw} sat/kw; at least {lowest} are needed"
+            "fee_too_low",
+            f"a fee of {fee_sat} sat is too low: at least {lowest} sat/kw are needed, {least_sat} sat here",
         )
-    if proven.feerate_per_kw > rules.max_feerate_per_kw:
+    if fee_sat > most_sat:
         raise VersionRefused(
             "fee_too_high",
-            f"the fee of {fee_sat} sat is {proven.feerate_per_kw} sat/kw; at most {rules.max_feerate_per_kw} are taken",
+            f"a fee of {fee_sat} sat is too high: at most {rules.max_feerate_per_kw} sat/kw are taken, {most_sat} sat here",
         )
-    return proven
+    return Proven(tx, value_sat, fee_sat, ours[0])
 
 
 def final_value_sat(charged_msat: int, keysend_msat: int, floor_sat: int) -> int:
