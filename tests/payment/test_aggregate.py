@@ -96,7 +96,6 @@ def test_whoever_keeps_to_the_rules_by_weight_is_never_refused(
 
 
 @given(st.integers(0, 100_000), st.integers(1, 100_000), st.integers(100, 2_000))
-@given(st.integers(0, 100_000), st.integers(1, 100_000), st.integers(100, 2_000))
 def test_a_fee_is_taken_exactly_within_the_rates_but_for_rounding(fee_sat: int, floor: int, vsize: int) -> None:
     tx = replace(version(5_000, fee_sat), vsize=vsize)
     lowest, highest = max(floor, RULES.min_feerate_per_kw), RULES.max_feerate_per_kw

@@ -143,12 +143,12 @@ def prove(
     if fee_sat < least_sat:
         raise VersionRefused(
             "fee_too_low",
-            f"a fee of {fee_sat} sat is too low: at least {lowest} sat/kw are needed, {least_sat} sat here",
+            f"a fee of {fee_sat} sat is too low: at least {lowest} sat/kw, {least_sat} sat here",
         )
     if fee_sat > most_sat:
         raise VersionRefused(
             "fee_too_high",
-            f"a fee of {fee_sat} sat is too high: at most {rules.max_feerate_per_kw} sat/kw are taken, {most_sat} sat here",
+            f"a fee of {fee_sat} sat is too high: at most {rules.max_feerate_per_kw} sat/kw, {most_sat} sat here",
         )
     return Proven(tx, value_sat, fee_sat, ours[0])
 
