@@ -1,8 +1,9 @@
 """Fixtures with nodes of either kind: every test that uses them runs on practice nodes and on real ones.
 
 Those on real nodes skip with a reason when lightningd or bitcoind cannot be had, and fail instead when
-``WATTLINE_REQUIRE_LIGHTNINGD=1``. ``-k practice`` or ``-k "not practice"`` chooses one kind. The end of every node's
-log is attached to the report of a failed test."""
+``WATTLINE_REQUIRE_LIGHTNINGD=1``. Practice nodes need a bitcoind for what is paid on the chain: those tests skip where
+none can be had, and fail when ``WATTLINE_REQUIRE_BITCOIND=1``. ``-k practice`` or ``-k "not practice"`` chooses one
+kind. The end of every node's log is attached to the report of a failed test."""
 
 from __future__ import annotations
 
@@ -55,25 +56,46 @@ def chain(kind: str) -> Iterator[Chain]:
             yield practised
         return
     _need_lightningd()
-    try:
-        made = Chain()
-    except WattlineError as error:
-        _not_here(f"needs bitcoind: {error.message}")
-    with made:
+    with _bitcoind() as made:
         yield made
 
 
+@pytest.fixture(scope="session")
+def onchain_chain(kind: str, request: pytest.FixtureRequest) -> Iterator[Chain]:
+    """One chain of a real bitcoind for the whole run, whatever the kind of node. A test that stops bitcoind starts it
+    again."""
+    if kind == "practice":
+        with _bitcoind() as made:
+            yield made
+    else:
+        yield request.getfixturevalue("chain")
+
+
 @pytest.fixture
-def network(chain: Chain) -> Iterator[RegtestNetwork]:
+def network(kind: str, chain: Chain) -> Iterator[RegtestNetwork]:
     """Nodes for one test."""
-    with _network(chain) as made:
+    with _network(kind, chain) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def module_network(chain: Chain) -> Iterator[RegtestNetwork]:
+def module_network(kind: str, chain: Chain) -> Iterator[RegtestNetwork]:
     """Nodes that the tests of one module share."""
-    with _network(chain) as made:
+    with _network(kind, chain) as made:
+        yield made
+
+
+@pytest.fixture
+def onchain_network(kind: str, onchain_chain: Chain) -> Iterator[RegtestNetwork]:
+    """Nodes for one test, each with a wallet on a real bitcoind."""
+    with _network(kind, onchain_chain) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def onchain_module_network(kind: str, onchain_chain: Chain) -> Iterator[RegtestNetwork]:
+    """Nodes that the tests of one module share, each with a wallet on a real bitcoind."""
+    with _network(kind, onchain_chain) as made:
         yield made
 
 
@@ -92,8 +114,16 @@ def pytest_runtest_makereport(
     return report
 
 
-def _network(chain: Chain) -> RegtestNetwork:
-    return PracticeNetwork(chain) if isinstance(chain, PracticeChain) else RegtestNetwork(chain)
+def _network(kind: str, chain: Chain) -> RegtestNetwork:
+    return PracticeNetwork(chain) if kind == "practice" else RegtestNetwork(chain)
+
+
+def _bitcoind() -> Chain:
+    """A chain, not started yet; where there is no bitcoind the test is skipped or failed."""
+    try:
+        return Chain()
+    except WattlineError as error:
+        _not_here(f"needs bitcoind: {error.message}", "WATTLINE_REQUIRE_BITCOIND")
 
 
 def _kind(item: pytest.Item) -> str | None:
@@ -109,7 +139,8 @@ def _need_lightningd() -> None:
         _not_here(f"needs lightningd: {error.message}")
 
 
-def _not_here(reason: str) -> NoReturn:
-    if os.environ.get("WATTLINE_REQUIRE_LIGHTNINGD") == "1":
-        pytest.fail(f"{reason} (WATTLINE_REQUIRE_LIGHTNINGD=1 forbids a skip)", pytrace=False)
+def _not_here(reason: str, *required_by: str) -> NoReturn:
+    for name in ("WATTLINE_REQUIRE_LIGHTNINGD", *required_by):
+        if os.environ.get(name) == "1":
+            pytest.fail(f"{reason} ({name}=1 forbids a skip)", pytrace=False)
     pytest.skip(reason)

@@ -12,7 +12,8 @@ import pytest
 from pyln.client import RpcError
 
 from wattline.errors import StopError
-from wattline.practice.chain import BitcoindRefusedError, Chain
+from wattline.practice.bitcoind_rpc import BitcoindRefusedError
+from wattline.practice.chain import Chain
 from wattline.practice.daemon import Daemon, DaemonDiedError
 from wattline.practice.lightningd import Node
 from wattline.practice.network import Channel, RegtestNetwork

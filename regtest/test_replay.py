@@ -16,27 +16,44 @@ from wattline.practice.scenarios import SCENARIOS
 from wattline.practice.stage import Stage
 
 RECORDINGS = Path(__file__).parent / "recordings"
+ON_BITCOIND = {"onchain", "emergency"}
+"""Scenarios for which the practice nodes need a bitcoind."""
 ASKED_BY_WATTLINE = {
+    "addpsbtoutput",
+    "bkpr-editdescriptionbyoutpoint",
     "checkmessage",
     "createonion",
+    "feerates",
     "getinfo",
     "getroutes",
     "listconfigs",
+    "listfunds",
     "listinvoices",
     "listpeerchannels",
     "listsendpays",
+    "listtransactions",
+    "newaddr",
     "plugin",
+    "reserveinputs",
     "sendonion",
+    "sendpsbt",
     "signmessage",
+    "signpsbt",
+    "unreserveinputs",
+    "utxopsbt",
     "waitanyinvoice",
     "waitsendpay",
+    "withdraw",
 }
 HEARD_BY_WATTLINE = {"getmanifest", "init", "htlc_accepted", "invoice_payment", "shutdown"}
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_the_practice_node_does_as_real_nodes_were_recorded_to_do(name: str) -> None:
-    with PracticeNetwork() as network, Replay(RECORDINGS / f"{name}.jsonl", Stage(network)) as replay:
+    with (
+        PracticeNetwork(bitcoind=name in ON_BITCOIND) as network,
+        Replay(RECORDINGS / f"{name}.jsonl", Stage(network)) as replay,
+    ):
         differences = [str(difference) for difference in replay.differences()]
     assert differences == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 from wattline.practice.node.blocks import FIRST_BLOCKS, PracticeBlocks
@@ -23,10 +24,10 @@ def test_a_payment_is_confirmed_by_the_next_block_and_can_be_spent_once(tmp_path
 
 def test_another_process_s_block_is_noticed(tmp_path: Path) -> None:
     one, other = PracticeBlocks(tmp_path / "chain"), PracticeBlocks(tmp_path / "chain")
-    before = one.version
-    other.mine(1)
-    assert one.version != before
-    assert one.height == FIRST_BLOCKS + 1
+    assert asyncio.run(one.news()) == []
+    other.mine(2)
+    assert [block.height for block in asyncio.run(one.news())] == [FIRST_BLOCKS + 1, FIRST_BLOCKS + 2]
+    assert asyncio.run(one.news()) == []
 
 
 def test_the_opener_keeps_what_lightningd_keeps_for_the_fee() -> None:

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import base64
-import http.client
-import json
 import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from wattline.errors import RetryError, StopError
+from wattline.errors import StopError
 from wattline.practice.bitcoind import BitcoindPrograms, find_bitcoind
+from wattline.practice.bitcoind_rpc import SAT_PER_BTC, BitcoindRpc
 from wattline.practice.daemon import Daemon, free_port
 from wattline.practice.waiting import wait_until
 
-SAT_PER_BTC = 100_000_000
 FIRST_BLOCKS = 101
 """So many that the first coinbase may be spent (coinbase maturity is 100)."""
-_RPC_IN_WARMUP = -28
-
-
-class BitcoindRefusedError(StopError):
-    """bitcoind answered a call with an error; ``rpc_code`` is its own."""
-
-    def __init__(self, message: str, rpc_code: int) -> None:
-        super().__init__("bitcoind_refused", message)
-        self.rpc_code = rpc_code
+_WALLET = "regtest"
 
 
 class Chain:
@@ -57,10 +47,13 @@ class Chain:
             "-dnsseed=0",
             "-txindex=1",
             "-fallbackfee=0.00002",
+            # A wallet of a node needs few keys, and bitcoind makes this many when it makes the wallet.
+            "-keypool=20",
             "-printtoconsole=1",
             "-debuglogfile=0",
         )
         self._daemon = Daemon("bitcoind", [str(self.programs.daemon), *options], self.log_path, os.environ)
+        self._wallet = ""
         self._mining_address = ""
 
     def __enter__(self) -> Self:
@@ -77,13 +70,24 @@ class Chain:
         self.close(keep=error is not None)
 
     def start(self) -> None:
-        """Start bitcoind, make its wallet and mine the first blocks."""
+        """Start bitcoind; the first time make its wallet and mine the first blocks."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self._daemon.start()
         wait_until("bitcoind to answer", self._answers)
-        self.call("createwallet", "regtest")
-        self._mining_address = str(self.call("getnewaddress"))
-        self.mine(FIRST_BLOCKS)
+        if not self._mining_address:
+            # Loaded again at every start.
+            self.call("createwallet", _WALLET, False, False, "", False, True, True)
+            self._wallet = _WALLET
+            self._mining_address = str(self.call("getnewaddress"))
+            self.mine(FIRST_BLOCKS)
+
+    def stop(self) -> None:
+        """End bitcoind in order; ``start`` goes on with the same chain, wallets and port. The mempool is kept."""
+        self._daemon.stop()
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash or a power cut."""
+        self._daemon.kill()
 
     def close(self, keep: bool = False) -> None:
         """End bitcoind; a temporary directory is removed unless ``keep``, whose path is then written to stderr."""
@@ -113,6 +117,16 @@ class Chain:
             raise StopError("value_invalid", f"cannot send {value_sat} sat")
         return str(self.call("sendtoaddress", address, str(Decimal(value_sat) / SAT_PER_BTC)))
 
+    def send_many(self, addresses: Sequence[str], value_sat: int) -> str:
+        """One transaction that pays ``value_sat`` to each of these different addresses, in this order, before its
+        change; its txid, not mined."""
+        if value_sat <= 0 or len(set(addresses)) != len(addresses):
+            raise StopError("value_invalid", f"cannot send {value_sat} sat to each of {addresses}")
+        value_btc = str(Decimal(value_sat) / SAT_PER_BTC)
+        outputs = [{address: value_btc} for address in addresses]
+        sent = self.call("send", outputs, None, "unset", None, {"change_position": len(outputs)})
+        return str(sent["txid"])
+
     def wait_for_tx(self, txid: str) -> None:
         """Wait until ``txid`` is in the mempool."""
         wait_until(f"transaction {txid} in the mempool", lambda: txid in self.call("getrawmempool"))
@@ -125,27 +139,7 @@ class Chain:
 
         Raises BitcoindRefusedError, or RetryError when bitcoind does not answer (yet).
         """
-        body = json.dumps({"jsonrpc": "1.0", "id": method, "method": method, "params": parameters})
-        connection = http.client.HTTPConnection("127.0.0.1", self.rpc_port, timeout=60)
-        try:
-            cookie = (self.directory / "regtest" / ".cookie").read_bytes()
-            headers = {"Authorization": "Basic " + base64.b64encode(cookie).decode("ascii")}
-            connection.request("POST", "/", body, headers)
-            response = connection.getresponse()
-            text = response.read()
-        except (OSError, http.client.HTTPException) as error:
-            raise RetryError("bitcoind_unreachable", f"bitcoind does not answer {method}: {error}") from error
-        finally:
-            connection.close()
-        try:
-            answer = json.loads(text, parse_float=Decimal)
-        except ValueError as error:
-            raise RetryError("bitcoind_unreachable", f"bitcoind answered {method} with {response.status}") from error
-        if (failure := answer.get("error")) is not None:
-            if failure["code"] == _RPC_IN_WARMUP:
-                raise RetryError("bitcoind_starting", str(failure["message"]))
-            raise BitcoindRefusedError(f"bitcoind {method}: {failure['message']}", int(failure["code"]))
-        return answer["result"]
+        return BitcoindRpc(self.rpc_port, self.directory, self._wallet).call(method, *parameters)
 
     def _answers(self) -> bool:
         self._daemon.check()

@@ -127,6 +127,15 @@ class RegtestNetwork:
         """Give ``node`` a confirmed output of ``value_sat`` in its on-chain wallet."""
         self._fund([(node, value_sat)])
 
+    def fund_wallet(self, node: Node, value_sat: int, outputs: int = 1) -> str:
+        """Give ``node`` as many confirmed P2TR outputs of ``value_sat`` each, in one transaction; its txid. Returns
+        when ``listfunds`` shows them confirmed."""
+        txid = self.chain.send_many([str(node.rpc.newaddr("p2tr")["p2tr"]) for _ in range(outputs)], value_sat)
+        self.chain.wait_for_tx(txid)
+        self.mine(1)
+        wait_until(f"{node.name} to see its deposit {txid}", partial(_has_output, node, txid, outputs))
+        return txid
+
     def connect(self, first: Node, second: Node) -> None:
         """Connect ``first`` to ``second`` and wait until both say so."""
         first.rpc.connect(second.node_id, "127.0.0.1", second.port)
@@ -246,9 +255,10 @@ def _fresh_address(node: Node) -> str:
     return str(node.rpc.newaddr("bech32")["bech32"])
 
 
-def _has_output(node: Node, txid: str) -> bool:
-    outputs = node.rpc.listfunds()["outputs"]
-    return any(output["txid"] == txid and output["status"] == "confirmed" for output in outputs)
+def _has_output(node: Node, txid: str, count: int = 1) -> bool:
+    outputs: list[dict[str, Any]] = node.rpc.listfunds()["outputs"]
+    confirmed = [output for output in outputs if output["txid"] == txid and output["status"] == "confirmed"]
+    return len(confirmed) >= count
 
 
 def _is_connected(node: Node, peer: Node) -> bool:

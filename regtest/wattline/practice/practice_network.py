@@ -8,12 +8,14 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from wattline.errors import StopError
 from wattline.practice.bitcoind import BitcoindPrograms
-from wattline.practice.chain import BitcoindRefusedError, Chain
+from wattline.practice.bitcoind_rpc import BitcoindRefusedError
+from wattline.practice.chain import Chain
 from wattline.practice.lightningd import LightningdProgram, Node, OptionValue
 from wattline.practice.network import RegtestNetwork
 from wattline.practice.node.about import VERSION
@@ -57,7 +59,16 @@ class PracticeChain(Chain):
         return self._blocks.mine(blocks)
 
     def send(self, address: str, value_sat: int) -> str:
-        return self._blocks.pay([(address, value_sat)])
+        return self.send_many([address], value_sat)
+
+    def send_many(self, addresses: Sequence[str], value_sat: int) -> str:
+        return self._blocks.pay([(address, value_sat) for address in addresses])
+
+    def stop(self) -> None:
+        """Nothing runs."""
+
+    def kill(self) -> None:
+        """Nothing runs."""
 
     def wait_for_tx(self, txid: str) -> None:
         wait_until(f"transaction {txid} in the mempool", lambda: txid in self._blocks.waiting())
@@ -76,24 +87,37 @@ class PracticeLightningd(Node):
         return [str(self.program.path), "-P", "-m", "wattline.practice.node", *super()._command()[1:]]
 
     def _defaults(self) -> dict[str, OptionValue]:
-        assert isinstance(self._chain, PracticeChain)
         # The chain may be shared with other networks; gossip stays among the nodes of one.
         gossip = self.lightning_dir.parent / "gossip.sqlite3"
-        return {**super()._defaults(), "practice-chain": self._chain.path, "practice-gossip": gossip}
+        options = {**super()._defaults(), "practice-gossip": gossip}
+        if isinstance(self._chain, PracticeChain):
+            # There is no bitcoind that a plugin could be told of.
+            none = dict.fromkeys(("bitcoin-cli", "bitcoin-datadir", "bitcoin-rpcport"), False)
+            options |= {**none, "practice-chain": self._chain.path}
+        return options
 
 
 class PracticeNetwork(RegtestNetwork):
     """``with PracticeNetwork() as network:`` gives practice nodes; nothing needs to be installed, and no money is
-    held."""
+    held.
 
-    def __init__(self, chain: Chain | None = None) -> None:
+    With ``bitcoind``, or on a ``chain`` that is one, every node has a wallet on a real bitcoind of regtest and answers
+    what lightningd answers of its on-chain wallet; channels are as pretended as without. Raises RetryError or StopError
+    when there is no bitcoind to be had.
+    """
+
+    def __init__(self, chain: Chain | None = None, bitcoind: bool = False) -> None:
         self._program = PROGRAM
         self.directory = Path(tempfile.mkdtemp(prefix="wattline-"))
         self.keep_logs = False
         self._own_chain = chain is None
         self._nodes = {}
         self._handlers = {}
-        self.chain = chain or PracticeChain(self.directory / "chain")
+        try:
+            self.chain = chain or _own_chain(self.directory, bitcoind)
+        except BaseException:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            raise
 
     def _make(self, name: str, options: dict[str, OptionValue]) -> Node:
         if name in self._nodes:
@@ -101,3 +125,7 @@ class PracticeNetwork(RegtestNetwork):
         node = PracticeLightningd(name, self.chain, self.directory / name, options, self._program)
         self._nodes[name] = node
         return node
+
+
+def _own_chain(directory: Path, bitcoind: bool) -> Chain:
+    return Chain(directory / "bitcoind") if bitcoind else PracticeChain(directory / "chain")

@@ -2,8 +2,8 @@
 
 A recording is a file of JSON lines. The first names the nodes; then every line is one step, in the order in which they
 were taken: ``call`` (method, params, and ``result`` or ``error``), ``begin``/``end`` (the same, with other steps while
-it waits), ``do`` (something that a person would do: start, kill, mine), ``heard`` (what the probe plugin got
-meanwhile). ``python -m wattline.practice.recorder`` makes them anew on real nodes.
+it waits), ``do`` (something that a person would do: start, kill, mine), ``look`` (what the chain says of something),
+``heard`` (what the probe plugin got meanwhile). ``python -m wattline.practice.recorder`` makes them anew on real nodes.
 """
 
 from __future__ import annotations
@@ -63,6 +63,12 @@ class Recorder:
         """A step that is no call; what it says (ids that later steps speak of) is written down."""
         said = self.stage.do(action, **arguments)
         self.lines.append({"do": action, **arguments, **({"said": said} if said is not None else {})})
+
+    def look(self, action: str, **arguments: object) -> Json | None:
+        """A step that is no call, whose outcome is part of the recording: a replay compares it."""
+        said = self.stage.do(action, **arguments)
+        self.lines.append({"look": action, **arguments, "said": said})
+        return said
 
     def call(self, node: str, method: str, params: Mapping[str, Any] | list[Any] | None = None) -> Any:
         """A call and its answer; the result, or the error object."""

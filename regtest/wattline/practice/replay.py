@@ -54,7 +54,11 @@ class Replay:
                 yield Difference(number + 2, where, recorded, answered)
 
     def _step(self, number: int, line: Json) -> Iterator[tuple[str, Any, Any]]:
-        if "do" in line:
+        if "look" in line:
+            arguments = {key: value for key, value in line.items() if key not in ("look", "said")}
+            seen = plain(self._stage.do(line["look"], **self._comparison.translated(arguments)))
+            yield from self._comparison.differences(f"look: {line['look']}", line["said"], seen)
+        elif "do" in line:
             arguments = {key: value for key, value in line.items() if key not in ("do", "said")}
             said = plain(self._stage.do(line["do"], **arguments))
             for key, value in (line.get("said") or {}).items():

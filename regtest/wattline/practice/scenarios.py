@@ -14,6 +14,7 @@ from wattline.lightning.cln import CoreLightning
 from wattline.lightning.node import Route
 from wattline.lightning.onion import payment_hash_of
 from wattline.lightning.record import format_record
+from wattline.practice.onchain_scenario import emergency, onchain
 from wattline.practice.recorder import Recorder
 
 SESSION = "0123456789ABCDEFGHJKMNPQRS"
@@ -326,4 +327,6 @@ SCENARIOS: dict[str, Callable[[Recorder], None]] = {
     "direct": direct,
     "held": held,
     "line": line,
+    "onchain": onchain,
+    "emergency": emergency,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ class Stage:
             "waits_in_hook": self._waits_in_hook,
             "plugin_gone": self._plugin_gone,
             "routed": self._routed,
+            "fund": self._fund,
+            "reorganise": self._reorganise,
+            "transaction": self._transaction,
         }
 
     @property
@@ -121,6 +125,44 @@ class Stage:
             return any("htlc_accepted hook" in htlc.get("status", "") for row in rows for htlc in row["htlcs"])
 
         wait_until("an htlc waits for the probe", waits)
+
+    def _fund(self, name: str, value_sat: int, outputs: int) -> Json:
+        return {"txid": self._network.fund_wallet(self._nodes[name], value_sat, outputs)}
+
+    def _reorganise(self, blocks: int) -> None:
+        """The newest ``blocks`` give way to one block more, which has none of their transactions: those wait again."""
+        chain = self._network.chain
+        orphan = chain.call("getblockhash", chain.height - blocks + 1)
+        chain.call("invalidateblock", orphan)
+        address = chain.call("getnewaddress")
+        for _ in range(blocks + 1):
+            chain.call("generateblock", address, [])
+        for node in self._nodes.values():
+            wait_until(f"{node.name} to follow the new chain", partial(self._follows, node, chain.height))
+
+    @staticmethod
+    def _follows(node: Node, height: int) -> bool:
+        return node.blockheight >= height
+
+    def _transaction(self, psbt: str = "", tx: str = "") -> Json:
+        """What bitcoind makes of it: the transaction, and whether it is signed."""
+        chain = self._network.chain
+        final = {"complete": True, "hex": tx} if tx else chain.call("finalizepsbt", psbt)
+        decoded = (
+            chain.call("decoderawtransaction", final["hex"]) if "hex" in final else chain.call("decodepsbt", psbt)["tx"]
+        )
+        return {
+            "complete": final["complete"],
+            "vsize": decoded["vsize"],
+            "version": decoded["version"],
+            "locktime": decoded["locktime"],
+            "inputs": [
+                {"txid": one["txid"], "vout": one["vout"], "sequence": one["sequence"]} for one in decoded["vin"]
+            ],
+            "outputs": [
+                {"value_btc": str(one["value"]), "script": one["scriptPubKey"]["hex"]} for one in decoded["vout"]
+            ],
+        }
 
     def _plugin_gone(self, name: str) -> None:
         def gone() -> bool:

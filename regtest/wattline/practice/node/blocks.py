@@ -10,6 +10,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from wattline.practice.node.chain_view import NewBlock
+
 FIRST_BLOCKS = 101
 """Blocks from the start, as the regtest chain of the real harness has."""
 
@@ -44,18 +46,25 @@ class PracticeBlocks:
         self._connection.execute("PRAGMA synchronous = OFF")
         self._connection.executescript(_SCHEMA)
         self._connection.execute("INSERT INTO tip SELECT ? WHERE NOT EXISTS (SELECT 1 FROM tip)", (FIRST_BLOCKS,))
+        self._told = self.height
 
     def close(self) -> None:
         self._connection.close()
 
     @property
-    def version(self) -> int:
-        """Changes whenever another process has written."""
-        return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
-
-    @property
     def height(self) -> int:
         return int(self._connection.execute("SELECT height FROM tip").fetchone()[0])
+
+    async def open(self) -> None:
+        """It is a file, and open."""
+
+    async def news(self) -> Sequence[NewBlock]:
+        """The blocks since the last time, or since the file was opened."""
+        height, self._told = self._told, self.height
+        return [
+            NewBlock(new, hashlib.sha256(f"block {new}".encode()).hexdigest())
+            for new in range(height + 1, self._told + 1)
+        ]
 
     def mine(self, blocks: int) -> int:
         """Blocks with everything that waits in the first of them; the new height."""

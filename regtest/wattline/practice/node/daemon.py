@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from wattline.errors import WattlineError
 from wattline.practice.node.about import About
-from wattline.practice.node.blocks import PracticeBlocks
 from wattline.practice.node.channels import FEE_BASE_MSAT, FEE_PPM, Channels
 from wattline.practice.node.funding import Funding
 from wattline.practice.node.gossip import GossipBoard
+from wattline.practice.node.ground import ground_of
 from wattline.practice.node.hooks import HookChain, Registration
 from wattline.practice.node.htlcs import Htlcs
 from wattline.practice.node.invoices import Invoices
@@ -36,7 +36,6 @@ WARNING = "THIS IS A PRACTICE NODE: it is not Lightning, it holds no money, and 
 LATENCY_MS = 25
 """How long a message takes to a peer. A payment over one channel takes two of them and what is computed, about as long
 as on two real nodes of one machine."""
-CHAIN_POLL_S = 0.05
 
 
 class PracticeNode:
@@ -52,11 +51,11 @@ class PracticeNode:
             Path(options.text("log-file")) if options.text("log-file") else None, options.text("log-level", "info")
         )
         self._key = NodeKey.load(directory / "hsm_secret")
-        self._blocks = PracticeBlocks(options.path("practice-chain"))
         gossip = GossipBoard(options.path("practice-gossip"))
         latency_s = options.number("practice-latency-ms", LATENCY_MS) / 1000
         self._rpc = RpcServer(self._log)
         store = Store(directory / "practice.sqlite3")
+        self._ground = ground_of(options, store, self._height, lambda: bool(self._channels.all()), self._rpc, self._log)
         hook = HookChain("htlc_accepted", self._log)
         self._plugins = PluginHost(options, directory, self._rpc, {hook.name: hook}, self._log)
         self._peers = Peers(self._key.node_id, store, self._log, latency_s)
@@ -70,7 +69,10 @@ class PracticeNode:
         invoices = Invoices(store, self._key, self._plugins, self._rpc)
         payments = Payments(store, self._plugins, self._rpc)
         self._about = About(self._key, options, directory, store, self._channels, self._peers, self._plugins, self._rpc)
-        self._funding = Funding(store, self._blocks, gossip, self._channels, self._peers, self._plugins, self._rpc)
+        ground = self._ground
+        self._funding = Funding(
+            store, ground.chain, ground.funds, gossip, self._channels, self._peers, self._plugins, self._rpc
+        )
         self._htlcs = Htlcs(
             self._key, store, self._channels, self._peers, invoices, payments, hook, self._height, self._log
         )
@@ -88,7 +90,8 @@ class PracticeNode:
         sys.stderr.write(f"{WARNING}\n")
         self._log.unusual(WARNING)
         await self._plugins.load([Path(path) for path in self._options.all("plugin")])
-        self._about.height = self._blocks.height
+        await self._ground.open(self._options.text("alias"))
+        self._about.height = self._ground.chain.height
         self._funding.follow(self._about.height)
         await self._rpc.start(Path("lightning-rpc"))
         await self._plugins.initialise()
@@ -100,24 +103,25 @@ class PracticeNode:
         await self._stopping.wait()
         following.cancel()
         await self._plugins.stop_all()
+        await self._ground.close()
 
     def _height(self) -> int:
         return self._about.height
 
     async def _follow_chain(self) -> None:
-        seen = self._blocks.version
         while True:
-            await asyncio.sleep(CHAIN_POLL_S)
-            if self._blocks.version == seen and self._blocks.height == self._about.height:
+            await asyncio.sleep(self._ground.poll_s)
+            try:
+                news = await self._ground.chain.news()
+            except WattlineError as error:
+                # As lightningd waits for a bitcoind that was stopped; what came meanwhile is read later.
+                self._log.unusual(f"the chain cannot be read now: {error.message}")
                 continue
-            seen = self._blocks.version
-            for height in range(self._about.height + 1, self._blocks.height + 1):
-                self._about.height = height
-                self._log.debug(f"Adding block {height}")
-                self._funding.follow(height)
-                self._plugins.notify(
-                    "block_added", {"hash": sha256(f"block {height}".encode()).hexdigest(), "height": height}
-                )
+            self._about.height = self._ground.chain.height
+            for block in news:
+                self._log.debug(f"Adding block {block.height}")
+                self._funding.follow(block.height)
+                self._plugins.notify("block_added", {"hash": block.block_hash, "height": block.height})
 
     def _peer_came(self, connection: Connection) -> None:
         for channel in self._channels.with_peer(connection.node_id):

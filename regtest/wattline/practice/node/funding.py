@@ -1,4 +1,4 @@
-"""The wallet on the practice chain, and channels from their opening to their announcement."""
+"""Addresses and funds, and channels from their opening to their announcement."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import os
 import time
 from typing import Any
 
-from wattline.practice.node.blocks import PracticeBlocks
+from wattline.practice.node.chain_view import ChainView
 from wattline.practice.node.channels import Channels
-from wattline.practice.node.fault import Fault
+from wattline.practice.node.fault import INVALID_PARAMETERS, Fault
+from wattline.practice.node.funds import Funds
 from wattline.practice.node.gossip import Gossip, GossipBoard
 from wattline.practice.node.log import timestamp
 from wattline.practice.node.parameters import Parameters
@@ -20,8 +21,6 @@ from wattline.practice.node.store import Store
 Json = dict[str, Any]
 LOCKED_IN_DEPTH = 1
 ANNOUNCED_DEPTH = 6
-CANNOT_AFFORD = 301
-FEE_SAT = 166
 AWAITING = "CHANNELD_AWAITING_LOCKIN"
 NORMAL = "CHANNELD_NORMAL"
 
@@ -32,7 +31,8 @@ class Funding:
     def __init__(
         self,
         store: Store,
-        blocks: PracticeBlocks,
+        chain: ChainView,
+        funds: Funds,
         gossip: GossipBoard,
         channels: Channels,
         peers: Peers,
@@ -40,7 +40,8 @@ class Funding:
         rpc: RpcServer,
     ) -> None:
         self._store = store
-        self._blocks = blocks
+        self._chain = chain
+        self._funds = funds
         self._gossip = gossip
         self._channels = channels
         self._peers = peers
@@ -53,7 +54,7 @@ class Funding:
     def follow(self, height: int) -> None:
         """The chain has this height: channels are locked in and announced."""
         for channel in self._channels.all():
-            at = self._blocks.confirmed_at(channel["funding_txid"])
+            at = self._chain.confirmed_at(channel["funding_txid"])
             if at is None:
                 continue
             depth = height - at[0] + 1
@@ -72,7 +73,7 @@ class Funding:
             now,
             channel["channel_id"],
         )
-        self._tell_state(channel, AWAITING, NORMAL, "Lockin complete", scid)
+        self._tell_state(channel, now, AWAITING, NORMAL, "Lockin complete", scid)
 
     def _announce(self, channel: Json) -> None:
         # Each end tells its own direction, as each signs its own channel_update (BOLT #7).
@@ -92,14 +93,16 @@ class Funding:
         )
         self._store.execute("UPDATE channels SET gossiped = 1 WHERE channel_id = ?", channel["channel_id"])
 
-    def _tell_state(self, channel: Json, old: str | None, new: str, message: str, scid: str | None = None) -> None:
+    def _tell_state(
+        self, channel: Json, at: str, old: str | None, new: str, message: str, scid: str | None = None
+    ) -> None:
         self._plugins.notify(
             "channel_state_changed",
             {
                 "peer_id": channel["peer_id"],
                 "channel_id": channel["channel_id"],
                 **({"short_channel_id": scid} if scid else {}),
-                "timestamp": timestamp(),
+                "timestamp": at,
                 **({"old_state": old} if old else {}),
                 "new_state": new,
                 "cause": "user" if channel["is_opener"] else "remote",
@@ -131,34 +134,19 @@ class Funding:
             )
         channel = self._channels.get(request["channel_id"])
         if channel is not None:
-            self._tell_state(channel, None, AWAITING, "new channel opened")
+            self._tell_state(channel, timestamp(), None, AWAITING, "new channel opened")
 
     # Commands.
 
     async def _newaddr(self, given: Given, _: str) -> Json:
-        params = Parameters(given, (), ("addresstype",))
-        kind = params.text("addresstype", "p2tr")
-        address = ("bcrt1q" if kind == "bech32" else "bcrt1p") + os.urandom(19).hex()
-        self._store.insert("addresses", address=address)
-        return {kind: address}
+        kind = Parameters(given, (), ("addresstype",)).text("addresstype", "p2tr")
+        kinds = ("bech32", "p2tr") if kind == "all" else (kind,)
+        if kinds[0] not in ("bech32", "p2tr"):
+            raise Fault(INVALID_PARAMETERS, f"'addresstype' should be 'p2tr', 'bech32', or 'all', not '{kind}'")
+        return {name: await self._funds.new_address(name) for name in kinds}
 
     async def _listfunds(self, given: Given, _: str) -> Json:
-        Parameters(given, (), ("spent",))
-        outputs = []
-        for output in self._unspent():
-            confirmed = output.height is not None
-            outputs.append(
-                {
-                    "txid": output.txid,
-                    "output": output.number,
-                    "amount_msat": output.value_sat * 1000,
-                    "scriptpubkey": "5120" + output.txid,
-                    "address": output.address,
-                    "status": "confirmed" if confirmed else "unconfirmed",
-                    **({"blockheight": output.height} if confirmed else {}),
-                    "reserved": False,
-                }
-            )
+        spent = Parameters(given, (), ("spent",)).flag("spent", False)
         channels = [
             {
                 "peer_id": channel["peer_id"],
@@ -173,7 +161,7 @@ class Funding:
             }
             for channel in self._channels.all()
         ]
-        return {"outputs": outputs, "channels": channels}
+        return {"outputs": self._funds.outputs(spent), "channels": channels}
 
     async def _fundchannel(self, given: Given, _: str) -> Json:
         params = Parameters(
@@ -181,18 +169,9 @@ class Funding:
         )
         peer_id, value_sat = params.node_id("id"), params.integer("amount")
         push_msat, announce = params.msat("push_msat") if params.has("push_msat") else 0, params.flag("announce", True)
-        outputs = [output for output in self._unspent() if output.height is not None]
-        total = sum(output.value_sat for output in outputs)
-        if total < value_sat + FEE_SAT:
-            raise Fault(CANNOT_AFFORD, f"Could not afford {value_sat}sat using all {len(outputs)} available UTXOs")
         if not self._peers.is_ready(peer_id):
             raise Fault(-1, "Peer not connected")
-        change = str((await self._newaddr({"addresstype": "p2tr"}, ""))["p2tr"])
-        channel_address = "bcrt1p" + os.urandom(29).hex()
-        txid = self._blocks.pay(
-            [(channel_address, value_sat), (change, total - value_sat - FEE_SAT)],
-            [(output.txid, output.number) for output in outputs],
-        )
+        txid = await self._funds.fund(value_sat)
         request = {
             "channel_id": bytes.fromhex(txid)[::-1].hex(),
             "txid": txid,
@@ -210,10 +189,6 @@ class Funding:
             "channel_id": request["channel_id"],
             "channel_type": {"bits": [12, 22], "names": ["static_remotekey/even", "anchors/even"]},
         }
-
-    def _unspent(self) -> list[Any]:
-        addresses = [row["address"] for row in self._store.rows("SELECT address FROM addresses")]
-        return self._blocks.unspent(addresses)
 
 
 def _alias() -> str:

@@ -61,6 +61,10 @@ class Store:
         self._depth = 0
         self._afterwards: list[Callable[[], None]] = []
 
+    def create(self, schema: str) -> None:
+        """Tables of one part of the node, where they are not there yet."""
+        self._connection.executescript(schema)
+
     @contextmanager
     def unit(self) -> Iterator[None]:
         """One unit of work; a unit inside of another one is part of it."""
