@@ -26,7 +26,10 @@ _PLAIN_SCRIPTS = (("5120", 68), ("0014", 44))
 # common/jsonrpc_errors.h
 _UNSPECIFIED = -1
 _NO_EMERGENCY_FUNDS = 313
+# What tells one of its unspecified errors from another (wallet/walletrpc.c), and bitcoind's code within.
 _NOT_RESERVED = "is not reserved"
+_NOT_BROADCAST = "Error broadcasting transaction"
+_ALREADY_MINED = "error code: -27"
 
 
 class CoreLightningFunds:
@@ -144,13 +147,15 @@ class CoreLightningFunds:
     # --- ReceivingFunds -----------------------------------------------------------------------------------------------
 
     def send(self, psbt: str) -> str:
-        """As in the Protocol. Raises NodeRefused ``broadcast_refused`` with bitcoind's reason."""
+        """As in the Protocol. Raises NodeRefused ``already_mined``, or ``broadcast_refused`` with bitcoind's reason."""
         try:
             answer = self._rpc.call("sendpsbt", {"psbt": psbt})
         except RpcRefused as error:
-            if error.rpc_code == _UNSPECIFIED and "Error broadcasting transaction" in error.message:
-                reason = error.message.partition(" Unsent tx discarded")[0]
-                raise NodeRefused("broadcast_refused", " ".join(reason.split()), error.rpc_code) from error
+            if error.rpc_code == _UNSPECIFIED and _NOT_BROADCAST in error.message:
+                # The whole transaction comes after the reason, whose line breaks are told as backslash and n.
+                reason = error.message.partition(" Unsent tx discarded")[0].replace("\\n", " ").strip()
+                code = "already_mined" if _ALREADY_MINED in reason else "broadcast_refused"
+                raise NodeRefused(code, reason, error.rpc_code) from error
             raise
         with reading("sendpsbt"):
             return str(answer["txid"])
