@@ -17,6 +17,7 @@ from wattline.errors import WattlineError
 from wattline.practice.chain import Chain
 from wattline.practice.lightningd import find_lightningd
 from wattline.practice.network import RegtestNetwork
+from wattline.practice.node.bitcoin_blocks import RESCAN
 from wattline.practice.practice_network import PracticeChain, PracticeNetwork
 
 KINDS = ("practice", "lightningd")
@@ -88,6 +89,8 @@ def module_network(kind: str, chain: Chain) -> Iterator[RegtestNetwork]:
 @pytest.fixture
 def onchain_network(kind: str, onchain_chain: Chain) -> Iterator[RegtestNetwork]:
     """Nodes for one test, each with a wallet on a real bitcoind."""
+    # One of the same name in an earlier test had the same keys: too long ago for this one to find its money.
+    onchain_chain.mine(RESCAN + 1)
     with _network(kind, onchain_chain) as made:
         yield made
 
@@ -95,6 +98,8 @@ def onchain_network(kind: str, onchain_chain: Chain) -> Iterator[RegtestNetwork]
 @pytest.fixture(scope="module")
 def onchain_module_network(kind: str, onchain_chain: Chain) -> Iterator[RegtestNetwork]:
     """Nodes that the tests of one module share, each with a wallet on a real bitcoind."""
+    # One of the same name in an earlier test had the same keys: too long ago for this one to find its money.
+    onchain_chain.mine(RESCAN + 1)
     with _network(kind, onchain_chain) as made:
         yield made
 

@@ -12,8 +12,8 @@ from wattline.practice.node.log import Log
 from wattline.practice.node.store import Store
 
 Json = dict[str, Any]
-RESCAN = 15
-"""So many blocks before its first start does a node look back (lightningd's ``rescan``)."""
+RESCAN = 30
+"""So many blocks before its first start does a node look back (lightningd's ``rescan`` on regtest)."""
 _OUT_OF_RANGE = -8
 
 _SCHEMA = """
