@@ -81,8 +81,8 @@ class HandCable:
     def resume(self) -> str:
         """Take the session up again, on a new stream."""
         self._up = queue.SimpleQueue()
-        self._ended = False
         self.messages = []  # the old stream may still say goodbye
+        self._ended = False
         self._talk(pb.ChargeRequest(resume=pb.Resume(session_id=self.session_id, token=self.token)))
         return self._wait_opened()
 
@@ -198,10 +198,15 @@ class HandCable:
         def listen() -> None:
             try:
                 for message in self.stub.Charge(requests()):
-                    messages.append(message)
+                    with self._arrived:
+                        messages.append(message)
+                        self._arrived.notify_all()
             except (grpc.RpcError, ValueError):
                 pass  # the stream was cut, or the channel closed under it
-            self._ended = True
+            with self._arrived:
+                if messages is self.messages:  # not when the session was taken up again meanwhile
+                    self._ended = True
+                self._arrived.notify_all()
 
         threading.Thread(target=listen, daemon=True).start()
 
