@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from tests.cable.fake_funds import FakeFunds
 from tests.cable.fakes import FakeLightning, FakeMeter, FakeSocket, TlsPair, World, make_certificate, wait_for
 from wattline.cable.listener import Silence
-from wattline.cable.opening import Equipment
+from wattline.cable.opening import Equipment, OnchainEquipment
 from wattline.cable.service import CableService
 from wattline.cable.settings import CableSettings
 from wattline.cable.stopwish import StopWish
@@ -53,6 +54,8 @@ class Bench:
         self.node = FakeLightning(self.socket.take_payment)
         self.socket.refund_to = self.node.receive
         self.meter = FakeMeter(self.world)
+        self.funds = FakeFunds()
+        self.onchain: dict[str, Any] = {}
         self.ledger: Ledger = open_ledger(folder / "cable.sqlite3")
         self.listener = Recorder()
         self.wish = StopWish()
@@ -85,6 +88,7 @@ class Bench:
                 },
                 "limits": self.limits,
                 "payment": self.payment,
+                "onchain": self.onchain,
             }
         )
 
@@ -97,6 +101,7 @@ class Bench:
             open_meter=lambda max_power_mw: self.meter,
             clock_ms=lambda: time.monotonic_ns() // 1_000_000,
             now=time.time,
+            onchain=OnchainEquipment(self.funds, self.ledger.cable_aggregates),
         )
         return CableService(self.settings, equipment, self.listener, self.wish)
 

@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from tests.cable.fake_funds import FakeAggregate, rules_message, script_of
+from wattline.cable.psbt import unsigned_tx
 from wattline.lightning.node import (
     ChannelBalance,
     Hop,
@@ -32,6 +34,7 @@ from wattline.lightning.node import (
 )
 from wattline.lightning.onion import payment_hash_of
 from wattline.meter import MeterError, Reading
+from wattline.payment.aggregate import OnchainRules, final_value_sat
 from wattline.tariff import Tariff, cost_msat, worth_msat
 from wattline.v1 import charging_pb2 as pb
 from wattline.v1 import charging_pb2_grpc as pb_grpc
@@ -157,6 +160,7 @@ class FakeLightning(FakeSigner):
         self.network = "regtest"
         self.deliver = deliver
         self.fee_msat = 0
+        self.height = 100
         self.largest_msat = 10**9
         self.delay_s = 0.01
         self.is_down = False
@@ -172,7 +176,7 @@ class FakeLightning(FakeSigner):
 
     def info(self) -> NodeInfo:
         self._check()
-        return NodeInfo(self.node_id, self.network, "v26.06.6", 100)
+        return NodeInfo(self.node_id, self.network, "v26.06.6", self.height)
 
     def check_version(self) -> NodeInfo:
         return self.info()
@@ -270,6 +274,7 @@ class Account:
     credited: int = 0
     payments: int = 0
     refunded: int = 0
+    onchain: FakeAggregate | None = None
     base_uwh: int = 0
     delivered_ms: int = 0
     state: int = pb.SESSION_STATE_OPEN
@@ -277,6 +282,8 @@ class Account:
     cable_reason: str = ""
     sequence: int = 0
     receipt: pb.SignedReceipt | None = None
+    final_charge: int = 0
+    method: int = pb.METHOD_KEYSEND
     outbox: list[queue.SimpleQueue[pb.ChargeResponse | None]] = field(default_factory=list)
 
 
@@ -312,6 +319,20 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
         self.refund_to: Callable[[str, int], None] = lambda description, amount: None
         self.min_refund_msat = 1
         self.peak_balance = 0
+        self.onchain_rules: OnchainRules | None = None
+        """None: nothing is taken on-chain."""
+        self.refuse_versions: Callable[[int, int], tuple[str, str] | None] = lambda number, value_sat: None
+        """By number and value; code and message."""
+        self.loses_versions = 0
+        """So many versions never arrive."""
+        self.loses_answers = 0
+        """So many are stored, but their answer never arrives."""
+        self.lie_invitation: Callable[[pb.OnchainInvitation], None] = lambda invitation: None
+        self.lie_final: Callable[[pb.FinalDue], None] = lambda due: None
+        self.final_timeout_s = 3.0
+        self.versions: list[tuple[int, int, bool]] = []
+        """Number, value in sat and whether it is final, of every version that reached it."""
+        self.signatures: list[str] = []
         self._paid_hashes: set[str] = set()
         self._lock = threading.RLock()
         self._server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
@@ -366,6 +387,7 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
             open_timeout_s=5,
             cable_lost_s=self.cable_lost_s,
             min_refund_msat=self.min_refund_msat,
+            onchain=rules_message(self.onchain_rules) if self.onchain_rules is not None else None,
         )
         self.lie_offer(offer)
         content = offer.SerializeToString(deterministic=True)
@@ -418,6 +440,7 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
                 return known, True
         account = Account(SESSION_IDS[len(self.sessions)], first.open.token, self.tariff, first.open.outlet_id)
         account.base_uwh = self.world.energy_uwh
+        account.method = first.open.method
         self.sessions[account.session_id] = account
         return account, False
 
@@ -428,7 +451,13 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
                     case "meter_value":
                         self.meter_values.append(request.meter_value)
                     case "close":
-                        self.close_session(account, "cable_closed", request.close.reason)
+                        # Not in this thread: the final version comes by this very stream.
+                        closing = (account, "cable_closed", request.close.reason)
+                        threading.Thread(target=self.close_session, args=closing, daemon=True).start()
+                    case "onchain_request":
+                        self._invite(account, request.onchain_request.signature)
+                    case "aggregate_version":
+                        self._take_version(account, request.aggregate_version)
         except grpc.RpcError:
             return
 
@@ -470,41 +499,157 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
                     outbox.put(None)
                 account.outbox.clear()
 
+    def _invite(self, account: Account, signature: str) -> None:
+        with self._lock:
+            self.signatures.append(signature)
+            rules = self.onchain_rules
+            if rules is None:
+                refused = pb.VersionRefused(number=0, code="onchain_unavailable", message="not just now")
+                self._send(account, pb.ChargeResponse(version_refused=refused))
+                return
+            if account.onchain is None:
+                number = len(self.sessions)
+                account.onchain = FakeAggregate(f"socket-{number}", script_of(f"socket-{number}"))
+            aggregate = account.onchain
+            invitation = pb.OnchainInvitation(
+                address=aggregate.address,
+                script=aggregate.script,
+                rules=rules_message(rules),
+                newest_number=aggregate.number,
+                newest_value_sat=aggregate.value_sat,
+            )
+            self.lie_invitation(invitation)
+            self._send(account, pb.ChargeResponse(onchain_invitation=invitation))
+
+    def _take_version(self, account: Account, version: pb.AggregateVersion) -> None:
+        with self._lock:
+            tx = unsigned_tx(version.psbt)
+            assert account.onchain is not None
+            aggregate = account.onchain
+            value_sat = sum(value for value, script in tx.outputs if script == aggregate.script)
+            if self.loses_versions:
+                self.loses_versions -= 1
+                return
+            self.versions.append((version.number, value_sat, version.is_final))
+            refused = self._refusal(account, aggregate, version, value_sat, tx.txid)
+            if refused is not None:
+                answer = pb.VersionRefused(number=version.number, code=refused[0], message=refused[1])
+                self._send(account, pb.ChargeResponse(version_refused=answer))
+                return
+            if aggregate.txids.get(version.number) != tx.txid:
+                aggregate.txids[version.number] = tx.txid
+                aggregate.held[tx.txid] = (value_sat, tx)
+                if version.is_final:
+                    aggregate.final_sat = value_sat
+                    aggregate.final_came.set()
+                else:
+                    account.credited += (value_sat - aggregate.value_sat) * 1000
+                    account.payments += 1
+                    aggregate.number, aggregate.value_sat = version.number, value_sat
+                    self.peak_balance = max(self.peak_balance, account.credited - self._charged(account))
+            if self.loses_answers:
+                self.loses_answers -= 1
+                return
+            accepted = pb.VersionAccepted(number=version.number, value_sat=value_sat, is_final=version.is_final)
+            self._send(account, pb.ChargeResponse(version_accepted=accepted))
+
+    def _refusal(
+        self, account: Account, aggregate: FakeAggregate, version: pb.AggregateVersion, value_sat: int, txid: str
+    ) -> tuple[str, str] | None:
+        """As the real socket: a version told again is known."""
+        if aggregate.txids.get(version.number) == txid:
+            return None
+        if version.number != aggregate.number + 1:
+            return "bad_version", f"the next version has number {aggregate.number + 1}"
+        if version.is_final:
+            return None if value_sat == aggregate.due_sat else ("wrong_output", "another value is wanted")
+        if account.state in (pb.SESSION_STATE_SETTLING, pb.SESSION_STATE_CLOSED):
+            return "session_closed", "the session is closed"
+        if value_sat <= aggregate.value_sat:
+            return "value_not_larger", f"{aggregate.value_sat} sat before"
+        assert self.onchain_rules is not None
+        unused = account.credited - self._charged(account) + (value_sat - aggregate.value_sat) * 1000
+        if unused > self.onchain_rules.credit_cap_sat * 1000:
+            return "credit_cap", "too much unused credit"
+        if value_sat > self.onchain_rules.exposure_cap_sat:
+            return "exposure_cap", "too much in all"
+        return self.refuse_versions(version.number, value_sat)
+
     def close_session(self, account: Account, reason: str, cable_reason: str = "") -> None:
         with self._lock:
-            if account.state == pb.SESSION_STATE_CLOSED:
+            if account.state in (pb.SESSION_STATE_CLOSED, pb.SESSION_STATE_SETTLING):
                 return
             self.world.switch(False)
             account.stop_reason, account.cable_reason = reason, cable_reason
-            account.state = pb.SESSION_STATE_CLOSED
-            unused = account.credited - self._charged(account)
-            status = pb.REFUND_STATUS_NONE
-            if unused > 0:
-                account.refunded, status = unused, pb.REFUND_STATUS_SENT
-                self.refund_to(f"keysend: wattline:1:{account.session_id}:0", unused)
-            receipt = pb.Receipt(
-                session_id=account.session_id,
-                node_id=SOCKET_NODE,
-                outlet_id=account.outlet_id,
-                cable_node_id=CABLE_NODE,
-                method=pb.METHOD_KEYSEND,
-                tariff=_tariff(account.tariff),
-                stop_reason=reason,
-                energy_uwh=self.world.energy_uwh - account.base_uwh,
-                delivered_ms=account.delivered_ms,
-                credited_msat=account.credited,
-                charged_msat=self._charged(account),
-                refunded_msat=account.refunded,
-                balance_msat=account.credited - self._charged(account) - account.refunded,
-                payments=account.payments,
-                refund_status=status,
-            )
-            self.lie_receipt(receipt)
-            content = receipt.SerializeToString(deterministic=True)
-            text = f"wattline:receipt:1:{hashlib.sha256(content).hexdigest()}"
-            account.receipt = pb.SignedReceipt(receipt=content, signature=self.signer.sign(text))
-            if self.sends_receipt:
-                self._send(account, pb.ChargeResponse(receipt=account.receipt))
+            charged = self._charged(account)
+            account.state = pb.SESSION_STATE_SETTLING
+            account.final_charge = charged
+        self._ask_for_final(account)
+        with self._lock:
+            self._close(account)
+
+    def _ask_for_final(self, account: Account) -> None:
+        """Asked every now and then, as the real socket does."""
+        aggregate = account.onchain
+        if aggregate is None or not aggregate.number or self.onchain_rules is None:
+            return
+        keysend = account.credited - aggregate.value_sat * 1000
+        aggregate.due_sat = final_value_sat(account.final_charge, keysend, self.onchain_rules.floor_sat)
+        if aggregate.due_sat == 0 or aggregate.due_sat >= aggregate.value_sat:
+            return
+        due = pb.FinalDue(value_sat=aggregate.due_sat, charged_msat=account.final_charge, keysend_msat=keysend)
+        self.lie_final(due)
+        deadline = time.monotonic() + self.final_timeout_s
+        while time.monotonic() < deadline:
+            self._send(account, pb.ChargeResponse(final_due=due))
+            if aggregate.final_came.wait(0.1):
+                return
+
+    def _close(self, account: Account) -> None:
+        account.state = pb.SESSION_STATE_CLOSED
+        charged, aggregate = account.final_charge, account.onchain
+        returned, value_sat, txid = 0, 0, ""
+        if aggregate is not None and aggregate.number:
+            value_sat = aggregate.final_sat or (aggregate.value_sat if aggregate.due_sat else 0)
+            returned = (aggregate.value_sat - value_sat) * 1000
+            number = aggregate.number + 1 if aggregate.final_sat else aggregate.number
+            txid = aggregate.txids[number] if value_sat else ""
+            aggregate.chosen = txid
+        unused = account.credited - charged - returned
+        account.refunded = returned
+        status = pb.REFUND_STATUS_NONE
+        if unused > 0 and unused >= self.min_refund_msat:
+            account.refunded, status = returned + unused, pb.REFUND_STATUS_SENT
+            self.refund_to(f"keysend: wattline:1:{account.session_id}:0", unused)
+        elif unused > 0:
+            status = pb.REFUND_STATUS_KEPT
+        receipt = pb.Receipt(
+            session_id=account.session_id,
+            node_id=SOCKET_NODE,
+            outlet_id=account.outlet_id,
+            cable_node_id=CABLE_NODE,
+            method=account.method,  # type: ignore[arg-type]
+            tariff=_tariff(account.tariff),
+            stop_reason=account.stop_reason,
+            energy_uwh=self.world.energy_uwh - account.base_uwh,
+            delivered_ms=account.delivered_ms,
+            credited_msat=account.credited,
+            charged_msat=charged,
+            refunded_msat=account.refunded,
+            balance_msat=account.credited - charged - account.refunded,
+            payments=account.payments,
+            refund_status=status,
+            onchain_credited_msat=aggregate.value_sat * 1000 if aggregate is not None else 0,
+            returned_msat=returned,
+            onchain_txid=txid,
+            onchain_value_sat=value_sat,
+        )
+        self.lie_receipt(receipt)
+        content = receipt.SerializeToString(deterministic=True)
+        text = f"wattline:receipt:1:{hashlib.sha256(content).hexdigest()}"
+        account.receipt = pb.SignedReceipt(receipt=content, signature=self.signer.sign(text))
+        if self.sends_receipt:
+            self._send(account, pb.ChargeResponse(receipt=account.receipt))
 
     # What it does by itself.
 
@@ -520,7 +665,7 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
             before = now
 
     def _step(self, account: Account, passed_ms: int) -> None:
-        if account.state == pb.SESSION_STATE_CLOSED:
+        if account.state in (pb.SESSION_STATE_CLOSED, pb.SESSION_STATE_SETTLING):
             return
         if account.state == pb.SESSION_STATE_DELIVERING:
             account.delivered_ms += passed_ms
@@ -537,6 +682,8 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
             self.world.switch(True)
 
     def _charged(self, account: Account) -> int:
+        if account.state in (pb.SESSION_STATE_CLOSED, pb.SESSION_STATE_SETTLING):
+            return account.final_charge
         started = account.state != pb.SESSION_STATE_OPEN and account.payments > 0
         if not started:
             return 0
@@ -562,6 +709,7 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
             payments=account.payments,
             min_increment_msat=self.min_increment_msat,
             stop_reason=account.stop_reason,
+            onchain_credited_msat=account.onchain.value_sat * 1000 if account.onchain is not None else 0,
         )
         self.lie_statement(statement)
         return statement

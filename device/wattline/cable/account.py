@@ -6,6 +6,8 @@ from collections import deque
 from dataclasses import dataclass
 
 from wattline.cable.budget import Spending
+from wattline.cable.purse import MethodName
+from wattline.payment.aggregate import MSAT_PER_SAT
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +18,7 @@ class Underway:
     """What the socket would receive."""
     most_msat: int
     """What may leave the wallet: the amount and its fee limit."""
+    method: MethodName = "keysend"
 
 
 class Account:
@@ -35,11 +38,21 @@ class Account:
         self._underway: dict[int, Underway] = {}
         self._arrivals: deque[tuple[int, int]] = deque()
         self._old_settled_msat = settled_msat
+        self.increments = 0
+        """How many of the arrived ones were versions of the aggregate."""
+        self.onchain_settled_msat = 0
+        """The part of settled_msat that was handed over on-chain: the value of the newest version that the socket
+        has credited."""
+        self.onchain_signed_msat = 0
+        """The largest value of any version that was handed over, credited or not: so much the socket could take."""
+        self.miner_fee_msat = 0
+        """Of the aggregate, once its inputs are chosen; the same for every version."""
 
     @property
     def fees_msat(self) -> int:
-        """Routing fees paid."""
-        return self.settled_sent_msat - self.settled_msat
+        """Routing fees paid, and the miner's fee once a version was handed over."""
+        routing_msat = self.settled_sent_msat - self.settled_msat
+        return routing_msat + (self.miner_fee_msat if self.onchain_signed_msat or self.onchain_settled_msat else 0)
 
     @property
     def in_flight(self) -> int:
@@ -53,20 +66,75 @@ class Account:
     @property
     def sent_msat(self) -> int:
         """Left or may leave the wallet."""
-        return self.settled_sent_msat + sum(item.most_msat for item in self._underway.values())
+        underway_msat = sum(item.most_msat for item in self._underway.values())
+        return self.settled_sent_msat + underway_msat + self.miner_fee_msat + self.onchain_excess_msat
 
     @property
     def handed_over_msat(self) -> int:
-        """Arrived or on the way."""
+        """Arrived or on the way: what counts as credit."""
         return self.settled_msat + self.in_flight_msat
 
-    def begin(self, sequence: int, amount_msat: int, maxfee_msat: int) -> None:
+    @property
+    def exposed_msat(self) -> int:
+        """What the socket could have of it, versions that it refused included."""
+        return self.handed_over_msat + self.onchain_excess_msat
+
+    @property
+    def keysend_handed_over_msat(self) -> int:
+        """The part of handed_over_msat that goes over Lightning."""
+        return self.handed_over_msat - self._onchain_handed_over_msat
+
+    @property
+    def keysend_settled_msat(self) -> int:
+        """The part of settled_msat that came over Lightning."""
+        return self.settled_msat - self.onchain_settled_msat
+
+    @property
+    def onchain_excess_msat(self) -> int:
+        """By how much a refused version pays more than what is handed over now. The next version needs no more room
+        up to that value, since only one version can ever be mined."""
+        return max(0, self.onchain_signed_msat - self._onchain_handed_over_msat)
+
+    @property
+    def _onchain_handed_over_msat(self) -> int:
+        return self.onchain_settled_msat + self.in_flight_by("onchain")[1]
+
+    def in_flight_by(self, method: MethodName) -> tuple[int, int]:
+        """How many payments of that method are not resolved, and their sum in msat."""
+        items = [item.amount_msat for item in self._underway.values() if item.method == method]
+        return len(items), sum(items)
+
+    def begin(self, sequence: int, amount_msat: int, maxfee_msat: int, method: MethodName = "keysend") -> None:
         if sequence in self._underway:
             raise ValueError(f"payment {sequence} is under way already")
-        self._underway[sequence] = Underway(amount_msat, amount_msat + maxfee_msat)
+        self._underway[sequence] = Underway(amount_msat, amount_msat + maxfee_msat, method)
 
     def is_underway(self, sequence: int) -> bool:
         return sequence in self._underway
+
+    def method_of(self, sequence: int) -> MethodName | None:
+        """By which method a payment is under way; None when it is not."""
+        item = self._underway.get(sequence)
+        return None if item is None else item.method
+
+    def onchain_signed(self, signed_sat: int) -> None:
+        """So much, at the most, was handed over by now."""
+        self.onchain_signed_msat = max(self.onchain_signed_msat, signed_sat * MSAT_PER_SAT)
+
+    def onchain_stands(self, accepted_sat: int, at_ms: int) -> None:
+        """What the socket has credited, by the ledger of an earlier run or by the socket's own word."""
+        accepted_msat = accepted_sat * MSAT_PER_SAT
+        more_msat = accepted_msat - self.onchain_settled_msat
+        self.onchain_settled_msat = accepted_msat
+        self.settled_msat += more_msat
+        self.settled_sent_msat += more_msat
+        self._arrivals.append((at_ms, more_msat))
+
+    def increments_stand(self, number: int) -> None:
+        """So many versions the socket has credited: those of earlier runs are not in the ledger one by one."""
+        more = max(0, number - self.increments)
+        self.increments += more
+        self.payments += more
 
     def arrived(self, sequence: int, amount_sent_msat: int, at_ms: int, duration_ms: int | None = None) -> bool:
         """It has arrived. False (and nothing changes) when it is not under way: one payment counts once."""
@@ -76,6 +144,9 @@ class Account:
         self.settled_msat += item.amount_msat
         self.settled_sent_msat += amount_sent_msat
         self.payments += 1
+        if item.method == "onchain":
+            self.increments += 1
+            self.onchain_settled_msat += item.amount_msat
         self._arrivals.append((at_ms, item.amount_msat))
         if duration_ms is not None:
             self.durations_ms.append(duration_ms)
@@ -102,4 +173,15 @@ class Account:
             charged_msat=charged_msat,
             session_sent_msat=self.sent_msat,
             day_sent_msat=day_sent_msat,
+        )
+
+    def onchain_spending(self, charged_msat: int, day_sent_msat: int) -> Spending:
+        """What was prepaid on-chain alone: the charge uses up what went over Lightning first. A version that was
+        refused leaves as much room as if it had not been signed, since a later one takes its place."""
+        return Spending(
+            settled_msat=self.onchain_settled_msat,
+            in_flight_msat=self.in_flight_by("onchain")[1],
+            charged_msat=max(0, charged_msat - self.keysend_handed_over_msat),
+            session_sent_msat=self.sent_msat - self.onchain_excess_msat,
+            day_sent_msat=max(0, day_sent_msat - self.onchain_excess_msat),
         )

@@ -19,6 +19,7 @@ class Bound(StrEnum):
     PREPAID = "prepaid_limit"
     SESSION = "session_budget"
     DAY = "day_budget"
+    EXPOSURE = "exposure_cap"
 
 
 @dataclass(frozen=True, slots=True)

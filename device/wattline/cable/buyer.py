@@ -10,13 +10,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from wattline.cable.account import Account
+from wattline.cable.aggregate_purse import OnchainTerms
 from wattline.cable.budget import Caps, Room, room
 from wattline.cable.energy import EnergyTrack
+from wattline.cable.fallback import LEAD_MS, SHORT_MS, Fallback, Standing
 from wattline.cable.messages import PaymentRefused, SocketState, Statement
-from wattline.cable.purse import Arrived, DoubtsChecked, Failed, InDoubt, PaymentEvent
+from wattline.cable.onchain_limits import OnchainLimits
+from wattline.cable.purse import Arrived, DoubtsChecked, Failed, InDoubt, MethodName, PaymentEvent
 from wattline.cable.reconciliation import CREDIT_GRACE_MS, Claim, Known, Tolerance, compare
-from wattline.cable.rhythm import MAX_BOOST, Conditions, Hold, Latency, Load, Pace, Pay, next_payment
+from wattline.cable.rhythm import MAX_BOOST, RESERVE_MS, Conditions, Hold, Latency, Load, Pace, Pay, next_payment
 from wattline.cable.setbacks import Setbacks
+from wattline.cable.settings import OnchainSettings
+from wattline.payment.aggregate import MSAT_PER_SAT
 from wattline.tariff import Tariff, cost_msat
 
 SKEW_MS = 3_000
@@ -36,6 +41,10 @@ _STOP_OF_HOLD = {
     Hold.DAY: ("budget_spent", "max_day_msat is used up"),
     Hold.FEE: ("fee_too_high", "no allowed payment is large enough to keep its routing fee within max_fee_ratio"),
     Hold.NO_ROUTE: ("payment_failed", "no single route carries even the smallest payment"),
+    Hold.EXPOSURE: ("onchain_limit", "the socket's exposure cap or the value of the cable's inputs is used up"),
+}
+_ONCHAIN_STOP_OF_HOLD = _STOP_OF_HOLD | {
+    Hold.PREPAID: ("prepaid_limit", "what the socket wants in advance exceeds onchain.max_prepaid_sat or its own cap"),
 }
 
 
@@ -71,6 +80,7 @@ class Payment:
     sequence: int
     amount_msat: int
     maxfee_msat: int
+    method: MethodName = "keysend"
 
 
 class Buyer:
@@ -88,8 +98,10 @@ class Buyer:
         day_sent_msat: Callable[[Account], int],
         next_sequence: int,
         opened_ms: int,
+        fallback: Fallback | None = None,
     ) -> None:
-        """``opened_ms`` is when the session was opened, on the monotonic clock of all other times here."""
+        """``opened_ms`` is when the session was opened, on the monotonic clock of all other times here. ``fallback``
+        tells when to go over to on-chain; None: never."""
         self.terms = terms
         self.account = account
         self.track = track
@@ -102,11 +114,15 @@ class Buyer:
         self.max_prepaid_seen_msat = 0
         self.latency = Latency()
         self._caps = _within_socket_cap(caps, terms.credit_cap_msat)
+        self.fallback = fallback
+        self._onchain: OnchainLimits | None = None
+        self._is_waiting_for_onchain = False
         self._pace = pace
         self._tolerance = tolerance
         self._setbacks = Setbacks(
             pace.min_increment_msat, pace.max_increment_msat, caps.max_fee_ppm, max_failures_in_a_row
         )
+        self._max_failures_in_a_row = max_failures_in_a_row
         self._day_sent_msat = day_sent_msat
         self._next_sequence = next_sequence
         self._opened_ms = opened_ms
@@ -144,17 +160,23 @@ class Buyer:
         self.last_refusal = refused
 
     def on_payment(self, event: PaymentEvent, at_ms: int) -> None:
+        method = self.account.method_of(event.sequence) if not isinstance(event, DoubtsChecked) else None
+        if not isinstance(event, DoubtsChecked) and event.signed_sat is not None:
+            self.account.onchain_signed(event.signed_sat)
         match event:
             case Arrived(sequence, amount_msat, amount_sent_msat, duration_ms):
                 self._forget(sequence)
                 if self.account.arrived(sequence, amount_sent_msat, at_ms, duration_ms):
-                    self._setbacks.on_arrival(amount_msat)
+                    if method == self.method:
+                        self._setbacks.on_arrival(amount_msat)
+                    if self.fallback is not None:
+                        self.fallback.on_arrival()
                     if duration_ms is not None:
                         self.latency.observe(duration_ms)
             case Failed():
                 begun_ms = self._begun_ms.get(event.sequence, at_ms)
                 self._forget(event.sequence)
-                if self.account.came_back(event.sequence):
+                if self.account.came_back(event.sequence) and method == self.method:
                     self._on_failure(event, begun_ms, at_ms)
             case InDoubt(sequence):
                 if self.account.is_underway(sequence):
@@ -167,6 +189,22 @@ class Buyer:
         self.account.begin(sequence, amount_msat, maxfee_msat)
         self.in_doubt.add(sequence)
         self._next_sequence = max(self._next_sequence, sequence + 1)
+
+    def wait_for_onchain(self) -> None:
+        """The session is paid on-chain, but how is not known yet: nothing is paid before :meth:`go_onchain`."""
+        self._is_waiting_for_onchain = True
+
+    def go_onchain(self, terms: OnchainTerms, settings: OnchainSettings) -> None:
+        """From now on versions of an aggregate are handed over, and nothing goes over Lightning any more. What does
+        already stays in the account, and is resolved."""
+        if self._onchain is None:
+            self._setbacks = Setbacks(MSAT_PER_SAT, MSAT_PER_SAT, 0, self._max_failures_in_a_row)
+            self.hold = None
+            self._boost = 0
+            self._starved_since_ms = self._unstarted_since_ms = None
+        self._onchain = OnchainLimits(terms, settings, self._caps.max_session_msat, self._caps.max_day_msat)
+        self._is_waiting_for_onchain = False
+        self.account.miner_fee_msat = terms.fee_sat * MSAT_PER_SAT
 
     def end(self, reason: str, message: str, *, distrust: bool = False) -> None:
         """Stop paying for good; the first reason stands."""
@@ -185,6 +223,16 @@ class Buyer:
         delivered_ms = min(self.statement.delivered_ms, max(0, self._statement_ms - self._opened_ms))
         energy_uwh = self.track.energy_uwh + self._tolerance.allowed_uwh(self.track.energy_uwh)
         return min(cost_msat(self.terms.tariff, energy_uwh, delivered_ms, True), self.statement.charged_msat)
+
+    def most_charge_msat(self, now_ms: int) -> int:
+        """The highest charge that an honest socket can have come to by now: the own energy and all that the tolerance
+        grants to the socket's meter, and all the time since its last word."""
+        if self.statement is None:
+            return 0
+        delivered_ms = self.statement.delivered_ms + max(0, now_ms - self._statement_ms)
+        delivered_ms = min(delivered_ms, max(0, now_ms - self._opened_ms))
+        energy_uwh = self.track.energy_uwh + self._tolerance.allowed_uwh(self.track.energy_uwh)
+        return cost_msat(self.terms.tariff, energy_uwh, delivered_ms, True)
 
     def charged_high_msat(self, now_ms: int) -> int:
         """The higher of both at this moment: what the credit is kept up against."""
@@ -210,8 +258,27 @@ class Buyer:
         return self._day_sent_msat(self.account)
 
     @property
+    def method(self) -> MethodName:
+        """By which the next payment is made."""
+        return "keysend" if self._onchain is None else "onchain"
+
+    @property
+    def is_paying_onchain(self) -> bool:
+        """Or about to."""
+        return self._onchain is not None or self._is_waiting_for_onchain
+
+    @property
     def prepaid_msat(self) -> int:
-        return self.account.handed_over_msat - self.charged_low_msat
+        """What the socket has or could have, and has not delivered for."""
+        return self.account.exposed_msat - self.charged_low_msat
+
+    @property
+    def max_prepaid_msat(self) -> int:
+        """The cap on it. What was prepaid over Lightning before comes on top of the on-chain one."""
+        if self._onchain is None:
+            return self._caps.max_prepaid_msat
+        keysend_msat = max(0, self.account.keysend_handed_over_msat - self.charged_low_msat)
+        return self._onchain.max_prepaid_msat + keysend_msat
 
     @property
     def silent_since_ms(self) -> int:
@@ -232,7 +299,7 @@ class Buyer:
     def decide(self, now_ms: int) -> list[Payment]:
         """The payments to begin now. May set :attr:`stop`."""
         statement = self.statement
-        if self.stop is not None or statement is None:
+        if self.stop is not None or statement is None or self._is_waiting_for_onchain:
             return []
         if not statement.state.is_live:
             return []
@@ -249,6 +316,7 @@ class Buyer:
                 payments.append(self._begin(decision.amount_msat, now_ms))
             self.hold = decision
         self.max_prepaid_seen_msat = max(self.max_prepaid_seen_msat, self.prepaid_msat)
+        self._watch_lightning(statement, now_ms)
         self._watch_standstill(statement, now_ms, bool(payments))
         return payments
 
@@ -268,20 +336,31 @@ class Buyer:
             fee_floor_msat=self._setbacks.fee_floor_msat(now_ms),
             route_ceiling_msat=self._setbacks.route_ceiling_msat,
             boost=self._boost,
+            lead_ms=LEAD_MS if self.fallback is not None and self._onchain is None else 0,
         )
         credit_msat = self.account.handed_over_msat - self.charged_high_msat(now_ms)
-        return next_payment(self._pace, load, conditions, credit_msat, self.account.in_flight, self._room(other_msat))
+        in_flight, _ = self.account.in_flight_by(self.method)
+        return next_payment(self._present_pace, load, conditions, credit_msat, in_flight, self._room(other_msat))
+
+    @property
+    def _present_pace(self) -> Pace:
+        if self._onchain is None:
+            return self._pace
+        return self._onchain.pace(self.account)
 
     def _room(self, other_msat: int) -> Room:
         # Of a session older than a day, what was paid before counts no more: then the difference is negative.
         day_msat = max(0, other_msat + self.account.sent_msat)
+        if self._onchain is not None:
+            return self._onchain.room(self.account, self.charged_low_msat, day_msat)
         spending = self.account.spending(self.charged_low_msat, day_msat)
         return room(self._caps, spending)
 
     def _begin(self, amount_msat: int, now_ms: int) -> Payment:
-        payment = Payment(self._next_sequence, amount_msat, self._caps.maxfee_msat(amount_msat))
+        maxfee_msat = self._caps.maxfee_msat(amount_msat) if self._onchain is None else 0
+        payment = Payment(self._next_sequence, amount_msat, maxfee_msat, self.method)
         self._next_sequence += 1
-        self.account.begin(payment.sequence, payment.amount_msat, payment.maxfee_msat)
+        self.account.begin(payment.sequence, payment.amount_msat, payment.maxfee_msat, payment.method)
         self._begun_ms[payment.sequence] = now_ms
         return payment
 
@@ -294,6 +373,8 @@ class Buyer:
             self.end("payment_failed", f"payment {failed.sequence} cannot be made: {failed.message}")
             return
         self._setbacks.on_failure(failed, begun_ms, at_ms)
+        if self.fallback is not None and self._onchain is None and self.fallback.on_failure(failed, begun_ms, at_ms):
+            return
         if self._setbacks.is_too_many:
             why = failed.message
             if failed.at_destination and self.last_refusal is not None:
@@ -308,9 +389,27 @@ class Buyer:
             if mismatch is not None:
                 self.end(mismatch.breach, mismatch.message, distrust=True)
 
+    def _watch_lightning(self, statement: Statement, now_ms: int) -> None:
+        """Whether it is time to go over to on-chain."""
+        if self.fallback is None or self._onchain is not None:
+            return
+        load = Load(self.terms.tariff, self.power_mw, self.terms.rated_power_mw)
+        spare_msat = self.account.settled_msat - self.charged_high_msat(now_ms) - load.rated_worth_msat(RESERVE_MS)
+        self.fallback.look(
+            Standing(
+                is_delivering=statement.state is SocketState.DELIVERING,
+                is_short=spare_msat < load.worth_msat(SHORT_MS),
+                is_at_reserve=spare_msat < 0,
+                hold=self.hold,
+                is_narrow=self._setbacks.route_ceiling_msat is not None,
+            )
+        )
+
     def _watch_standstill(self, statement: Statement, now_ms: int, paid_now: bool) -> None:
         """A session that does not move although nothing is under way is helped on, or given up."""
         waiting = statement.state in (SocketState.OPEN, SocketState.PAUSED)
+        if self.fallback is not None and self._onchain is None and self.fallback.is_awaited:
+            waiting = False
         if not waiting or paid_now or self.account.in_flight or self._cut_since_ms is not None or self.hold is None:
             self._starved_since_ms = self._unstarted_since_ms = None
             return
@@ -318,7 +417,7 @@ class Buyer:
             if self._starved_since_ms is None:
                 self._starved_since_ms = now_ms
             elif now_ms - self._starved_since_ms >= STARVED_MS:
-                self.end(*_STOP_OF_HOLD[self.hold])
+                self.end(*(_ONCHAIN_STOP_OF_HOLD if self._onchain is not None else _STOP_OF_HOLD)[self.hold])
             return
         self._starved_since_ms = None
         if self.hold is Hold.ENOUGH:

@@ -7,7 +7,7 @@ from wattline.cable.connection import Connection
 from wattline.cable.listener import Listener
 from wattline.cable.messages import SignedReceipt
 from wattline.cable.opening import Equipment
-from wattline.cable.receipt import Receipt, RefundSearch, objections, verify_receipt
+from wattline.cable.receipt import OnchainKnown, Receipt, RefundSearch, objections, verify_receipt
 from wattline.cable.reconciliation import Tolerance
 from wattline.errors import WattlineError
 
@@ -65,7 +65,7 @@ class Closing:
             return False
         buyer.end("socket_closed", f"the socket ended the session: {receipt.stop_reason or 'no reason given'}")
         self.receipt = receipt
-        if receipt.refund_status == "sent":
+        if receipt.refund_status == "sent" and receipt.refunded_by_payment_msat:
             self._refund = RefundSearch(self._equipment.node, receipt)
             self._refund_until_ms = now_ms + REFUND_MS
         self._listener.event(
@@ -85,26 +85,35 @@ class Closing:
             return False
         return self._refund is None or self._is_refund_decided(self._refund, now_ms)
 
-    def finish(self, buyer: Buyer, connection: Connection, now_ms: int) -> None:
-        """Ask for a receipt that did not come by the stream, and hold the final account against the own one."""
+    def fetch_receipt(self, buyer: Buyer, connection: Connection, now_ms: int) -> None:
+        """Ask for a receipt that did not come by the stream."""
         if self.receipt is None:
             signed = connection.newest_receipt(buyer.terms.session_id)
             if signed is not None:
                 self.on_receipt(buyer, signed, now_ms)
+
+    def finish(self, buyer: Buyer, onchain: OnchainKnown | None, now_ms: int) -> None:
+        """Hold the final account against the own one."""
         receipt = self.receipt
         if receipt is None:
             if not self.objections:
                 self.objections.append("the socket gave no receipt")
             return
         self.objections += objections(
-            receipt, buyer.known_at(now_ms), buyer.terms.tariff, self._tolerance, buyer.account.settled_msat
+            receipt,
+            buyer.known_at(now_ms),
+            buyer.terms.tariff,
+            self._tolerance,
+            buyer.account.settled_msat,
+            onchain,
         )
         if self._refund is not None:
             self._is_refund_decided(self._refund, now_ms)
             if self.refund_seen is not True:
                 self.refund_seen = False
                 self.objections.append(
-                    f"by the receipt {receipt.refunded_msat} msat were refunded, but the own node has not got them"
+                    f"by the receipt {receipt.refunded_by_payment_msat} msat were sent back, but the own node has not "
+                    "got them"
                 )
 
     def _is_refund_decided(self, search: RefundSearch, now_ms: int) -> bool:

@@ -84,6 +84,15 @@ class Connection:
         )
         return self._send(pb.ChargeRequest(meter_value=value))
 
+    def onchain_request(self, signature: str) -> bool:
+        """Ask for the address of the session's aggregate. False when the stream is cut just now."""
+        return self._send(pb.ChargeRequest(onchain_request=pb.OnchainRequest(signature=signature)))
+
+    def aggregate_version(self, number: int, psbt: bytes, is_final: bool) -> bool:
+        """Hand over a version of it. False when the stream is cut just now: then it has not left."""
+        version = pb.AggregateVersion(number=number, psbt=psbt, is_final=is_final)
+        return self._send(pb.ChargeRequest(aggregate_version=version))
+
     def close(self, reason: str) -> bool:
         """Ask the socket to end the session. False when the stream is cut just now."""
         return self._send(pb.ChargeRequest(close=pb.Close(reason=reason)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from wattline.ledger import CableSession, Intent
+from wattline.ledger import CableAggregate, CableSession, Intent
 
 
 class SessionMemory(Protocol):
@@ -30,3 +30,41 @@ class OutgoingRecord(Protocol):
 
     def sent_msat(self, session_id: str | None = None, since: int | None = None) -> int:
         """What left or may leave the wallet, fees (while pending: their limit) included."""
+
+
+class AggregateMemory(Protocol):
+    """The durable record of what was signed on-chain; ``Ledger.cable_aggregates``. A method has committed when it
+    returns, and may raise LedgerBusy and LedgerError."""
+
+    def save(self, row: CableAggregate) -> None:
+        """Insert or replace by session."""
+
+    def of(self, session_id: str) -> CableAggregate | None:
+        """The aggregate of a session."""
+
+    def unfinished(self) -> Sequence[CableAggregate]:
+        """Those of which it is not known what was mined, oldest first."""
+
+    def cheating_socket(self, node_id: str) -> CableAggregate | None:
+        """The aggregate of which this socket had more mined than agreed."""
+
+    def sent_msat(self, session_id: str | None = None, since: int | None = None) -> int:
+        """What left or may leave the wallet, the miner's fee included."""
+
+
+class SentRecord(Protocol):
+    """What left or may leave the wallet."""
+
+    def sent_msat(self, session_id: str | None = None, since: int | None = None) -> int:
+        """In msat, fees included."""
+
+
+class AllSent:
+    """Over Lightning and on-chain together."""
+
+    def __init__(self, *records: SentRecord) -> None:
+        self._records = records
+
+    def sent_msat(self, session_id: str | None = None, since: int | None = None) -> int:
+        """The sum of all records."""
+        return sum(record.sent_msat(session_id, since) for record in self._records)

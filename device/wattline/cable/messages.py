@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from wattline.cable.offer import tariff_from
+from wattline.cable.onchain_rules import rules_from
 from wattline.cable.reconciliation import Claim
+from wattline.payment.aggregate import OnchainRules
 from wattline.tariff import Tariff
 from wattline.v1 import charging_pb2 as pb
 
@@ -57,6 +59,7 @@ class Statement:
     payments: int
     min_increment_msat: int
     stop_reason: str
+    onchain_credited_msat: int = 0
 
     @property
     def claim(self) -> Claim:
@@ -114,7 +117,47 @@ class SignedReceipt:
     signature: str
 
 
-Message = Opened | Statement | TariffChange | PaymentRefused | Refusal | SignedReceipt
+@dataclass(frozen=True, slots=True)
+class OnchainInvitation:
+    """Where the session's aggregate pays to, under which rules, and what the socket holds of it already."""
+
+    address: str
+    script: str
+    """scriptPubKey, hex."""
+    rules: OnchainRules
+    newest_number: int
+    newest_value_sat: int
+
+
+@dataclass(frozen=True, slots=True)
+class VersionAccepted:
+    """The version is stored and credited (a final one credits nothing)."""
+
+    number: int
+    value_sat: int
+    is_final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRefused:
+    """The version is not credited; or, with number 0, the request for an address is refused."""
+
+    number: int
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class FinalDue:
+    """The session settles, and a version of exactly this value is wanted."""
+
+    value_sat: int
+    charged_msat: int
+    keysend_msat: int
+
+
+OnchainMessage = OnchainInvitation | VersionAccepted | VersionRefused | FinalDue
+Message = Opened | Statement | TariffChange | PaymentRefused | Refusal | SignedReceipt | OnchainMessage
 
 
 def message_from(response: pb.ChargeResponse) -> Message | None:
@@ -136,6 +179,30 @@ def message_from(response: pb.ChargeResponse) -> Message | None:
             return Refusal(response.refusal.code, response.refusal.message)
         case "receipt":
             return SignedReceipt(response.receipt.receipt, response.receipt.signature)
+        case _:
+            return _onchain_message_from(response)
+
+
+def _onchain_message_from(response: pb.ChargeResponse) -> OnchainMessage | None:
+    match response.WhichOneof("message"):
+        case "onchain_invitation":
+            invitation = response.onchain_invitation
+            return OnchainInvitation(
+                invitation.address,
+                invitation.script,
+                rules_from(invitation.rules),
+                invitation.newest_number,
+                invitation.newest_value_sat,
+            )
+        case "version_accepted":
+            accepted = response.version_accepted
+            return VersionAccepted(accepted.number, accepted.value_sat, accepted.is_final)
+        case "version_refused":
+            refused = response.version_refused
+            return VersionRefused(refused.number, refused.code, refused.message)
+        case "final_due":
+            due = response.final_due
+            return FinalDue(due.value_sat, due.charged_msat, due.keysend_msat)
         case _:
             return None
 
@@ -160,4 +227,5 @@ def statement_from(message: pb.Statement) -> Statement:
         payments=message.payments,
         min_increment_msat=message.min_increment_msat,
         stop_reason=message.stop_reason,
+        onchain_credited_msat=message.onchain_credited_msat,
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import grpc
 from google.protobuf.message import DecodeError
 
+from wattline.cable.onchain_rules import rules_from
 from wattline.cable.settings import LimitSettings, SocketAddress
 from wattline.cable.transport import (
     NotWattline,
@@ -24,6 +25,7 @@ from wattline.cable.transport import (
 from wattline.errors import StopError, WattlineError
 from wattline.lightning.node import Signer
 from wattline.lightning.signing import is_signed_by
+from wattline.payment.aggregate import OnchainRules
 from wattline.tariff import Tariff
 from wattline.v1 import charging_pb2 as pb
 from wattline.v1 import charging_pb2_grpc as pb_grpc
@@ -62,6 +64,8 @@ class Offer:
     open_timeout_s: int
     cable_lost_s: int
     min_refund_msat: int
+    onchain: OnchainRules | None = None
+    """None when it takes nothing on-chain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +177,7 @@ def verify_offer(
         open_timeout_s=message.open_timeout_s,
         cable_lost_s=message.cable_lost_s,
         min_refund_msat=message.min_refund_msat,
+        onchain=rules_from(message.onchain) if message.HasField("onchain") else None,
     )
 
 
@@ -214,8 +219,9 @@ def choose_outlet(offer: Offer, wanted: str | None) -> OfferedOutlet:
 
 
 def check_method(offer: Offer, method: str) -> None:
-    """Raises OfferError ``method_not_supported``."""
-    if method not in offer.methods:
+    """``method`` as in the configuration. Raises OfferError ``method_not_supported``."""
+    wanted = METHODS if method == "auto" else (method,)
+    if not any(name in offer.methods for name in wanted):
         raise OfferError(
             "method_not_supported", f"the socket takes {', '.join(offer.methods) or 'no known method'}, not {method}"
         )

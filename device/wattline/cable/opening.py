@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from wattline.cable.memory import OutgoingRecord, SessionMemory
+from wattline.cable.aggregate_end import check_honest
+from wattline.cable.memory import AggregateMemory, AllSent, OutgoingRecord, SentRecord, SessionMemory
+from wattline.cable.method import RoutingNode, check_onchain, choose_method
 from wattline.cable.offer import METHODS, OpenedSocket, check_method, check_prices, choose_outlet, open_socket
-from wattline.cable.purse import OrderPayer
+from wattline.cable.purse import MethodName, OrderPayer
 from wattline.cable.settings import CableSettings
+from wattline.cable.spending import DAY_S
 from wattline.ledger import CableSession
-from wattline.lightning.node import ChannelBalance, Journal, NodeInfo, Signer
+from wattline.lightning.node import Journal, NodeInfo, Signer
+from wattline.lightning.onchain import PayingFunds
 from wattline.lightning.signing import sign
 from wattline.meter import Meter
 from wattline.v1 import charging_pb2 as pb
 
 
-class CableNode(Signer, Journal, Protocol):
+class CableNode(Signer, Journal, RoutingNode, Protocol):
     """The cable's own Lightning node, apart from its paying side."""
 
     def check_version(self) -> NodeInfo:
         """Raises StopError ``node_too_old``, NodeUnavailable, NodeRefused."""
 
-    def channels(self) -> Sequence[ChannelBalance]: ...
-
 
 MeterOpener = Callable[[int | None], Meter]
 """Opens the meter; its argument is the outlet's rated power in mW, None when unknown. Raises MeterError."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnchainEquipment:
+    """What it takes to pay on-chain."""
+
+    funds: PayingFunds
+    memory: AggregateMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +54,13 @@ class Equipment:
     """Monotonic."""
     now: Callable[[], float]
     """Unix seconds."""
+    onchain: OnchainEquipment | None = None
+    """None: only Lightning is used."""
+
+    @property
+    def sent(self) -> SentRecord:
+        """All that left or may leave the wallet."""
+        return self.outgoing if self.onchain is None else AllSent(self.outgoing, self.onchain.memory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +71,30 @@ class Agreement:
     remembered: CableSession
     opening: pb.Open
     node: NodeInfo
+    method: MethodName = "keysend"
+    """How the session begins to be paid."""
 
 
-def agree(settings: CableSettings, equipment: Equipment) -> Agreement:
+def agree(settings: CableSettings, equipment: Equipment, for_ms: int | None = None) -> Agreement:
     """Find the socket, check its offer against the limits and choose an outlet; remembers a new token durably.
-    Raises SocketUnreachable, NotWattline, OfferError, NodeUnavailable, NodeRefused, StopError ``node_too_old``."""
+    ``for_ms``: how long the session will last at the most, None when that is open; on-chain it has to be worth the fee.
+    Raises SocketUnreachable, NotWattline, OfferError, OnchainRefused, NodeUnavailable, NodeRefused, StopError
+    ``node_too_old``."""
     node = equipment.node.check_version()
     address = settings.socket.parsed
     opened = open_socket(address, equipment.node, node.network, equipment.now)
     try:
         offer = opened.offer
+        if equipment.onchain is not None:
+            check_honest(equipment.onchain.memory, offer.node_id)
         check_method(offer, settings.payment.method)
         check_prices(offer.tariff, settings.limits)
         outlet = choose_outlet(offer, settings.socket.outlet_id)
+        method = choose_method(settings, equipment.node, offer)
+        if method == "onchain":
+            day_msat = equipment.sent.sent_msat(since=int(equipment.now()) - DAY_S)
+            funds = equipment.onchain.funds if equipment.onchain is not None else None
+            check_onchain(settings, funds, offer, outlet.max_power_mw, node.blockheight, day_msat, for_ms)
         remembered = CableSession(
             token=secrets.token_bytes(32).hex(),
             address=address.target,
@@ -76,12 +104,12 @@ def agree(settings: CableSettings, equipment: Equipment) -> Agreement:
             rated_power_mw=outlet.max_power_mw,
             created_at=int(equipment.now()),
         )
-        opening = _opening(settings, equipment, remembered, node)
+        opening = _opening(settings, equipment, remembered, node, method)
         equipment.memory.save(remembered)
     except BaseException:
         opened.channel.close()
         raise
-    return Agreement(opened, remembered, opening, node)
+    return Agreement(opened, remembered, opening, node, method)
 
 
 def agree_again(settings: CableSettings, equipment: Equipment, remembered: CableSession) -> Agreement:
@@ -92,21 +120,24 @@ def agree_again(settings: CableSettings, equipment: Equipment, remembered: Cable
     pinned = type(address)(address.host, address.port, remembered.node_id)
     opened = open_socket(pinned, equipment.node, node.network, equipment.now)
     try:
-        opening = _opening(settings, equipment, remembered, node)
+        method = choose_method(settings, equipment.node, opened.offer)
+        opening = _opening(settings, equipment, remembered, node, method)
     except BaseException:
         opened.channel.close()
         raise
-    return Agreement(opened, remembered, opening, node)
+    return Agreement(opened, remembered, opening, node, method)
 
 
-def _opening(settings: CableSettings, equipment: Equipment, remembered: CableSession, node: NodeInfo) -> pb.Open:
+def _opening(
+    settings: CableSettings, equipment: Equipment, remembered: CableSession, node: NodeInfo, method: MethodName
+) -> pb.Open:
     opening = pb.Open(
         token=bytes.fromhex(remembered.token),
         outlet_id=remembered.outlet_id,
         tariff_id=remembered.tariff.tariff_id,
-        method=METHODS[settings.payment.method],
+        method=METHODS[method],
         cable_node_id=node.node_id,
     )
-    if settings.node.identify:
+    if settings.node.identify or settings.payment.method != "keysend":
         opening.signature = sign(equipment.node, "open", opening.SerializeToString(deterministic=True))
     return opening

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from wattline.errors import WattlineError
 from wattline.ledger import Intent, IntentStatus, Purpose
@@ -15,6 +15,8 @@ from wattline.lightning.record import format_record
 from wattline.payment.payer import FeeTooHigh, Order, Outcome
 
 PURPOSE = Purpose.INCREMENT
+MethodName = Literal["keysend", "onchain"]
+"""How one payment is made; the names of :data:`wattline.cable.offer.METHODS`."""
 
 
 class OrderPayer(Protocol):
@@ -40,6 +42,8 @@ class Arrived:
     amount_sent_msat: int
     duration_ms: int | None
     """None when it was in doubt for a while."""
+    signed_sat: int | None = None
+    """On-chain: the largest value that was handed over by now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,8 @@ class Failed:
     """Trying again is useless."""
     fee_msat: int | None = None
     """The fee that was too high."""
+    signed_sat: int | None = None
+    """On-chain: the largest value that was handed over by now, this one included unless it never left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +70,8 @@ class InDoubt:
     sequence: int
     amount_msat: int
     message: str
+    signed_sat: int | None = None
+    """On-chain: the largest value that was handed over by now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,7 @@ class DoubtsChecked:
     """An attempt to resolve doubts has ended; those resolved were told before."""
 
     error: str = ""
+    method: MethodName = "keysend"
 
 
 PaymentEvent = Arrived | Failed | InDoubt | DoubtsChecked

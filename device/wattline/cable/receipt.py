@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from google.protobuf.message import DecodeError
@@ -13,6 +14,7 @@ from wattline.errors import StopError
 from wattline.lightning.node import Journal, Signer
 from wattline.lightning.record import DESCRIPTION_PREFIX, format_record
 from wattline.lightning.signing import is_signed_by
+from wattline.payment.aggregate import MSAT_PER_SAT, final_value_sat
 from wattline.tariff import Tariff
 from wattline.v1 import charging_pb2 as pb
 
@@ -53,6 +55,15 @@ class Receipt:
     refund_fee_msat: int
     refund_payment_hash: str
     signed: SignedReceipt
+    onchain_credited_msat: int = 0
+    returned_msat: int = 0
+    onchain_txid: str = ""
+    onchain_value_sat: int = 0
+
+    @property
+    def refunded_by_payment_msat(self) -> int:
+        """The part of the refund that goes over Lightning; the rest was never taken."""
+        return self.refunded_msat - self.returned_msat
 
     @property
     def claim(self) -> Claim:
@@ -96,13 +107,38 @@ def verify_receipt(signed: SignedReceipt, signer: Signer, node_id: str, session_
         refund_fee_msat=message.refund_fee_msat,
         refund_payment_hash=message.refund_payment_hash,
         signed=signed,
+        onchain_credited_msat=message.onchain_credited_msat,
+        returned_msat=message.returned_msat,
+        onchain_txid=message.onchain_txid,
+        onchain_value_sat=message.onchain_value_sat,
     )
 
 
-def objections(receipt: Receipt, known: Known, tariff: Tariff, tolerance: Tolerance, settled_msat: int) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class OnchainKnown:
+    """What the cable knows of a session's aggregate."""
+
+    floor_sat: int
+    accepted_msat: int
+    """The value of the newest version that the socket has credited."""
+    signed_msat: int
+    """The largest value of any version that was handed over."""
+    txids: Mapping[int, str]
+    """Those of the versions that this run has made, by value_sat."""
+
+
+def objections(
+    receipt: Receipt,
+    known: Known,
+    tariff: Tariff,
+    tolerance: Tolerance,
+    settled_msat: int,
+    onchain: OnchainKnown | None = None,
+) -> list[str]:
     """What in a receipt contradicts the cable's own account, a line each; nothing when it is true.
 
-    ``settled_msat`` is what the cable knows to have arrived; here there is no grace, the account is final."""
+    ``settled_msat`` is what the cable knows to have arrived; here there is no grace, the account is final. ``onchain``
+    is None when nothing was handed over on-chain."""
     lines = []
     if receipt.tariff != tariff:
         lines.append(f"the receipt is by tariff {receipt.tariff.tariff_id}, the session by {tariff.tariff_id}")
@@ -119,6 +155,34 @@ def objections(receipt: Receipt, known: Known, tariff: Tariff, tolerance: Tolera
         )
     if receipt.refund_status == "none" and receipt.balance_msat > 0:
         lines.append(f"the receipt leaves {receipt.balance_msat} msat of unused credit without a word")
+    return lines + _onchain_objections(receipt, onchain)
+
+
+def _onchain_objections(receipt: Receipt, known: OnchainKnown | None) -> list[str]:
+    credited_msat, value_sat = receipt.onchain_credited_msat, receipt.onchain_value_sat
+    if known is None:
+        if credited_msat or value_sat or receipt.returned_msat:
+            return ["the receipt tells of an on-chain payment; none was made"]
+        return []
+    lines = []
+    if not known.accepted_msat <= credited_msat <= known.signed_msat:
+        lines.append(
+            f"the receipt credits {credited_msat} msat on-chain; {known.accepted_msat} msat were accepted and "
+            f"{known.signed_msat} msat signed"
+        )
+    owed_sat = final_value_sat(receipt.charged_msat, receipt.credited_msat - credited_msat, known.floor_sat)
+    if value_sat > owed_sat:
+        lines.append(f"the receipt takes {value_sat} sat on-chain; {owed_sat} sat are owed")
+    if receipt.returned_msat != credited_msat - value_sat * MSAT_PER_SAT:
+        lines.append(
+            f"the receipt gives {receipt.returned_msat} msat back; of {credited_msat} msat handed over on-chain it "
+            f"takes {value_sat} sat"
+        )
+    txid = known.txids.get(value_sat, receipt.onchain_txid) if value_sat else ""
+    if receipt.onchain_txid != txid or (value_sat and not txid):
+        lines.append(
+            f"the receipt names transaction {receipt.onchain_txid or '-'}; the version signed is {txid or '-'}"
+        )
     return lines
 
 
@@ -128,7 +192,7 @@ class RefundSearch:
     def __init__(self, journal: Journal, receipt: Receipt) -> None:
         self._journal = journal
         self._description = f"{DESCRIPTION_PREFIX}{format_record(receipt.session_id, REFUND_SEQUENCE)}"
-        self._amount_msat = receipt.refunded_msat
+        self._amount_msat = receipt.refunded_by_payment_msat
         self._cursor = 0
 
     def found(self) -> bool:

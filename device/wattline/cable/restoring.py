@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from wattline.cable.account import Account
 from wattline.cable.buyer import Buyer, Terms
 from wattline.cable.energy import EnergyTrack, resume_energy
+from wattline.cable.fallback import Fallback
 from wattline.cable.memory import OutgoingRecord
 from wattline.cable.offer import Offer
 from wattline.cable.opening import Equipment
@@ -68,8 +69,10 @@ def make_buyer(
     session_id: str,
     reading: Reading,
     opened_ms: int,
+    fallback: Fallback | None = None,
 ) -> Buyer:
-    """The deciding part, with everything that the ledger knows of the session already in its account."""
+    """The deciding part, with everything that the ledger knows of the session's payments over Lightning already in its
+    account; what it knows of on-chain ones, :class:`wattline.cable.onchain_side.OnchainSide` puts there."""
     earlier = restore(equipment.outgoing, session_id)
     track = EnergyTrack(remembered.base_uwh, remembered.extra_uwh)
     track.add(reading.at_ms, reading.energy_uwh)
@@ -91,9 +94,10 @@ def make_buyer(
         max_failures_in_a_row=settings.payment.max_failures_in_a_row,
         account=Account(earlier.settled_msat, earlier.sent_msat, earlier.payments),
         track=track,
-        day_sent_msat=DaySpending(equipment.outgoing, session_id, equipment.now, lambda: equipment.clock_ms() / 1000),
+        day_sent_msat=DaySpending(equipment.sent, session_id, equipment.now, lambda: equipment.clock_ms() / 1000),
         next_sequence=earlier.next_sequence,
         opened_ms=opened_ms,
+        fallback=fallback,
     )
     for intent in earlier.in_doubt:
         buyer.adopt(intent.sequence, intent.amount_msat, intent.maxfee_msat)

@@ -6,7 +6,7 @@ on top, and pays as soon as it has less. So a slow payment delays nothing but it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from wattline.cable.budget import Bound, Room
@@ -28,11 +28,17 @@ class Hold(StrEnum):
     PREPAID = "prepaid_limit"
     SESSION = "session_budget"
     DAY = "day_budget"
+    EXPOSURE = "exposure_cap"
     FEE = "fee_too_high"
     NO_ROUTE = "no_route"
 
 
-_HOLD_OF_BOUND = {Bound.PREPAID: Hold.PREPAID, Bound.SESSION: Hold.SESSION, Bound.DAY: Hold.DAY}
+_HOLD_OF_BOUND = {
+    Bound.PREPAID: Hold.PREPAID,
+    Bound.SESSION: Hold.SESSION,
+    Bound.DAY: Hold.DAY,
+    Bound.EXPOSURE: Hold.EXPOSURE,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +57,14 @@ class Pace:
     max_in_flight: int
     pace_ms: int = 500
     """At a steady load one payment is worth this much time."""
+    quantum_msat: int = 1
+    """Every payment is a multiple of this (1000: whole sats); so are both increments above."""
 
     def __post_init__(self) -> None:
         if not 0 < self.min_increment_msat <= self.max_increment_msat:
             raise ValueError("0 < min_increment_msat <= max_increment_msat")
+        if self.quantum_msat < 1 or self.min_increment_msat % self.quantum_msat:
+            raise ValueError("quantum_msat must be at least 1 and divide min_increment_msat")
         if self.max_in_flight < 1 or self.pace_ms < 1:
             raise ValueError("max_in_flight and pace_ms must be at least 1")
 
@@ -94,11 +104,13 @@ class Conditions:
     """Above this, no single route was found."""
     boost: int = 0
     """How often the socket did not begin though the target was reached; doubles the target each time."""
+    lead_ms: int = 0
+    """Credit for so much more time is kept, so that there is time to go over to another method."""
 
 
 def target_msat(load: Load, conditions: Conditions) -> int:
     """The credit to keep: enough for one payment and one statement at the present power, and for the lease."""
-    horizon_ms = (conditions.latency_ms + conditions.statement_interval_ms) * SAFETY_PERCENT // 100
+    horizon_ms = (conditions.latency_ms + conditions.statement_interval_ms) * SAFETY_PERCENT // 100 + conditions.lead_ms
     keep = load.worth_msat(horizon_ms) + load.rated_worth_msat(RESERVE_MS)
     return (keep << min(conditions.boost, MAX_BOOST)) + load.due_msat
 
@@ -126,9 +138,12 @@ def next_payment(
         if ceiling < least:
             return Hold.NO_ROUTE
     steady = max(least, conditions.socket_min_increment_msat, load.worth_msat(pace.pace_ms))
-    wanted = min(max(steady, lack), ceiling)
+    quantum = pace.quantum_msat
+    ceiling -= ceiling % quantum
+    wanted = min(-(-max(steady, lack) // quantum) * quantum, ceiling)
     if room.amount_msat >= wanted:
         return Pay(wanted)
+    room = replace(room, amount_msat=room.amount_msat - room.amount_msat % quantum)
     held_by_cap = Hold.FEE if _fee_pushes_over_cap(pace, conditions, room) else _HOLD_OF_BOUND[room.bound]
     if room.amount_msat < least:
         return held_by_cap

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import grpc
 
+from wattline.cable.aggregate_end import Aftermath, agreed_sat
 from wattline.cable.listener import Listener
 from wattline.cable.messages import SignedReceipt
 from wattline.cable.offer import OfferError
@@ -18,7 +19,7 @@ from wattline.cable.settings import CableSettings
 from wattline.cable.stopwish import StopWish
 from wattline.cable.summary import Summary
 from wattline.errors import RetryError, StopError, UsageError, WattlineError
-from wattline.ledger import CableSession
+from wattline.ledger import CableAggregateStatus, CableSession
 from wattline.v1 import charging_pb2 as pb
 from wattline.v1 import charging_pb2_grpc as pb_grpc
 
@@ -29,6 +30,8 @@ FIND_AGAIN_MS = 60_000
 FIND_AGAIN_PAUSE_S = 1.0
 CHANNEL_MS = 5_000
 CHANNEL_PAUSE_S = 0.2
+MINED_WAIT_S = 3.0
+"""How long the end of a run waits for a block."""
 
 
 class CableService:
@@ -39,6 +42,10 @@ class CableService:
         self._equipment = equipment
         self._listener = listener
         self._wish = wish
+        onchain = equipment.onchain
+        self._aftermath = (
+            Aftermath(onchain.funds, onchain.memory, listener, equipment.now) if onchain is not None else None
+        )
 
     def run(self) -> Summary:
         """One session to its end, resumed when the last run left one. Whatever ends it is in the summary; raises
@@ -46,6 +53,8 @@ class CableService:
         self._wish.begin(self._equipment.clock_ms())
         try:
             remembered = self._equipment.memory.unfinished()
+            if self._aftermath is not None:
+                self._aftermath.look_at_all(remembered.session_id if remembered is not None else None)
             if remembered is not None:
                 summary = self._resume(remembered)
                 if summary is not None:
@@ -61,12 +70,12 @@ class CableService:
     def _buy(self) -> Summary:
         self._wait_for_channel()
         for attempt in range(1, MAX_OFFERS + 1):
-            agreement = agree(self._settings, self._equipment)
+            agreement = agree(self._settings, self._equipment, self._wish.left_ms(self._equipment.clock_ms()))
             self._tell_trust(agreement)
             self._tell_refund(agreement)
             run = SessionRun(self._settings, self._equipment, agreement, self._listener, self._wish)
             try:
-                return run.run()
+                return self._with_aftermath(run.run(), run)
             except WattlineError as error:
                 if run.buyer is not None:
                     raise
@@ -77,11 +86,29 @@ class CableService:
                 self._listener.event("the socket has changed its price; asking for a new offer")
         raise AssertionError("not reached")
 
+    def _with_aftermath(self, summary: Summary, run: SessionRun) -> Summary:
+        """``summary`` with what was mined, should that be known so soon."""
+        row = run.aggregate
+        if self._aftermath is None or row is None or not row.status.is_live:
+            return summary
+        row = self._aftermath.wait(row, MINED_WAIT_S)
+        if row.mined_txid is None:
+            return summary
+        lines = summary.objections
+        if row.status is CableAggregateStatus.CHEATED:
+            lines = (*lines, f"the socket had {row.mined_sat} sat mined; {agreed_sat(row)} sat were agreed")
+        return replace(summary, txid=row.mined_txid, onchain_value_sat=row.mined_sat, objections=lines)
+
     def _wait_for_channel(self) -> None:
-        """A node that has just been started is still connecting to its peers. Raises StopError ``no_channel``."""
+        """A node that has just been started is still connecting to its peers. Raises StopError ``no_channel``, unless
+        the session can be paid on-chain, too."""
+        if self._settings.payment.method == "onchain":
+            return
         deadline = self._equipment.clock_ms() + CHANNEL_MS
         while not self._equipment.node.channels():
             if self._wish.reason or self._equipment.clock_ms() >= deadline:
+                if self._settings.payment.method == "auto":
+                    return
                 raise StopError(
                     "no_channel",
                     "the cable's node has no usable channel (open, peer connected), so nothing can be paid; "
@@ -99,7 +126,7 @@ class CableService:
         agreement = self._find_again(remembered)
         run = SessionRun(self._settings, self._equipment, agreement, self._listener, self._wish)
         try:
-            return run.run()
+            return self._with_aftermath(run.run(), run)
         except SessionOver as over:
             self._listener.event(f"that session is over: {over.message}")
             self._forget(self._with_receipt(remembered), remembered.stop_reason or over.code)
@@ -149,9 +176,14 @@ class CableService:
         """Close the record; payments still in doubt are settled without being sent again."""
         self._equipment.memory.save(replace(remembered, stop_reason=reason, closed_at=int(self._equipment.now())))
         self._equipment.payer.resolve(resend=False)
+        if self._aftermath is not None:
+            self._aftermath.look_at_all(None)
 
     def _tell_refund(self, agreement: Agreement) -> None:
-        """A warning only: what could be owed at the end is no more than the cable chose to risk."""
+        """A warning only: what could be owed at the end is no more than the cable chose to risk. On-chain, what is not
+        used is never taken."""
+        if agreement.method == "onchain":
+            return
         receivable_msat = max((channel.receivable_msat for channel in self._equipment.node.channels()), default=0)
         if not can_come_back(receivable_msat, agreement.opened.offer):
             self._listener.event(f"warning: {NO_WAY_BACK}: {owed(self._settings.limits.max_prepaid_msat)}")

@@ -9,11 +9,15 @@ from __future__ import annotations
 import queue
 from dataclasses import replace
 
+from wattline.cable.aggregate_purse import FinalFailed, FinalSigned, OnchainEvent, OnchainFailed, OnchainReady
 from wattline.cable.buyer import Buyer, Stop
 from wattline.cable.closing import Closing
 from wattline.cable.connection import Connection, Cut, Lost, StreamEvent, StreamTiming
+from wattline.cable.fallback import Fallback
 from wattline.cable.listener import Listener
 from wattline.cable.messages import (
+    FinalDue,
+    OnchainInvitation,
     Opened,
     PaymentRefused,
     Refusal,
@@ -21,8 +25,11 @@ from wattline.cable.messages import (
     SocketState,
     Statement,
     TariffChange,
+    VersionAccepted,
+    VersionRefused,
 )
 from wattline.cable.offer import OfferError, check_prices
+from wattline.cable.onchain_side import OnchainSide
 from wattline.cable.opening import Agreement, Equipment
 from wattline.cable.purse import Arrived, DoubtsChecked, Failed, InDoubt, PaymentEvent, Purse
 from wattline.cable.restoring import make_buyer, place_energy
@@ -32,7 +39,7 @@ from wattline.cable.snapshots import snapshot_of, summary_of
 from wattline.cable.stopwish import StopWish
 from wattline.cable.summary import Snapshot, Summary
 from wattline.errors import RetryError, WattlineError
-from wattline.ledger import CableSession
+from wattline.ledger import CableAggregate, CableSession
 from wattline.meter import MeterError, Reading
 
 TICK_S = 0.05
@@ -44,7 +51,7 @@ OPEN_TIMEOUT_MS = 20_000
 FIRST_READING_MS = 5_000
 SILENT_INTERVALS = 5
 SILENT_MS = 5_000
-Happening = Reading | MeterError | StreamEvent | PaymentEvent
+Happening = Reading | MeterError | StreamEvent | PaymentEvent | OnchainEvent
 
 
 class SessionOver(WattlineError):
@@ -76,14 +83,20 @@ class SessionRun:
         self._sampler: Sampler | None = None
         self._connection: Connection | None = None
         self._purse: Purse | None = None
+        self._onchain: OnchainSide | None = None
         self._buyer: Buyer | None = None
         self._reading: Reading | None = None
         self._opened_ms = 0
         self._connected = False
         self._stream_over = False
         self._closing = Closing(equipment, listener, settings.limits.tolerance)
-        self._resolving = False
+        self._resolving: set[str] = set()
         self._due: dict[str, int] = {}
+
+    @property
+    def aggregate(self) -> CableAggregate | None:
+        """How the session's on-chain payment ended; None where there is none."""
+        return self._onchain.row if self._onchain is not None else None
 
     @property
     def buyer(self) -> Buyer | None:
@@ -147,6 +160,8 @@ class SessionRun:
                 self._buyer.end("socket_closed", "the socket answers with another session", distrust=True)
                 return
             self._closing.on_stream_renewed()
+            if self._onchain is not None:
+                self._onchain.on_stream_renewed()
             self._buyer.on_statement(opened.statement, at_ms)
             return
         remembered = self._remembered
@@ -173,7 +188,14 @@ class SessionRun:
         self._opened_ms = at_ms - age_ms
         offer = self._agreement.opened.offer
         buyer = make_buyer(
-            self._settings, self._equipment, offer, remembered, opened.session_id, self._reading, self._opened_ms
+            self._settings,
+            self._equipment,
+            offer,
+            remembered,
+            opened.session_id,
+            self._reading,
+            self._opened_ms,
+            self._fallback(),
         )
         self._purse = Purse(
             self._equipment.payer,
@@ -184,11 +206,39 @@ class SessionRun:
             self._settings.payment.max_in_flight,
             self._settings.payment.timeout_s,
         )
+        self._onchain = self._onchain_side(buyer)
         self._buyer = buyer
         self._listener.event(f"session {opened.session_id} {'opened' if is_new else 'resumed'}")
         if buyer.in_doubt:
             self._listener.event(f"{len(buyer.in_doubt)} payments of the last run are in doubt")
         buyer.on_statement(opened.statement, at_ms)
+
+    def _fallback(self) -> Fallback | None:
+        """With ``auto``, where the socket takes both."""
+        agreement = self._agreement
+        can_fall_back = agreement.opened.offer.onchain is not None and self._equipment.onchain is not None
+        is_auto = self._settings.payment.method == "auto" and agreement.method == "keysend"
+        return Fallback() if is_auto and can_fall_back else None
+
+    def _onchain_side(self, buyer: Buyer) -> OnchainSide | None:
+        """None in a session that is never paid on-chain."""
+        equipment, connection = self._equipment.onchain, self._connection
+        if equipment is None or connection is None:
+            return None
+        if self._agreement.method == "onchain":
+            buyer.wait_for_onchain()
+        elif buyer.fallback is None and equipment.memory.of(buyer.terms.session_id) is None:
+            return None
+        return OnchainSide(
+            self._settings,
+            self._equipment,
+            equipment,
+            self._listener,
+            buyer,
+            connection,
+            self._put,
+            lambda: self._stop_wanted.left_ms(self._equipment.clock_ms()),
+        )
 
     # What happens.
 
@@ -249,6 +299,12 @@ class SessionRun:
                 self._on_receipt(buyer, happening, at_ms)
             case Arrived() | Failed() | InDoubt() | DoubtsChecked():
                 self._on_payment(buyer, happening, at_ms)
+            case _ if self._onchain is None:
+                pass
+            case OnchainInvitation() | VersionAccepted() | VersionRefused() | FinalDue():
+                self._onchain.on_message(happening, at_ms)
+            case OnchainReady() | OnchainFailed() | FinalSigned() | FinalFailed():
+                self._onchain.on_event(happening, at_ms)
 
     def _on_statement(self, buyer: Buyer, statement: Statement, at_ms: int) -> None:
         before = buyer.statement
@@ -267,9 +323,9 @@ class SessionRun:
                 self._listener.event(f"payment {event.sequence} failed: {event.code}: {event.message}")
             case InDoubt():
                 self._listener.event(f"payment {event.sequence} is in doubt: {event.message}")
-            case DoubtsChecked():
-                self._resolving = False
-                self._due["resolve"] = at_ms + RESOLVE_MS
+            case DoubtsChecked(method=method):
+                self._resolving.discard(method)
+                self._due[f"resolve_{method}"] = at_ms + RESOLVE_MS
             case Arrived():
                 pass
         buyer.on_payment(event, at_ms)
@@ -290,11 +346,14 @@ class SessionRun:
             buyer.end("done", "the time is up")
         try:
             for payment in buyer.decide(now_ms):
-                purse.pay(payment.sequence, payment.amount_msat, payment.maxfee_msat)
+                payer = self._onchain.purse if self._onchain is not None and payment.method == "onchain" else purse
+                payer.pay(payment.sequence, payment.amount_msat, payment.maxfee_msat)
         except RetryError as error:
             self._listener.event(f"no payment just now: {error.message}")
         except WattlineError as error:
             buyer.end(error.code, error.message)
+        if self._onchain is not None:
+            self._onchain.tick(now_ms)
         self._resolve_doubts(buyer, purse, now_ms)
         self._watch_silence(buyer, now_ms)
         if self._is_due("meter_value", METER_VALUE_MS, now_ms):
@@ -313,13 +372,21 @@ class SessionRun:
         return True
 
     def _resolve_doubts(self, buyer: Buyer, purse: Purse, now_ms: int) -> None:
-        if not buyer.in_doubt or self._resolving or now_ms < self._due.get("resolve", 0):
-            return
-        self._resolving = True
-        statement = buyer.statement
-        # What never left leaves now only when the session can still use it.
-        is_open = buyer.stop is None and statement is not None and statement.state.is_live
-        purse.resolve(buyer.in_doubt, resend=is_open)
+        statement, stop = buyer.statement, buyer.stop
+        onchain = {number for number in buyer.in_doubt if buyer.account.method_of(number) == "onchain"}
+        if self._onchain is not None and self._may_resolve("onchain", onchain, now_ms):
+            # Handing the same version over again tells what became of it, in a session that settles, too.
+            self._onchain.purse.resolve(onchain, resend=self._connected and (stop is None or not stop.distrust))
+        keysend = buyer.in_doubt - onchain
+        if self._may_resolve("keysend", keysend, now_ms):
+            # What never left leaves now only when the session can still use it.
+            purse.resolve(keysend, resend=stop is None and statement is not None and statement.state.is_live)
+
+    def _may_resolve(self, method: str, doubts: set[int], now_ms: int) -> bool:
+        if not doubts or method in self._resolving or now_ms < self._due.get(f"resolve_{method}", 0):
+            return False
+        self._resolving.add(method)
+        return True
 
     def _watch_silence(self, buyer: Buyer, now_ms: int) -> None:
         statement = buyer.statement
@@ -359,8 +426,11 @@ class SessionRun:
         assert connection is not None
         now_ms = self._equipment.clock_ms()
         had_receipt = self._closing.receipt is not None
-        self._closing.finish(buyer, connection, now_ms)
+        self._closing.fetch_receipt(buyer, connection, now_ms)
         receipt = self._closing.receipt
+        onchain = self._onchain
+        self._closing.finish(buyer, onchain.known() if onchain is not None else None, now_ms)
+        aggregate = onchain.finish(receipt) if onchain is not None else None
         remembered = replace(
             self._remembered,
             stop_reason=buyer.stop.reason if buyer.stop is not None else "",
@@ -374,9 +444,10 @@ class SessionRun:
         return summary_of(
             buyer,
             receipt,
-            self._closing.objections,
+            self._closing.objections + (onchain.objections if onchain is not None else []),
             self._closing.refund_seen,
             now_ms - self._opened_ms,
+            aggregate,
         )
 
     def _shut_down(self) -> None:
@@ -384,6 +455,8 @@ class SessionRun:
             self._connection.stop()
         if self._purse is not None:
             self._purse.stop()
+        if self._onchain is not None:
+            self._onchain.stop()
         if self._sampler is not None:
             self._sampler.stop()
         self._agreement.opened.channel.close()

@@ -13,8 +13,12 @@ from wattline.cable.budget import PPM, Caps
 from wattline.cable.reconciliation import Tolerance
 from wattline.cable.rhythm import Pace
 from wattline.meter import MeterSettings
+from wattline.payment.aggregate import MSAT_PER_SAT, SMALLEST_OUTPUT_SAT
 from wattline.settings import Settings, load_settings
 
+Method = Literal["keysend", "onchain", "auto"]
+Sat = Annotated[int, Field(ge=1, le=21_000_000 * 100_000_000)]
+FeeratePerKw = Annotated[int, Field(ge=253, le=10_000_000)]
 Msat = Annotated[int, Field(ge=0, le=21_000_000 * 100_000_000 * 1000)]
 PositiveMsat = Annotated[int, Field(ge=1, le=21_000_000 * 100_000_000 * 1000)]
 
@@ -143,7 +147,11 @@ class LimitSettings(Settings):
 class PaymentSettings(Settings):
     """How single payments are made."""
 
-    method: Literal["keysend"] = Field(default="keysend", description="How sessions are paid.")
+    method: Method = Field(
+        default="keysend",
+        description="How sessions are paid: over Lightning, by one on-chain transaction, or auto: over Lightning as "
+        "long as that works, else on-chain.",
+    )
     min_increment_msat: PositiveMsat = Field(default=10, description="The smallest payment, msat.")
     max_increment_msat: PositiveMsat = Field(default=10_000, description="The largest single payment, msat.")
     max_in_flight: Annotated[int, Field(ge=1, le=32)] = Field(default=4, description="Payments under way at a time.")
@@ -171,6 +179,56 @@ class PaymentSettings(Settings):
         return Pace(self.min_increment_msat, self.max_increment_msat, self.max_in_flight, self.pace_ms)
 
 
+class OnchainSettings(Settings):
+    """Sessions that are paid by one growing transaction. limits.max_session_msat and max_day_msat hold here, too."""
+
+    max_prepaid_sat: Sat = Field(
+        default=500, description="The most that is ever prepaid on-chain, beside the socket's floor, sat."
+    )
+    max_floor_sat: Annotated[int, Field(ge=SMALLEST_OUTPUT_SAT, le=100_000_000)] = Field(
+        default=1_000,
+        description="The largest floor agreed to: what the socket wants in advance, the least it is paid, sat.",
+    )
+    min_increment_sat: Sat = Field(default=1, description="By how much the transaction grows at least, sat.")
+    max_increment_sat: Sat = Field(
+        default=500, description="By how much it grows at most at a time (the first version may pay the floor), sat."
+    )
+    pace_ms: Annotated[int, Field(ge=50, le=60_000)] = Field(
+        default=500, description="At a steady load it grows by this much time's worth, in whole sats, ms."
+    )
+    min_feerate_per_kw: FeeratePerKw = Field(
+        default=253, description="The lowest fee rate, sat per 1000 weight units (253 is about 1 sat/vB)."
+    )
+    max_feerate_per_kw: FeeratePerKw = Field(
+        default=25_000, description="The highest fee rate, sat per 1000 weight units."
+    )
+    max_fee_ratio: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=0.2,
+        description="The highest miner fee as a part of the most that the session may come to, 0 to 1; where it is "
+        "higher, no session is opened.",
+    )
+    min_confirmations: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=1, description="Confirmations that an output of the wallet needs to be spent for a session."
+    )
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        for low, high in (
+            ("min_increment_sat", "max_increment_sat"),
+            ("min_increment_sat", "max_prepaid_sat"),
+            ("min_feerate_per_kw", "max_feerate_per_kw"),
+        ):
+            if getattr(self, low) > getattr(self, high):
+                raise ValueError(f"{low}: must not exceed {high} ({getattr(self, low)} > {getattr(self, high)})")
+        return self
+
+    def pace(self, floor_sat: int = 0) -> Pace:
+        """In whole sats; ``floor_sat`` for the first version, which pays that much at least."""
+        least_sat = max(self.min_increment_sat, floor_sat)
+        most_sat = max(self.max_increment_sat, least_sat)
+        return Pace(least_sat * MSAT_PER_SAT, most_sat * MSAT_PER_SAT, 1, self.pace_ms, MSAT_PER_SAT)
+
+
 class StorageSettings(Settings):
     """Where the cable keeps what it must not forget."""
 
@@ -187,6 +245,7 @@ class CableSettings(Settings):
     meter: MeterSettings
     limits: LimitSettings
     payment: PaymentSettings = PaymentSettings()
+    onchain: OnchainSettings = OnchainSettings()
     storage: StorageSettings = StorageSettings()
 
     @model_validator(mode="after")

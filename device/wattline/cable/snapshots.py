@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from wattline.cable.aggregate_end import agreed_sat
 from wattline.cable.buyer import Buyer
 from wattline.cable.receipt import Receipt
 from wattline.cable.settings import CableSettings
 from wattline.cable.summary import Snapshot, Summary, percentile
+from wattline.ledger import CableAggregate
 from wattline.meter import Reading
 
 
@@ -48,7 +50,7 @@ def snapshot_of(
         latency_ms=buyer.latency.estimate_ms,
         fees_msat=account.fees_msat,
         prepaid_msat=buyer.prepaid_msat,
-        max_prepaid_msat=settings.limits.max_prepaid_msat,
+        max_prepaid_msat=buyer.max_prepaid_msat if buyer.method == "onchain" else settings.limits.max_prepaid_msat,
         session_sent_msat=account.sent_msat,
         max_session_msat=settings.limits.max_session_msat,
         day_sent_msat=day_sent_msat,
@@ -64,12 +66,16 @@ def summary_of(
     objections: Sequence[str],
     refund_seen: bool | None,
     elapsed_ms: int,
+    aggregate: CableAggregate | None = None,
 ) -> Summary:
     """The session as it ended: the receipt's figures where there is one, else those of the last statement."""
     account, terms, statement = buyer.account, buyer.terms, buyer.statement
     final = receipt.claim if receipt is not None else statement.claim if statement is not None else None
     durations = list(account.durations_ms)
     socket_stop_reason = receipt.stop_reason if receipt is not None else statement.stop_reason if statement else ""
+    value_sat = 0
+    if aggregate is not None and aggregate.signed_sat:
+        value_sat = receipt.onchain_value_sat if receipt is not None else agreed_sat(aggregate)
     return Summary(
         stop_reason=buyer.stop.reason if buyer.stop else "",
         message=buyer.stop.message if buyer.stop else "",
@@ -98,4 +104,9 @@ def summary_of(
         refund_status=receipt.refund_status if receipt is not None else "",
         refund_seen=refund_seen,
         objections=tuple(objections),
+        method="onchain" if buyer.is_paying_onchain else "keysend",
+        increments=account.increments,
+        txid=receipt.onchain_txid if receipt is not None else "",
+        fee_sat=aggregate.fee_sat if value_sat and aggregate is not None else 0,
+        onchain_value_sat=value_sat,
     )

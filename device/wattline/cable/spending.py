@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from wattline.cable.account import Account
-from wattline.cable.memory import OutgoingRecord
+from wattline.cable.memory import SentRecord
 from wattline.errors import RetryError
 
 DAY_S = 86_400
@@ -21,7 +21,7 @@ class DaySpending:
 
     def __init__(
         self,
-        outgoing: OutgoingRecord,
+        outgoing: SentRecord,
         session_id: str,
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,

@@ -25,3 +25,9 @@ class StopWish:
 
     def is_time_up(self, now_ms: int) -> bool:
         return self._until_ms is not None and now_ms >= self._until_ms
+
+    def left_ms(self, now_ms: int) -> int | None:
+        """How long the run will last at the most; None when that is open."""
+        if self._until_ms is not None:
+            return max(0, self._until_ms - now_ms)
+        return self._for_ms

@@ -41,7 +41,7 @@ class Summary:
     refunded_msat: int = 0
     balance_msat: int = 0
     fees_msat: int = 0
-    """Routing fees of the payments that arrived."""
+    """Routing fees of the payments that arrived, and the miner's fee of the session's transaction."""
     in_doubt_msat: int = 0
     payments: int = 0
     failed_payments: int = 0
@@ -57,6 +57,16 @@ class Summary:
     """Whether the refund stands in the own node's invoices; None when there is none to look for."""
     objections: tuple[str, ...] = ()
     """What in the socket's final account contradicts the cable's own."""
+    method: str = "keysend"
+    """How it was paid in the end: ``keysend`` or ``onchain``."""
+    increments: int = 0
+    """How many of the payments were versions of the on-chain transaction."""
+    txid: str = ""
+    """Of the version that the socket broadcasts; empty when nothing was owed on-chain, or when it is not known."""
+    fee_sat: int = 0
+    """The miner's fee of it."""
+    onchain_value_sat: int = 0
+    """What it pays to the socket."""
     course: tuple[tuple[float, int, int], ...] = ()
     """Power and balance over time: seconds, mW by the own meter, msat by the socket's last statement."""
 

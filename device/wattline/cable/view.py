@@ -33,6 +33,7 @@ _HOLDS = {
     Hold.PREPAID: "prepaid cap reached",
     Hold.SESSION: "session budget used up",
     Hold.DAY: "day budget used up",
+    Hold.EXPOSURE: "on-chain limit reached",
     Hold.FEE: "fees too high",
     Hold.NO_ROUTE: "no route",
 }

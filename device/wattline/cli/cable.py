@@ -18,10 +18,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from wattline.cable.aggregate_end import forgive as forgive_socket
 from wattline.cable.check import Verdict
 from wattline.cable.check import check as run_check
 from wattline.cable.course import Course
-from wattline.cable.opening import Equipment, MeterOpener
+from wattline.cable.opening import Equipment, MeterOpener, OnchainEquipment
 from wattline.cable.service import CableService
 from wattline.cable.settings import CableConfig, load_cable
 from wattline.cable.stopwish import StopWish
@@ -30,6 +31,8 @@ from wattline.cable.view import LiveView, LogView, ending
 from wattline.errors import UsageError
 from wattline.ledger import Ledger, LedgerError, open_ledger
 from wattline.lightning.cln import CoreLightning
+from wattline.lightning.cln_onchain import CoreLightningFunds
+from wattline.lightning.rpc import NodeRpc
 from wattline.meter import Meter, open_meter
 from wattline.payment.payer import Payer
 
@@ -79,6 +82,20 @@ def check(context: typer.Context, config: ConfigOption, as_json: JsonOption = Fa
     raise typer.Exit(1 if bad else 0)
 
 
+@cable_app.command()
+def forgive(
+    config: ConfigOption,
+    node_id: Annotated[str, typer.Argument(help="The socket's node id, as the error names it.")],
+) -> None:
+    """Buy again from a socket that once had more mined on-chain than was agreed."""
+    cable = load_cable(config)
+    with _alone(cable.storage_path), open_ledger(cable.storage_path) as ledger:
+        count = forgive_socket(ledger.cable_aggregates, node_id)
+    if not count:
+        raise UsageError("not_refused", f"node {node_id} is not refused by this cable")
+    typer.echo(f"node {node_id} may sell again; {count} session(s) forgiven")
+
+
 def _equipment(cable: CableConfig, ledger: Ledger) -> Equipment:
     node = CoreLightning(cable.rpc_path)
     return Equipment(
@@ -89,6 +106,7 @@ def _equipment(cable: CableConfig, ledger: Ledger) -> Equipment:
         open_meter=_meter_opener(cable),
         clock_ms=lambda: time.monotonic_ns() // 1_000_000,
         now=time.time,
+        onchain=OnchainEquipment(CoreLightningFunds(NodeRpc(cable.rpc_path)), ledger.cable_aggregates),
     )
 
 

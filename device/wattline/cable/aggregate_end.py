@@ -1,0 +1,153 @@
+"""How a session's aggregate ends at the cable, and what was mined of it in the end.
+
+The socket holds every version that was handed over, and an honest one has the agreed one mined. The cable cannot
+prevent another choice, but it sees it: then the loss is told, and that socket is refused from then on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from wattline.cable.listener import Listener
+from wattline.cable.memory import AggregateMemory
+from wattline.cable.offer import OfferError
+from wattline.cable.receipt import Receipt
+from wattline.errors import WattlineError
+from wattline.ledger import CableAggregate, CableAggregateStatus
+from wattline.lightning.onchain import Base, PayingFunds, WalletTx
+
+KEEP_S = 14 * 86_400
+"""For so long the inputs of a transaction that is not mined yet are kept for it: as long as nodes keep one in their
+mempools."""
+LOOK_S = 0.25
+
+
+def ended(row: CableAggregate, receipt: Receipt | None, is_final_known: bool, now_s: int) -> CableAggregate:
+    """``row`` when its session is over. What may rightly be mined is the final version, if one was agreed on, else the
+    newest; and no more than the socket's own signed receipt says.
+
+    ``is_final_known``: the socket has said that it has the final version. Without that and without a receipt it may
+    never have come, and an honest socket takes the newest.
+    """
+    if row.signed_sat == 0:
+        return replace(row, status=CableAggregateStatus.VOID, closed_at=now_s)
+    final_sat = row.final_sat if receipt is not None or is_final_known else None
+    if receipt is not None and receipt.onchain_value_sat < (row.accepted_sat if final_sat is None else final_sat):
+        final_sat = receipt.onchain_value_sat
+    return replace(row, status=CableAggregateStatus.ENDED, final_sat=final_sat)
+
+
+def agreed_sat(row: CableAggregate) -> int:
+    """What may rightly be mined of an ended aggregate."""
+    return row.accepted_sat if row.final_sat is None else row.final_sat
+
+
+def judged(row: CableAggregate, mined: WalletTx, now_s: int) -> CableAggregate:
+    """``row`` once its inputs were spent in a block by ``mined``."""
+    paid_sat = mined.paid_to(row.script)
+    if paid_sat > agreed_sat(row):
+        status = CableAggregateStatus.CHEATED
+    else:
+        status = CableAggregateStatus.SETTLED if paid_sat else CableAggregateStatus.VOID
+    return replace(row, status=status, mined_txid=mined.txid, mined_sat=paid_sat, closed_at=now_s)
+
+
+def check_honest(memory: AggregateMemory, node_id: str) -> None:
+    """Raises OfferError ``socket_cheated`` when this socket had more mined than agreed before."""
+    row = memory.cheating_socket(node_id)
+    if row is not None:
+        raise OfferError(
+            "socket_cheated",
+            f"node {node_id} had {row.mined_sat} sat mined for session {row.session_id} ({row.mined_txid}) where "
+            f"{agreed_sat(row)} sat were agreed, so nothing is bought there any more; `wattline cable forgive` lets it "
+            "sell again",
+        )
+
+
+def forgive(memory: AggregateMemory, node_id: str) -> int:
+    """Let a socket that cheated sell again; how many of its sessions that concerns."""
+    count = 0
+    while (row := memory.cheating_socket(node_id)) is not None:
+        memory.save(replace(row, status=CableAggregateStatus.SETTLED))
+        count += 1
+    return count
+
+
+@dataclass(frozen=True, slots=True)
+class Aftermath:
+    """Looks what was mined, now and at each later start. One confirmation is taken for the end: a reorg after it may
+    bring another version, which this does not see."""
+
+    funds: PayingFunds
+    memory: AggregateMemory
+    listener: Listener
+    now: Callable[[], float]
+
+    def look_at_all(self, but_not: str | None) -> None:
+        """At a start: whatever is open, but the session ``but_not`` that is taken up again. Raises nothing."""
+        try:
+            rows = [row for row in self.memory.unfinished() if row.session_id != but_not]
+        except WattlineError as error:
+            self.listener.event(f"the on-chain payments of earlier sessions cannot be read: {error.message}")
+            return
+        for row in rows:
+            self.look(row, keep=True)
+
+    def look(self, row: CableAggregate, *, keep: bool) -> CableAggregate:
+        """``row`` as it is known now; ``keep``: reserve its inputs anew while it is not mined. Raises nothing."""
+        try:
+            return self._looked(row, keep)
+        except WattlineError as error:
+            self.listener.event(f"what became of session {row.session_id} on-chain is not known: {error.message}")
+            return row
+
+    def wait(self, row: CableAggregate, timeout_s: float) -> CableAggregate:
+        """The same at the end of a run, for a moment."""
+        deadline = time.monotonic() + timeout_s
+        while row.status.is_live:
+            row = self.look(row, keep=False)
+            if time.monotonic() >= deadline:
+                break
+            time.sleep(LOOK_S)
+        return row
+
+    def _looked(self, row: CableAggregate, keep: bool) -> CableAggregate:
+        now_s = int(self.now())
+        if row.status is CableAggregateStatus.OPEN:
+            # That run died: nobody knows how far the last version came, so it counts as credited.
+            row = ended(replace(row, accepted_sat=row.signed_sat), None, False, now_s)
+            self.memory.save(row)
+            if not row.status.is_live:
+                self.funds.release(Base(row.base_psbt, row.inputs_weight))
+                return row
+        if not row.status.is_live:
+            return row
+        mined = self._spender(row)
+        if mined is not None:
+            row = judged(row, mined, now_s)
+            self.memory.save(row)
+            self._tell(row)
+        elif keep and agreed_sat(row) and now_s - row.created_at < KEEP_S:
+            self.funds.renew(Base(row.base_psbt, row.inputs_weight))
+        return row
+
+    def _spender(self, row: CableAggregate) -> WalletTx | None:
+        for item in row.inputs:
+            found = self.funds.spender(item.outpoint)
+            if found is not None and found.blockheight:
+                return found
+        return None
+
+    def _tell(self, row: CableAggregate) -> None:
+        agreed = agreed_sat(row)
+        if row.status is CableAggregateStatus.CHEATED:
+            self.listener.event(
+                f"warning: the socket {row.node_id} had {row.mined_sat} sat mined where {agreed} sat were agreed "
+                f"({row.mined_txid}): {row.mined_sat - agreed} sat are lost, and it is refused from now on"
+            )
+        elif row.status is CableAggregateStatus.SETTLED:
+            self.listener.event(
+                f"session {row.session_id} is settled on-chain: {row.mined_sat} sat in {row.mined_txid}"
+            )

@@ -1,0 +1,70 @@
+"""How a session is to be paid: chosen before it is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from wattline.cable.funding import Funding, Scope, fund
+from wattline.cable.offer import Offer, OfferError
+from wattline.cable.onchain_rules import OnchainRefused
+from wattline.cable.purse import MethodName
+from wattline.cable.settings import CableSettings
+from wattline.lightning.node import ChannelBalance, NoRoute, Route
+from wattline.lightning.onchain import PayingFunds
+from wattline.payment.routes import FEE_PROBE_MSAT, FINAL_CLTV
+
+
+class RoutingNode(Protocol):
+    """The cable's node, as far as its ways out are looked at."""
+
+    def channels(self) -> Sequence[ChannelBalance]: ...
+
+    def find_route(self, destination: str, amount_msat: int, maxfee_msat: int, final_cltv: int) -> Route:
+        """Raises NoRoute, NodeUnavailable."""
+
+
+def smallest_payment_msat(settings: CableSettings, offer: Offer) -> int:
+    """The smallest payment over Lightning that both sides wish for."""
+    payment = settings.payment
+    return max(payment.min_increment_msat, min(offer.min_increment_msat, payment.max_increment_msat))
+
+
+def choose_method(settings: CableSettings, node: RoutingNode, offer: Offer) -> MethodName:
+    """The configured method; with ``auto`` over Lightning when a channel is usable and the smallest payment has a way,
+    else on-chain. Raises NodeUnavailable, NodeRefused."""
+    if settings.payment.method != "auto":
+        return settings.payment.method
+    if "onchain" not in offer.methods or offer.onchain is None:
+        return "keysend"
+    if "keysend" not in offer.methods or not node.channels():
+        return "onchain"
+    try:
+        node.find_route(offer.node_id, smallest_payment_msat(settings, offer), FEE_PROBE_MSAT, FINAL_CLTV)
+    except NoRoute:
+        return "onchain"
+    return "keysend"
+
+
+def check_onchain(
+    settings: CableSettings,
+    funds: PayingFunds | None,
+    offer: Offer,
+    rated_power_mw: int,
+    height: int,
+    day_sent_msat: int,
+    for_ms: int | None,
+) -> Funding:
+    """What a session on-chain would be paid from, as far as it can be known before. ``height`` is the chain's,
+    ``day_sent_msat`` what left the wallet within a day, ``for_ms`` how long the session will last at the most.
+
+    Raises OfferError ``method_not_supported``, OnchainRefused (:func:`wattline.cable.funding.fund`), NodeUnavailable,
+    NodeRefused."""
+    if offer.onchain is None:
+        raise OfferError("method_not_supported", "the socket names no rules for on-chain payments")
+    if funds is None:
+        raise OnchainRefused("no_onchain_funds", "this cable has no on-chain wallet")
+    limits = settings.limits
+    budget_msat = max(0, min(limits.max_session_msat, limits.max_day_msat - day_sent_msat))
+    scope = Scope(offer.tariff, rated_power_mw, budget_msat, for_ms)
+    return fund(funds.outputs(), height, funds.feerate_per_kw(), offer.onchain, settings.onchain, scope)

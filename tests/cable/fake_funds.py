@@ -1,0 +1,149 @@
+"""The cable's on-chain wallet, and a chain on which a test has transactions mined."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from wattline.bitcoin.chain import Outpoint
+from wattline.cable.psbt import UnsignedTx, unsigned_tx
+from wattline.lightning.node import NodeRefused, NodeUnavailable
+from wattline.lightning.onchain import Base, WalletOutput, WalletTx
+from wattline.payment.aggregate import OnchainRules
+from wattline.v1 import charging_pb2 as pb
+
+RULES = OnchainRules(
+    floor_sat=600,
+    credit_cap_sat=3_000,
+    exposure_cap_sat=20_000,
+    min_feerate_per_kw=253,
+    max_feerate_per_kw=100_000,
+    max_age_s=3_600,
+    input_confirmations=1,
+    max_inputs=3,
+)
+INPUT_WEIGHT = 230
+
+
+def rules_message(rules: OnchainRules) -> pb.OnchainRules:
+    return pb.OnchainRules(**{name: getattr(rules, name) for name in OnchainRules.__slots__})
+
+
+def script_of(address: str) -> str:
+    """A P2TR scriptPubKey that stands for ``address``."""
+    return "5120" + hashlib.sha256(address.encode()).hexdigest()
+
+
+def make_psbt(inputs: Sequence[Outpoint], outputs: Sequence[tuple[str, int]]) -> bytes:
+    """A PSBT of version 0 without signatures: nobody here checks them."""
+    raw = struct.pack("<i", 2) + bytes([len(inputs)])
+    for item in inputs:
+        raw += bytes.fromhex(item.txid)[::-1] + struct.pack("<I", item.vout) + b"\x00" + struct.pack("<I", 0xFFFFFFFD)
+    raw += bytes([len(outputs)])
+    for script, value_sat in outputs:
+        raw += struct.pack("<q", value_sat) + bytes([len(script) // 2]) + bytes.fromhex(script)
+    raw += struct.pack("<I", 0)
+    length = bytes([len(raw)]) if len(raw) < 0xFD else b"\xfd" + struct.pack("<H", len(raw))
+    maps = b"\x00" * (len(inputs) + len(outputs))
+    return b"psbt\xff" + b"\x01\x00" + length + raw + b"\x00" + maps
+
+
+@dataclass
+class FakeAggregate:
+    """What the fake socket holds of one session."""
+
+    address: str
+    script: str
+    number: int = 0
+    value_sat: int = 0
+    due_sat: int = 0
+    final_sat: int = 0
+    chosen: str = ""
+    txids: dict[int, str] = field(default_factory=dict)
+    held: dict[str, tuple[int, UnsignedTx]] = field(default_factory=dict)
+    final_came: threading.Event = field(default_factory=threading.Event)
+
+
+class FakeFunds:
+    """PayingFunds: three confirmed outputs."""
+
+    def __init__(self) -> None:
+        self.feerate = 253
+        self.height = 100
+        self.is_down = False
+        self.spoils: list[tuple[str, int]] | None = None
+        """What is signed instead of what was asked for."""
+        self.free = [WalletOutput(Outpoint(f"{n:064x}", 0), n * 10_000, 90) for n in (1, 2, 5)]
+        self.reserved: dict[Outpoint, int] = {}
+        """Until which height."""
+        self.renewals = 0
+        self.signed: list[int] = []
+        self.mined: list[WalletTx] = []
+        self._addresses = 0
+        self._lock = threading.Lock()
+
+    def outputs(self) -> Sequence[WalletOutput]:
+        self._check()
+        return [item for item in self.free if self.reserved.get(item.outpoint, 0) <= self.height]
+
+    def new_address(self) -> str:
+        self._check()
+        self._addresses += 1
+        return f"cable-{self._addresses}"
+
+    def feerate_per_kw(self) -> int:
+        self._check()
+        return self.feerate
+
+    def reserve(self, outpoints: Sequence[Outpoint]) -> Base:
+        self._check()
+        free = {item.outpoint for item in self.outputs()}
+        if not set(outpoints) <= free:
+            raise NodeRefused("node_refused", "utxopsbt: already reserved")
+        self.reserved |= dict.fromkeys(outpoints, self.height + 72)
+        return Base(json.dumps([str(item) for item in outpoints]), 42 + INPUT_WEIGHT * len(outpoints))
+
+    def renew(self, base: Base) -> None:
+        self._check()
+        self.renewals += 1
+        self.reserved |= dict.fromkeys(_outpoints(base), self.height + 72)
+
+    def release(self, base: Base) -> None:
+        self._check()
+        for item in _outpoints(base):
+            self.reserved.pop(item, None)
+
+    def sign(self, base: Base, outputs: Sequence[tuple[str, int]]) -> bytes:
+        self._check()
+        if any(self.reserved.get(item, 0) <= self.height for item in _outpoints(base)):
+            raise NodeRefused("reservation_lapsed", "signpsbt: an input is not reserved")
+        self.signed.append(outputs[0][1])
+        scripts = [(script_of(address), value_sat) for address, value_sat in self.spoils or outputs]
+        return make_psbt(_outpoints(base), scripts)
+
+    def spender(self, outpoint: Outpoint) -> WalletTx | None:
+        self._check()
+        return next((tx for tx in self.mined if outpoint in tx.inputs), None)
+
+    # What a test does to it.
+
+    def mine(self, tx: UnsignedTx) -> None:
+        """A transaction gets into a block."""
+        self.height += 1
+        outputs = tuple((script, value_sat) for value_sat, script in tx.outputs)
+        self.mined.append(WalletTx(tx.txid, self.height, frozenset(tx.inputs), outputs))
+
+    def mine_psbt(self, psbt: bytes) -> None:
+        self.mine(unsigned_tx(psbt))
+
+    def _check(self) -> None:
+        if self.is_down:
+            raise NodeUnavailable("node_unavailable", "lightningd does not answer")
+
+
+def _outpoints(base: Base) -> list[Outpoint]:
+    return [Outpoint.parse(text) for text in json.loads(base.psbt)]
