@@ -325,11 +325,36 @@ class IdleDesk:
     def settle(self, session: Session) -> None:
         """Not today."""
 
-    def refund(self, session: Session, budget_msat: int) -> None:
+    def refund(self, session: Session) -> None:
         """Not today."""
 
     def receipt(self, session: Session) -> None:
         """Not today."""
+
+
+def socket_settings() -> SocketSettings:
+    """Of the stall: one outlet, A1."""
+    return parse_settings(
+        {
+            "outlet": [
+                {
+                    "outlet_id": "A1",
+                    "max_power_w": 1,
+                    "meter": {
+                        "driver": "ina228",
+                        "bus": 1,
+                        "address": 0x40,
+                        "shunt_ohms": 0.001,
+                        "max_current_a": 40.0,
+                    },
+                    "relay": {"driver": "gpio", "chip": "/dev/gpiochip0", "line": 17, "active_low": False},
+                }
+            ],
+            "session": {"meter_interval_ms": INTERVAL_MS, "credit_cap_msat": CAP_MSAT},
+        },
+        SocketSettings,
+        "the test",
+    )
 
 
 class Stall:
@@ -337,27 +362,7 @@ class Stall:
     journal is read, sessions are saved and refunds are retried when a test says so (or a settlement needs it)."""
 
     def __init__(self, path: Path, *, settles: bool = True, drain_timeout_s: float = 30.0) -> None:
-        self.settings = parse_settings(
-            {
-                "outlet": [
-                    {
-                        "outlet_id": "A1",
-                        "max_power_w": 1,
-                        "meter": {
-                            "driver": "ina228",
-                            "bus": 1,
-                            "address": 0x40,
-                            "shunt_ohms": 0.001,
-                            "max_current_a": 40.0,
-                        },
-                        "relay": {"driver": "gpio", "chip": "/dev/gpiochip0", "line": 17, "active_low": False},
-                    }
-                ],
-                "session": {"meter_interval_ms": INTERVAL_MS, "credit_cap_msat": CAP_MSAT},
-            },
-            SocketSettings,
-            "the test",
-        )
+        self.settings = socket_settings()
         self.ledger = WatchedLedger(path / "socket.sqlite3")
         self.wallet, self.signer, self.journal, self.hardware = FakeWallet(), FakeSigner(), FakeJournal(), Hardware()
         self.reservations = WatchedReservations()

@@ -14,14 +14,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from wattline.bitcoin.chain import Chain, ChainRefused, ChainUnavailable, NotATransaction, Outpoint, Tx, Unspent
+from wattline.bitcoin.chain import Chain, ChainRefused, ChainUnavailable, NotATransaction, Tx
 from wattline.errors import StopError
-from wattline.ledger import Aggregate, AggregateInput, AggregateStatus, Ledger, Version
+from wattline.ledger import Aggregate, AggregateInput, AggregateStatus, Ledger, LedgerError, Version
 from wattline.lightning.node import Signer
 from wattline.lightning.onchain import ReceivingFunds
 from wattline.lightning.signing import is_signed_by
 from wattline.offering import OnchainSettings
-from wattline.payment.aggregate import MSAT_PER_SAT, OnchainRules, Proven, VersionRefused, final_value_sat, prove
+from wattline.payment.aggregate import MSAT_PER_SAT, OnchainRules, Proven, VersionRefused, final_value_sat
+from wattline.plugin.admission import Admission
 from wattline.plugin.outlet import OutletView
 from wattline.session import Session, StopReason
 from wattline.v1 import charging_pb2 as pb
@@ -42,8 +43,9 @@ class Sessions(Protocol):
     def cable_of(self, session_id: str) -> str:
         """The node id that the cable gave; empty when there is no such session."""
 
-    def credit_stored(self, session_id: str, txid: str, amount_msat: int) -> bool:
-        """Credit what the ledger holds already; False when the session can no longer use it."""
+    def credit_stored(self, session_id: str, txid: str, total_msat: int) -> bool:
+        """The ledger holds a version with this txid: credit what the session lacks of ``total_msat`` from the chain;
+        False when it can no longer use it."""
 
     def tell(self, session_id: str, message: pb.ChargeResponse) -> None:
         """Send something to the session's cable, if it is there."""
@@ -81,6 +83,9 @@ class Aggregates:
         self._signer = signer
         self._sessions = sessions
         self._now = now
+        self._admission = Admission(settings, ledger, chain)
+        self._room = threading.Lock()
+        """Held from the last look at the room that is left until it is taken."""
         self._lock = threading.Lock()
         self._desks: dict[str, _Desk] = {}
         self._stopping = threading.Event()
@@ -145,10 +150,10 @@ class Aggregates:
                 version = self._take(aggregate, message.number, psbt, tx, is_final=message.is_final)
         except NotATransaction as error:
             raise VersionRefused("not_signed", error.message) from error
-        except ChainUnavailable as error:
+        except (ChainUnavailable, ChainRefused) as error:
             raise VersionRefused("onchain_unavailable", "the socket cannot look at the chain just now") from error
-        except ChainRefused as error:
-            raise VersionRefused("not_signed", f"bitcoind does not take it: {error.message}") from error
+        except LedgerError as error:
+            raise VersionRefused("onchain_unavailable", "the socket cannot keep its books just now") from error
         return pb.VersionAccepted(number=version.number, value_sat=version.value_sat, is_final=version.is_final)
 
     # What a settlement asks for.
@@ -158,11 +163,12 @@ class Aggregates:
         desk = self._desk(session_id)
         with desk.lock:
             desk.is_closed = True
+            self._credit_all(session_id)
 
     def give_back(self, session: Session) -> int:
-        """After :meth:`close`: how much of the credit is never taken, in msat: the cable has signed a version that pays
-        exactly what is owed, or nothing is owed on the chain. 0 when the newest version stands. Waits for the cable;
-        may be asked again."""
+        """After :meth:`close`: how much of the credit is never taken, in msat. Which version is broadcast is written
+        down when this returns: the one that pays exactly what is owed, when the cable has signed it in time; none when
+        nothing is owed on the chain; else the newest, and 0 is given back. Waits for the cable; may be asked again."""
         session_id = session.session_id
         newest = self._ledger.newest_version(session_id)
         aggregate = self._ledger.aggregate(session_id)
@@ -170,24 +176,18 @@ class Aggregates:
             return 0
         if aggregate.status is AggregateStatus.OPEN:
             due_sat = self._due_sat(session, aggregate)
-            if due_sat >= newest.value_sat:
-                return 0
-            if due_sat == 0 or self._final_is_here(session, due_sat):
-                return (newest.value_sat - due_sat) * MSAT_PER_SAT
-            aggregate = self._ledger.aggregate(session_id) or aggregate
-        chosen = self._ledger.version(session_id, aggregate.chosen_number or newest.number) or newest
-        return (newest.value_sat - chosen.value_sat) * MSAT_PER_SAT
+            if 0 < due_sat < newest.value_sat:
+                self._wait_for_final(session, due_sat)
+            aggregate = self._decide(session, due_sat)
+        chosen = self._ledger.version(session_id, aggregate.chosen_number) if aggregate.chosen_number else None
+        return (newest.value_sat - (chosen.value_sat if chosen else 0)) * MSAT_PER_SAT
 
     def is_owed(self, session: Session) -> bool:
         """Whether something of the session is to be taken on the chain and not yet final there."""
-        session_id = session.session_id
-        aggregate = self._ledger.aggregate(session_id)
-        newest = self._ledger.newest_version(session_id)
-        if aggregate is None or newest is None:
+        aggregate = self._ledger.aggregate(session.session_id)
+        if aggregate is None or self._ledger.newest_version(session.session_id) is None:
             return False
-        if aggregate.status is AggregateStatus.OPEN:
-            return session.returned_msat != newest.value_sat * MSAT_PER_SAT
-        return aggregate.status is AggregateStatus.SENT
+        return aggregate.status.is_live
 
     def lost_msat(self, session_id: str) -> int:
         """What was credited and will never be taken, because its inputs went elsewhere."""
@@ -195,20 +195,15 @@ class Aggregates:
         return aggregate.lost_msat if aggregate is not None else 0
 
     def conclude(self, session: Session) -> None:
-        """Write down which version is broadcast, or that none is. May be told again."""
+        """At the close: the newest version is broadcast, unless it was decided otherwise before. May be told again."""
         session_id = session.session_id
         with self._desk(session_id).lock:
             aggregate = self._ledger.aggregate(session_id)
             if aggregate is None or aggregate.status is not AggregateStatus.OPEN:
                 return
-            newest, final = self._ledger.newest_version(session_id), self._ledger.final_version(session_id)
-            returned_msat = session.returned_msat
+            newest = self._ledger.newest_version(session_id)
             if newest is None:
                 self._ledger.void(session_id, "nothing was handed over", self._now())
-            elif returned_msat == newest.value_sat * MSAT_PER_SAT:
-                self._ledger.void(session_id, "nothing is owed on the chain", self._now())
-            elif final is not None and returned_msat == (newest.value_sat - final.value_sat) * MSAT_PER_SAT:
-                self._ledger.choose(session_id, final.number, "final", self._now())
             else:
                 self._ledger.choose(session_id, newest.number, session.stop_reason or "closed", self._now())
 
@@ -254,11 +249,16 @@ class Aggregates:
         session_id = aggregate.session_id
         known = self._ledger.version(session_id, number)
         if known is not None and known.txid == tx.txid:
+            self._credit_all(session_id)
             return known  # told again
         newest = self._ledger.newest_version(session_id)
         if number != (newest.number if newest else 0) + 1:
             raise VersionRefused("bad_version", f"the next version has number {(newest.number if newest else 0) + 1}")
-        proven = self._prove(aggregate, tx)
+        # As it stands now that nobody else is at the desk: the first version brought its inputs.
+        aggregate = self._ledger.aggregate(session_id) or aggregate
+        if not is_final:
+            self._check_cable(aggregate.cable_node_id)
+        proven = self._admission.proven(aggregate, tx)
         version = Version(
             session_id=session_id,
             number=number,
@@ -273,90 +273,28 @@ class Aggregates:
             stored_at=self._now(),
         )
         if is_final:
-            return self._take_final(version)
-        session = self._check_room(session_id, proven, newest, aggregate.rules)
-        self._check_policy(tx)
-        increment_msat = (proven.value_sat - (newest.value_sat if newest else 0)) * MSAT_PER_SAT
-        inputs = [] if newest else self._inputs_of(aggregate, proven)
-        self._store(version, inputs)
-        if not self._sessions.credit_stored(session_id, tx.txid, increment_msat):
-            self._ledger.drop_version(session_id, number)
-            raise VersionRefused("session_closed", f"the session is {session.state} and takes no payment any more")
+            self._take_final(version, tx)
+        else:
+            self._take_larger(version, proven, newest, aggregate)
         return version
 
-    def _prove(self, aggregate: Aggregate, tx: Tx) -> Proven:
-        """The shape of the version, and that its inputs are there for it."""
-        outpoints = sorted(tx.outpoints)
-        if len(outpoints) > aggregate.rules.max_inputs:
-            raise VersionRefused("other_inputs", f"at most {aggregate.rules.max_inputs} inputs are taken")
-        unspent: dict[Outpoint, Unspent | None] = {
-            outpoint: self._chain.unspent(outpoint, include_mempool=False) for outpoint in outpoints
-        }
-        first_inputs = frozenset(item.outpoint for item in aggregate.inputs) or None
-        proven = prove(tx, aggregate.script, aggregate.rules, unspent, first_inputs, self._chain.floor().feerate_per_kw)
-        spenders = self._chain.mempool_spenders(outpoints)
-        if spenders:
-            raise VersionRefused(
-                "input_spent", f"input {next(iter(spenders))} is being spent by {next(iter(spenders.values()))}"
-            )
-        return proven
-
-    def _check_room(self, session_id: str, proven: Proven, newest: Version | None, rules: OnchainRules) -> Session:
-        desk = self._desk(session_id)
-        if desk.is_closed:
+    def _take_larger(self, version: Version, proven: Proven, newest: Version | None, aggregate: Aggregate) -> None:
+        session_id = version.session_id
+        if self._desk(session_id).is_closed:
             raise VersionRefused("session_closed", "the session takes no payment any more")
         session = self._check_live(session_id)
-        before_sat = newest.value_sat if newest else 0
-        if proven.value_sat <= before_sat:
-            raise VersionRefused(
-                "value_not_larger", f"{proven.value_sat} sat are not more than the {before_sat} sat before"
-            )
-        if proven.value_sat > rules.exposure_cap_sat:
-            raise VersionRefused(
-                "exposure_cap",
-                f"{proven.value_sat} sat are more than the {rules.exposure_cap_sat} sat taken without a confirmation",
-            )
-        increment_sat = proven.value_sat - before_sat
-        if self._ledger.exposure_sat() + increment_sat > self._settings.total_exposure_cap_sat:
-            raise VersionRefused("exposure_cap", "the socket waits for confirmations of other payments; try later")
-        unused_msat = session.account.balance_msat
-        if unused_msat + increment_sat * MSAT_PER_SAT > rules.credit_cap_sat * MSAT_PER_SAT:
-            raise VersionRefused(
-                "credit_cap",
-                f"{increment_sat} sat and {unused_msat} msat unused exceed the cap of {rules.credit_cap_sat} sat",
-            )
-        return session
+        self._admission.check_room(session, version.value_sat, newest, aggregate.rules)
+        self._admission.check_policy(proven.tx)
+        inputs = [] if newest else self._admission.first_inputs(aggregate, proven)
+        height = self._chain.tip().height if inputs else 0
+        with self._room:  # looked at once more, or two sessions could both take what is left of it
+            self._admission.check_room(session, version.value_sat, newest, aggregate.rules)
+            self._store(version, inputs, height)
+        if not self._sessions.credit_stored(session_id, version.txid, version.value_sat * MSAT_PER_SAT):
+            self._ledger.drop_version(session_id, version.number)
+            raise VersionRefused("session_closed", f"the session is {session.state} and takes no payment any more")
 
-    def _inputs_of(self, aggregate: Aggregate, proven: Proven) -> list[AggregateInput]:
-        """Those of the first version, when nobody else has a claim to them."""
-        inputs = []
-        for outpoint in sorted(proven.tx.outpoints):
-            refused = self._ledger.refused_input(outpoint)
-            if refused is not None:
-                raise VersionRefused("input_refused", f"input {outpoint} was part of a fraud: {refused}")
-            other = self._ledger.input_in_use(outpoint, but_not=aggregate.session_id)
-            if other is not None:
-                raise VersionRefused("input_refused", f"input {outpoint} pays another session already")
-            unspent = self._chain.unspent(outpoint, include_mempool=True)
-            if unspent is None:
-                raise VersionRefused("input_spent", f"input {outpoint} is being spent elsewhere")
-            inputs.append(AggregateInput(outpoint, unspent.value_sat))
-        return inputs
-
-    def _check_policy(self, tx: Tx) -> None:
-        verdict = self._chain.verdict(tx.raw)
-        if not verdict.allowed:
-            raise VersionRefused("policy", f"the mempool would not take it: {verdict.reason}")
-
-    def _store(self, version: Version, inputs: list[AggregateInput]) -> None:
-        try:
-            self._ledger.store_version(version, inputs, self._chain.tip().height if inputs else 0)
-        except StopError as error:
-            if error.code != "version_stale":
-                raise
-            raise VersionRefused("session_closed", "a version was chosen to be broadcast already") from error
-
-    def _take_final(self, version: Version) -> Version:
+    def _take_final(self, version: Version, tx: Tx) -> None:
         desk = self._desk(version.session_id)
         if desk.final_sat == 0:
             raise VersionRefused("session_closed", "no final version is wanted (now)")
@@ -364,19 +302,32 @@ class Aggregates:
             raise VersionRefused(
                 "wrong_output", f"the final version must pay {desk.final_sat} sat, not {version.value_sat}"
             )
-        tx = self._chain.decoded(version.raw)
-        self._check_policy(tx)
-        self._store(version, [])
+        self._admission.check_policy(tx)
+        self._store(version, [], 0)
         desk.final_came.set()
-        return version
+
+    def _store(self, version: Version, inputs: list[AggregateInput], height: int) -> None:
+        try:
+            self._ledger.store_version(version, inputs, height)
+        except StopError as error:
+            if error.code != "version_stale":
+                raise
+            raise VersionRefused("session_closed", "a version was chosen to be broadcast already") from error
+
+    def _credit_all(self, session_id: str) -> None:
+        """What the ledger holds, the live session counts: should it have been stored and its credit been in doubt."""
+        newest = self._ledger.newest_version(session_id)
+        if newest is not None:
+            self._sessions.credit_stored(session_id, newest.txid, newest.value_sat * MSAT_PER_SAT)
 
     def _due_sat(self, session: Session, aggregate: Aggregate) -> int:
         onchain_msat = self._ledger.onchain_credited_msat(session.session_id)
         keysend_msat = session.account.credited_msat - onchain_msat
         return final_value_sat(session.account.charged_msat, keysend_msat, aggregate.rules.floor_sat)
 
-    def _final_is_here(self, session: Session, due_sat: int) -> bool:
-        """Ask for the version that pays exactly ``due_sat``, and wait for it."""
+    def _wait_for_final(self, session: Session, due_sat: int) -> None:
+        """Ask for the version that pays exactly ``due_sat``, until it is there, or the time is over, or the inputs were
+        seen spent."""
         session_id = session.session_id
         desk = self._desk(session_id)
         with desk.lock:
@@ -391,24 +342,33 @@ class Aggregates:
         # A cable that was lost for long does not come back now.
         timeout_s = 0 if session.stop_reason is StopReason.CABLE_LOST else self._settings.final_timeout_s
         deadline = time.monotonic() + timeout_s
-        try:
-            while not self._stopping.is_set():
-                aggregate = self._ledger.aggregate(session_id)
-                if aggregate is None or aggregate.status is not AggregateStatus.OPEN:
-                    return False  # the inputs were seen spent meanwhile
-                final = self._ledger.final_version(session_id)
-                if final is not None:
-                    return final.value_sat == due_sat
-                left_s = deadline - time.monotonic()
-                if left_s <= 0:
-                    return False
-                self._sessions.tell(session_id, message)
-                desk.final_came.wait(min(left_s, ASK_AGAIN_S))
-            # The process ends: the next one asks again.
-            raise ChainUnavailable("shutting_down", "the socket is shutting down")
-        finally:
-            with desk.lock:
-                desk.final_sat = 0
+        is_told = False
+        while not self._stopping.is_set():
+            aggregate = self._ledger.aggregate(session_id)
+            if aggregate is None or aggregate.status is not AggregateStatus.OPEN:
+                return
+            left_s = max(0.0, deadline - time.monotonic())
+            if self._ledger.final_version(session_id) is not None or (is_told and left_s == 0):
+                return
+            self._sessions.tell(session_id, message)
+            is_told = True
+            desk.final_came.wait(min(left_s, ASK_AGAIN_S))
+        # The process ends: the next one asks again.
+        raise ChainUnavailable("shutting_down", "the socket is shutting down")
+
+    def _decide(self, session: Session, due_sat: int) -> Aggregate:
+        """What is taken on the chain for ``due_sat``; an earlier decision stands. No final version after it."""
+        session_id = session.session_id
+        desk = self._desk(session_id)
+        with desk.lock:
+            desk.final_sat = 0
+            newest, final = self._ledger.newest_version(session_id), self._ledger.final_version(session_id)
+            assert newest is not None, "who has handed over nothing gets nothing back"
+            if due_sat == 0:
+                return self._ledger.void(session_id, "nothing is owed on the chain", self._now())
+            if final is not None and final.value_sat == due_sat:
+                return self._ledger.choose(session_id, final.number, "final", self._now())
+            return self._ledger.choose(session_id, newest.number, session.stop_reason or "closed", self._now())
 
 
 def rules_message(rules: OnchainRules) -> pb.OnchainRules:

@@ -160,6 +160,8 @@ class Settlement:
 
     def _close_books(self, session_id: str) -> None:
         """Everything that was paid for the session is in, and its last energy is charged."""
+        # That it ends is known before anything is decided about it: no restart lets it deliver again.
+        self._sessions.save(session_id)
         self._onchain.close(session_id)
         if not self._reservations.wait_drained(session_id, self._drain_timeout_s):
             log.warning("session %s: payments in flight did not come in; the journal decides", session_id)

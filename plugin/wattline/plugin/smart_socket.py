@@ -173,13 +173,24 @@ class SmartSocket:
         record = self._live.record(session_id)
         return record.cable_node_id if record is not None else ""
 
-    def credit_stored(self, session_id: str, txid: str, amount_msat: int) -> bool:
+    def credit_stored(self, session_id: str, txid: str, total_msat: int) -> bool:
+        """Version ``txid`` is in the ledger: credit what the session lacks of ``total_msat`` from the chain; False when
+        it can no longer use it. May be told again."""
         outlet = self._live.outlet_of(session_id)
-        if outlet is None or not outlet.credit(session_id, txid, amount_msat).result(CALL_TIMEOUT_S):
+        if outlet is None:
             return False
+        amount_msat = total_msat - self._live.onchain_credited_msat(session_id)
+        if amount_msat <= 0:
+            return True
+        # Counted first: when the outlet does not answer in time, it credits later all the same, and nobody may do so
+        # twice.
         self._live.credited_onchain(session_id, amount_msat)
-        outlet.booked([txid])
-        return True
+        credited = outlet.credit(session_id, txid, amount_msat)
+        credited.add_done_callback(lambda _: outlet.booked([txid]))
+        if credited.result(CALL_TIMEOUT_S):
+            return True
+        self._live.credited_onchain(session_id, -amount_msat)
+        return False
 
     def tell(self, session_id: str, message: pb.ChargeResponse) -> None:
         self._streams.send(session_id, message)

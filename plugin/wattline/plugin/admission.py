@@ -1,0 +1,78 @@
+"""What a version of an aggregate must satisfy before it is stored and credited: its shape, its inputs, and the room
+that is left for it."""
+
+from __future__ import annotations
+
+from wattline.bitcoin.chain import Chain, Outpoint, Tx, Unspent
+from wattline.ledger import Aggregate, AggregateInput, Ledger, Version
+from wattline.offering import OnchainSettings
+from wattline.payment.aggregate import MSAT_PER_SAT, OnchainRules, Proven, VersionRefused, prove
+from wattline.session import Session
+
+
+class Admission:
+    """Every method raises VersionRefused, ChainUnavailable and ChainRefused."""
+
+    def __init__(self, settings: OnchainSettings, ledger: Ledger, chain: Chain) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._chain = chain
+
+    def proven(self, aggregate: Aggregate, tx: Tx) -> Proven:
+        """The shape of the version, and that its inputs are there for it."""
+        outpoints = sorted(tx.outpoints)
+        if len(outpoints) > aggregate.rules.max_inputs:
+            raise VersionRefused("other_inputs", f"at most {aggregate.rules.max_inputs} inputs are taken")
+        unspent: dict[Outpoint, Unspent | None] = {
+            outpoint: self._chain.unspent(outpoint, include_mempool=False) for outpoint in outpoints
+        }
+        first_inputs = frozenset(item.outpoint for item in aggregate.inputs) or None
+        proven = prove(tx, aggregate.script, aggregate.rules, unspent, first_inputs, self._chain.floor().feerate_per_kw)
+        spenders = self._chain.mempool_spenders(outpoints)
+        if spenders:
+            raise VersionRefused(
+                "input_spent", f"input {next(iter(spenders))} is being spent by {next(iter(spenders.values()))}"
+            )
+        return proven
+
+    def check_policy(self, tx: Tx) -> None:
+        """The mempool would take it, signatures included."""
+        verdict = self._chain.verdict(tx.raw)
+        if not verdict.allowed:
+            raise VersionRefused("policy", f"the mempool would not take it: {verdict.reason}")
+
+    def first_inputs(self, aggregate: Aggregate, proven: Proven) -> list[AggregateInput]:
+        """The inputs of the first version, when nobody else has a claim to them."""
+        inputs = []
+        for outpoint in sorted(proven.tx.outpoints):
+            refused = self._ledger.refused_input(outpoint)
+            if refused is not None:
+                raise VersionRefused("input_refused", f"input {outpoint} was part of a fraud: {refused}")
+            other = self._ledger.input_in_use(outpoint, but_not=aggregate.session_id)
+            if other is not None:
+                raise VersionRefused("input_refused", f"input {outpoint} pays another session already")
+            unspent = self._chain.unspent(outpoint, include_mempool=True)
+            if unspent is None:
+                raise VersionRefused("input_spent", f"input {outpoint} is being spent elsewhere")
+            inputs.append(AggregateInput(outpoint, unspent.value_sat))
+        return inputs
+
+    def check_room(self, session: Session, value_sat: int, newest: Version | None, rules: OnchainRules) -> None:
+        """The version is larger than the newest, and no cap is exceeded."""
+        before_sat = newest.value_sat if newest else 0
+        if value_sat <= before_sat:
+            raise VersionRefused("value_not_larger", f"{value_sat} sat are not more than the {before_sat} sat before")
+        if value_sat > rules.exposure_cap_sat:
+            raise VersionRefused(
+                "exposure_cap",
+                f"{value_sat} sat are more than the {rules.exposure_cap_sat} sat taken without a confirmation",
+            )
+        increment_sat = value_sat - before_sat
+        if self._ledger.exposure_sat() + increment_sat > self._settings.total_exposure_cap_sat:
+            raise VersionRefused("exposure_cap", "the socket waits for confirmations of other payments; try later")
+        unused_msat = session.account.balance_msat
+        if unused_msat + increment_sat * MSAT_PER_SAT > rules.credit_cap_sat * MSAT_PER_SAT:
+            raise VersionRefused(
+                "credit_cap",
+                f"{increment_sat} sat and {unused_msat} msat unused exceed the cap of {rules.credit_cap_sat} sat",
+            )

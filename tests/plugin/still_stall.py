@@ -1,0 +1,448 @@
+"""A socket that takes payments on the chain, without threads: everything happens when a test says so, and it can be
+killed between any two calls of its ledger, its node and its bitcoind.
+
+The shell and the ledger are the real ones; meter, relay, wallet, journal and chain are in memory and outlive a kill.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from sqlalchemy import event
+
+from tests.plugin.fake_chain import FakeChain, FakeFunds, make_tx, psbt_of
+from tests.plugin.fakes import (
+    CABLE,
+    SOCKET,
+    FakeJournal,
+    FakeSigner,
+    FakeWallet,
+    Hardware,
+    now_ms,
+    payment_hash,
+    record_of,
+    session_id,
+    socket_settings,
+)
+from wattline.bitcoin.chain import Outpoint, Tx
+from wattline.errors import RetryError, WattlineError
+from wattline.ledger import Aggregate, Ledger
+from wattline.ledger.database import open_database
+from wattline.lightning.signing import signed_text
+from wattline.offering import OnchainSettings
+from wattline.payment.aggregate import VersionRefused
+from wattline.payment.keysend import Reservations
+from wattline.payment.payer import Payer
+from wattline.plugin.aggregates import Aggregates
+from wattline.plugin.bookkeeper import Bookkeeper
+from wattline.plugin.chain_watch import ChainWatch
+from wattline.plugin.live_sessions import LiveSessions
+from wattline.plugin.outlet import OutletLoop
+from wattline.plugin.receipts import Receipts
+from wattline.plugin.settlement import Settlement
+from wattline.plugin.smart_socket import SmartSocket
+from wattline.plugin.statements import Statements
+from wattline.plugin.streams import Streams
+from wattline.plugin.tariffs import PriceList
+from wattline.session import CableClosed, Method, Session, State, Terms, opened
+from wattline.tariff import Tariff
+from wattline.v1 import charging_pb2 as pb
+
+T = TypeVar("T")
+
+UWH_PER_MSAT = 1000
+TERMS = Terms(
+    tariff=Tariff.of(1_000_000),
+    rated_power_mw=1000,
+    meter_interval_ms=1,
+    pause_max_s=3600,
+    open_timeout_s=3600,
+    cable_lost_s=3600,
+    credit_cap_msat=10**9,
+    min_refund_msat=100,
+)
+FLOOR_SAT, CREDIT_CAP_SAT, EXPOSURE_CAP_SAT = 1000, 4000, 10_000
+CONFIRMATIONS = 3
+
+
+def onchain_settings(**changes: Any) -> OnchainSettings:
+    values: dict[str, Any] = {
+        "enabled": True,
+        "floor_sat": FLOOR_SAT,
+        "credit_cap_sat": CREDIT_CAP_SAT,
+        "exposure_cap_sat": EXPOSURE_CAP_SAT,
+        "total_exposure_cap_sat": 50_000,
+        "confirmations": CONFIRMATIONS,
+    }
+    # A test does not wait for a whole second, which is the least that an operator may say.
+    return OnchainSettings(**values | changes).model_copy(update={"final_timeout_s": 0.001})
+
+
+class Killed(BaseException):
+    """The process ends here; nothing of it runs any more."""
+
+
+class Tripwire:
+    """Counts the calls across the borders of the process, and kills it at one of them."""
+
+    def __init__(self) -> None:
+        self.left: int | None = None
+        """So many borders are still crossed; None: all."""
+
+    def cross(self) -> None:
+        if self.left is not None:
+            if self.left == 0:
+                self.left = None
+                raise Killed
+            self.left -= 1
+
+    def around(self, thing: T) -> T:
+        return cast("T", _Border(thing, self))
+
+
+class _Border:
+    """Behind it: what outlives the process. It can die before a call and after it."""
+
+    def __init__(self, thing: Any, tripwire: Tripwire) -> None:
+        self._thing = thing
+        self._tripwire = tripwire
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._thing, name)
+        if name in ("outgoing", "cable_sessions", "cable_aggregates"):
+            return _Border(found, self._tripwire)
+        if not callable(found):
+            return found
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self._tripwire.cross()
+            result = found(*args, **kwargs)
+            self._tripwire.cross()
+            return result
+
+        return call
+
+
+class StillOutlet(OutletLoop):
+    """Its loop is whoever calls it."""
+
+    def _call(self, work: Callable[[], T]) -> Future[T]:
+        future: Future[T] = Future()
+        try:
+            future.set_result(work())
+        except Exception as error:  # noqa: BLE001 - belongs to whoever waits for it
+            future.set_exception(error)
+        return future
+
+    def measure(self) -> None:
+        self._measure_or_fault()
+
+
+class StillSettlement(Settlement):
+    """Its jobs wait until they are told to work."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.jobs: list[Callable[[], None]] = []
+
+    def _submit(self, work: Callable[[], None]) -> None:
+        self.jobs.append(work)
+
+    def work(self) -> bool:
+        """One job; False when none was done. One that has to wait comes again."""
+        if not self.jobs:
+            return False
+        job = self.jobs.pop(0)
+        try:
+            job()
+        except RetryError:
+            self.jobs.insert(0, job)
+            return False
+        return True
+
+
+class HearingSocket(SmartSocket):
+    """Tells a test what it tells its cables."""
+
+    hears: Callable[[str, pb.ChargeResponse], None] = staticmethod(lambda session_id, message: None)
+
+    def tell(self, session_id: str, message: pb.ChargeResponse) -> None:
+        self.hears(session_id, message)
+
+
+class Complaints(logging.Handler):
+    """Exceptions that somebody caught and wrote into the log: in a test they are failures."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.records: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info:
+            self.records.append(self.format(record))
+
+
+class StillStall:
+    """A world with one socket, and one process of it at a time."""
+
+    def __init__(self, path: Path, settings: OnchainSettings | None = None) -> None:
+        """``path``: of the ledger's file, made when it is missing."""
+        self._path = path
+        self.settings = settings or onchain_settings()
+        self.time_s = 1_000_000
+        self.tripwire = Tripwire()
+        self.chain = FakeChain()
+        self.funds = FakeFunds(self.chain)
+        self.wallet, self.signer, self.journal = FakeWallet(), FakeSigner(), FakeJournal()
+        self.hardware: dict[str, Hardware] = {"A1": Hardware(), "A2": Hardware()}
+        self.hears: Callable[[str, pb.ChargeResponse], None] = lambda session_id, message: None
+        self.trouble = ""
+        """Of the last look at the chain."""
+        self.ledger = Ledger(open_database(path))
+        """Whoever looks on from outside; never killed."""
+        event.listen(self.ledger._database.engine, "connect", _hurry)
+        self.ledger._database.engine.dispose()
+        self.complaints = Complaints()
+        logging.getLogger("wattline").addHandler(self.complaints)
+        self.boot()
+
+    def close(self) -> None:
+        logging.getLogger("wattline").removeHandler(self.complaints)
+        self.ledger.close()
+        assert not self.complaints.records, self.complaints.records[0]
+
+    def __enter__(self) -> StillStall:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # The process.
+
+    def boot(self) -> None:
+        """A new process, in the order in which the shop opens."""
+        for hardware in self.hardware.values():
+            hardware.closed = False  # the guard's lease is over
+        ledger, chain = self.tripwire.around(self.ledger), self.tripwire.around(self.chain)
+        funds = self.tripwire.around(self.funds)
+        settings = socket_settings()
+        self.reservations = Reservations()
+        self.live = LiveSessions(ledger)
+        streams = Streams(lambda session: None)
+        statements = Statements(settings, self.live, self.reservations, streams)
+        self.receipts = Receipts(ledger, self.signer, SOCKET)
+        ready = threading.Event()
+        self.socket = HearingSocket(
+            ledger,
+            self.live,
+            PriceList(ledger, settings),
+            statements,
+            self.receipts,
+            streams,
+            self.reservations,
+            ready,
+            now=lambda: self.time_s,
+        )
+        self.socket.hears = lambda session, message: self.hears(session, message)
+        self.bookkeeper = Bookkeeper(self.journal, ledger, self.socket, 1.0)
+        self.desk = Aggregates(self.settings, ledger, chain, funds, self.signer, self.socket, now=lambda: self.time_s)
+        self.desk.trouble = ""
+        self.watch = ChainWatch(
+            self.settings,
+            "regtest",
+            ledger,
+            chain,
+            funds,
+            self.desk,
+            self.socket,
+            now=lambda: self.time_s,
+            clock=lambda: float(self.time_s),
+        )
+        payer = Payer(self.wallet, ledger.outgoing, pause=lambda _: None)
+        self.settlement = StillSettlement(
+            self.socket, payer, ledger, self.reservations, self.bookkeeper, 0.0, 60.0, self.desk
+        )
+        self.outlets = {outlet_id: self._outlet(outlet_id, hardware) for outlet_id, hardware in self.hardware.items()}
+        self.socket.furnish(list(self.outlets.values()), self.settlement)
+        for outlet in self.outlets.values():
+            outlet.measure()
+        for record in ledger.live_sessions():
+            self.socket.restore(record)
+        self.bookkeeper.read_to_end()
+        ready.set()
+
+    def _outlet(self, outlet_id: str, hardware: Hardware) -> StillOutlet:
+        return StillOutlet(outlet_id, 0, lambda: hardware, hardware, self.socket, self.reservations)
+
+    def happen(self, what: Callable[[], T]) -> T | None:
+        """Let something happen; when the process dies of it a new one begins, and None is what came of it."""
+        try:
+            return what()
+        except Killed:
+            self.boot()
+            return None
+
+    def kill(self) -> None:
+        self.boot()
+
+    # What a cable does.
+
+    def open(self, number: int = 1, outlet_id: str = "A1", cable_node_id: str = CABLE) -> str:
+        session = opened(session_id(number), outlet_id, Method.ONCHAIN, TERMS, now_ms())
+        outlet = self.outlets[outlet_id]
+        outlet.measure()
+        record = record_of(session, number.to_bytes(32, "big"), cable_node_id=cable_node_id, opened_at=self.time_s)
+        self.live.add(record, outlet)
+        assert outlet.attach(session).result()
+        self.live.save(session.session_id)
+        return session.session_id
+
+    def invite(self, session: str, cable_node_id: str = CABLE) -> pb.OnchainInvitation:
+        signature = f"{cable_node_id} says {signed_text('onchain', session.encode())}"
+        return self.desk.invite(session, signature)
+
+    def hand_over(self, session: str, number: int, tx: Tx, *, is_final: bool = False) -> str:
+        """The code with which it is refused; empty when it is accepted."""
+        message = pb.AggregateVersion(number=number, psbt=psbt_of(tx), is_final=is_final)
+        try:
+            accepted = self.desk.hand_over(session, message)
+        except VersionRefused as refused:
+            return refused.code
+        assert accepted.number == number
+        return ""
+
+    def pay(self, session: str, number: int, amount_msat: int) -> bool:
+        """A keysend payment, all the way; False when it is refused."""
+        taken = self.reservations.reserve(
+            payment_hash(number),
+            session,
+            amount_msat,
+            lambda flying: self.socket.refusal(session, amount_msat, flying) is None,
+        )
+        if taken:
+            self.journal.add(session, number, amount_msat)
+            self.socket.paid(payment_hash(number), amount_msat)
+            self.bookkeeper.read_to_end()
+        return bool(taken)
+
+    def close_session(self, session: str) -> None:
+        self.socket.post(session, CableClosed())
+
+    # What else happens.
+
+    def deliver(self, amount_msat: int, outlet_id: str = "A1") -> None:
+        """Energy worth so much flows, if the relay is closed, and is measured."""
+        hardware = self.hardware[outlet_id]
+        self.outlets[outlet_id].measure()
+        if hardware.closed:
+            hardware.energy_uwh += amount_msat * UWH_PER_MSAT
+        self.outlets[outlet_id].measure()
+
+    def look(self) -> bool:
+        """One look at the chain; whether it was a whole one."""
+        try:
+            self.watch.look()
+        except WattlineError as error:
+            self.trouble = error.code
+            return False
+        self.trouble = ""
+        return True
+
+    def work(self) -> None:
+        """Everything that a settlement has to do and can do."""
+        while self.settlement.work():
+            pass
+
+    def mine(self, count: int = 1) -> None:
+        """Blocks, with a look at each."""
+        for _ in range(count):
+            self.chain.mine()
+            self.time_s += 600
+            self.look()
+
+    def finish(self, session: str) -> None:
+        """The cable closes, and the chain runs until all is final."""
+        self.close_session(session)
+        self.work()
+        self.look()
+        self.mine(CONFIRMATIONS + 1)
+        self.settlement.retry()
+
+    # What there is to see.
+
+    def session(self, session: str) -> Session:
+        found = self.socket.session_now(session)
+        assert found is not None
+        return found
+
+    def saved(self, session: str) -> Session:
+        record = self.ledger.session(session)
+        assert record is not None
+        return record.session
+
+    def aggregate(self, session: str) -> Aggregate:
+        found = self.ledger.aggregate(session)
+        assert found is not None
+        return found
+
+    def is_live(self, session: str) -> bool:
+        return self.session(session).state.is_live
+
+    def is_over(self, session: str) -> bool:
+        return self.session(session).state is State.CLOSED
+
+    def events(self, kind: str) -> int:
+        return sum(1 for event in self.ledger.events(1000) if event.kind == kind)
+
+
+@dataclass
+class Wallet:
+    """The cable's side of an aggregate: its coins, and every version that it signed."""
+
+    chain: FakeChain
+    inputs: list[Outpoint]
+    script: str
+    """The socket's."""
+    fee_sat: int = 200
+    versions: list[Tx] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, chain: FakeChain, script: str, *values_sat: int, fee_sat: int = 200) -> Wallet:
+        return cls(chain, [chain.fund(value_sat) for value_sat in values_sat or (100_000,)], script, fee_sat)
+
+    @property
+    def funds_sat(self) -> int:
+        return sum(
+            tx.outputs[outpoint.vout].value_sat
+            for outpoint in self.inputs
+            for block in self.chain.blocks
+            for tx in block.txs
+            if tx.txid == outpoint.txid
+        )
+
+    def sign(self, value_sat: int, **changes: Any) -> Tx:
+        """A version that pays ``value_sat``; ``changes``: what is wrong with it."""
+        fee_sat = changes.pop("fee_sat", self.fee_sat)
+        inputs = changes.pop("inputs", self.inputs)
+        script = changes.pop("script", self.script)
+        change = changes.pop("change", [("5120" + "cc" * 32, self.funds_sat - value_sat - fee_sat)])
+        tx = make_tx(inputs, [(script, value_sat), *change], **changes)
+        self.versions.append(tx)
+        return tx
+
+    def double_spend(self, fee_sat: int, inputs: list[Outpoint] | None = None) -> Tx:
+        inputs = inputs if inputs is not None else self.inputs
+        funds_sat = Wallet(self.chain, inputs, self.script).funds_sat
+        return make_tx(inputs, [("5120" + "dd" * 32, funds_sat - fee_sat)])
+
+
+def _hurry(connection: sqlite3.Connection, _record: object) -> None:
+    # Whether a commit reaches the disk is no concern of these tests.
+    connection.execute("PRAGMA synchronous = OFF")
