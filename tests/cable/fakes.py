@@ -211,7 +211,9 @@ class FakeLightning(FakeSigner):
     def _carry(self, route: Route, payment_hash: str, preimage: str, record: str) -> None:
         time.sleep(self.delay_s)
         self.hold.wait(30)
-        failure = self.deliver(record, payment_hash, route.amount_msat)
+        failure: SendFailure | None = SendFailure("temporary_channel_failure", "Capacity exceeded", False)
+        if route.amount_msat <= self.largest_msat:
+            failure = self.deliver(record, payment_hash, route.amount_msat)
         with self._lock:
             self.results[payment_hash] = failure or SentPayment(
                 payment_hash, SendStatus.COMPLETE, route.amount_msat, route.amount_sent_msat, preimage

@@ -1,0 +1,278 @@
+"""What the socket could take is bounded, whatever it says and whatever dies: the deciding part and the purse together,
+without threads, over histories of refusals, losses, cuts, crashes and lies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.cable.fake_funds import RULES, FakeFunds, script_of
+from tests.cable.fakes import CABLE_NODE, SOCKET_NODE, FakeSigner
+from tests.cable.test_buyer import SESSION, STATEMENT, TERMS
+from wattline.cable.account import Account
+from wattline.cable.aggregate_purse import AggregatePurse, OnchainEvent, OnchainReady
+from wattline.cable.budget import Caps
+from wattline.cable.buyer import Buyer
+from wattline.cable.energy import EnergyTrack
+from wattline.cable.funding import Scope
+from wattline.cable.messages import OnchainInvitation, SocketState, VersionAccepted, VersionRefused
+from wattline.cable.psbt import unsigned_tx
+from wattline.cable.purse import Arrived, DoubtsChecked, Failed, InDoubt, PaymentEvent
+from wattline.cable.reconciliation import Tolerance
+from wattline.cable.rhythm import Pace
+from wattline.cable.settings import OnchainSettings
+from wattline.ledger import CableAggregate
+from wattline.lightning.node import NodeInfo
+from wattline.tariff import Tariff, cost_msat
+
+TARIFF = Tariff.of(900_000_000)
+ONCHAIN = OnchainSettings(max_prepaid_sat=400, max_increment_sat=300)
+MAX_SESSION_SAT = 12_000
+TOLERANCE = Tolerance(20_000, 10_000)
+
+
+class Inline(Executor):
+    """Does at once what a worker would do."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+class Node(FakeSigner):
+    def check_version(self) -> NodeInfo:
+        return NodeInfo(CABLE_NODE, "regtest", "v26.06.6", 100)
+
+
+class Memory:
+    """A ledger that survives the cable."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, CableAggregate] = {}
+
+    def save(self, row: CableAggregate) -> None:
+        before = self.rows.get(row.session_id)
+        assert before is None or row.signed_sat >= before.signed_sat, "what was signed cannot be taken back"
+        self.rows[row.session_id] = row
+
+    def of(self, session_id: str) -> CableAggregate | None:
+        return self.rows.get(session_id)
+
+    def unfinished(self) -> Sequence[CableAggregate]:
+        return list(self.rows.values())
+
+    def cheating_socket(self, node_id: str) -> CableAggregate | None:
+        del node_id
+        return None
+
+    def sent_msat(self, session_id: str | None = None, since: int | None = None) -> int:
+        del session_id, since
+        return sum((row.signed_sat + row.fee_sat) * 1000 for row in self.rows.values())
+
+
+@dataclass
+class Fate:
+    """What becomes of the next version on its way."""
+
+    kind: str = "accept"
+
+
+class Trade:
+    """A cable that may die and a socket that may do anything, joined by hand."""
+
+    def __init__(self) -> None:
+        self.memory, self.funds, self.fate = Memory(), FakeFunds(), Fate()
+        self.energy_uwh = 0
+        self.now_ms = 0
+        self.lie_msat = 0
+        self.held: list[tuple[int, int]] = []
+        """Number and value that the socket has credited."""
+        self.seen_sat = 0
+        """The largest value that it ever saw."""
+        self.keysend_msat = 0
+        self.is_cut = False
+        self.begin()
+
+    # The stream.
+
+    def onchain_request(self, signature: str) -> bool:
+        assert signature
+        return not self.is_cut
+
+    def aggregate_version(self, number: int, psbt: bytes, is_final: bool) -> bool:
+        if self.is_cut:
+            return False
+        tx = unsigned_tx(psbt)
+        value_sat = tx.outputs[0][0]
+        row = self.memory.rows[SESSION]
+        assert row.signed_sat >= value_sat, "it is on record before it is handed over"
+        self.check_caps(value_sat)
+        if self.fate.kind == "lost":
+            return True
+        self.seen_sat = max(self.seen_sat, value_sat)
+        if (number, value_sat) not in self.held:
+            if self.fate.kind == "refuse" or number != len(self.held) + 1:
+                code = "policy" if self.fate.kind == "refuse" else "bad_version"
+                self.purse.on_answer(VersionRefused(number, code, "no"))
+                return True
+            self.held.append((number, value_sat))
+        if self.fate.kind != "answer_lost":
+            self.purse.on_answer(VersionAccepted(number, value_sat, is_final))
+        return True
+
+    # The cable.
+
+    def begin(self) -> None:
+        self.purse = AggregatePurse(
+            self.funds, self.memory, Node(CABLE_NODE), ONCHAIN, SESSION, SOCKET_NODE, self, self.on_event,
+            lambda: 1_000.0, 0.0, Inline(),
+        )  # fmt: skip
+        account = Account(self.keysend_msat, self.keysend_msat, 1 if self.keysend_msat else 0)
+        self.buyer = Buyer(
+            terms=replace(TERMS, tariff=TARIFF),
+            caps=Caps(1_000_000, MAX_SESSION_SAT * 1000, MAX_SESSION_SAT * 1000, 50_000),
+            pace=Pace(10, 10_000, 4),
+            tolerance=TOLERANCE,
+            max_failures_in_a_row=10**6,
+            account=account,
+            track=EnergyTrack(0),
+            day_sent_msat=lambda account: account.sent_msat,
+            next_sequence=1,
+            opened_ms=0,
+        )
+        self.tell()
+        known = self.memory.of(SESSION)
+        if known is not None:
+            account.miner_fee_msat = known.fee_sat * 1000
+            account.onchain_signed(known.signed_sat)
+            account.onchain_stands(known.accepted_sat, 0)
+        self.buyer.wait_for_onchain()
+        self.invite()
+
+    def invite(self) -> None:
+        number, value_sat = self.held[-1] if self.held else (0, 0)
+        scope = Scope(TARIFF, TERMS.rated_power_mw, MAX_SESSION_SAT * 1000)
+        self.purse.on_invitation(OnchainInvitation("socket", script_of("socket"), RULES, number, value_sat), scope)
+
+    def on_event(self, event: PaymentEvent | OnchainEvent) -> None:
+        match event:
+            case OnchainReady():
+                if not self.buyer.account.in_flight_by("onchain")[0]:
+                    self.buyer.account.onchain_stands(event.accepted_sat, self.now_ms)
+                self.buyer.account.onchain_signed(event.signed_sat)
+                self.buyer.go_onchain(event.terms, ONCHAIN)
+            case Arrived() | Failed() | InDoubt() | DoubtsChecked():
+                self.buyer.on_payment(event, self.now_ms)
+            case _:
+                raise AssertionError(event)
+
+    def tell(self) -> None:
+        self.now_ms += 10
+        self.buyer.on_reading(self.now_ms, self.energy_uwh, 1_300_000)
+        charged = max(0, self.charge_msat() + self.lie_msat)
+        statement = replace(
+            STATEMENT,
+            sequence=(self.buyer.statement.sequence if self.buyer.statement else 0) + 1,
+            state=SocketState.DELIVERING,
+            charged_msat=charged,
+            energy_uwh=self.energy_uwh,
+        )
+        self.buyer.statement = statement  # without reconciling: a liar is to be bounded even while it is not found out
+
+    def charge_msat(self, energy_uwh: int | None = None) -> int:
+        return cost_msat(TARIFF, self.energy_uwh if energy_uwh is None else energy_uwh, 0, True)
+
+    def check_caps(self, value_sat: int) -> None:
+        """By what the cable itself knows to have flowed, with all that the tolerance grants to the other meter."""
+        most_msat = self.charge_msat(self.energy_uwh + TOLERANCE.allowed_uwh(self.energy_uwh))
+        owed_msat = max(0, most_msat - self.keysend_msat)
+        assert value_sat * 1000 <= owed_msat + (RULES.floor_sat + ONCHAIN.max_prepaid_sat) * 1000
+        assert value_sat + self.memory.rows[SESSION].fee_sat + -(-self.keysend_msat // 1000) <= MAX_SESSION_SAT
+
+    # What a history is made of.
+
+    def step(self, kind: str, amount: int) -> None:
+        match kind:
+            case "deliver":
+                self.energy_uwh += amount * 20
+            case "lie":
+                self.lie_msat = (amount - 5_000) * 100
+            case "crash":
+                self.begin()
+            case "crash_unknown":
+                # It dies between signing and the answer.
+                self.fate.kind = "answer_lost"
+                self.pay()
+                self.begin()
+            case "cut":
+                self.is_cut = not self.is_cut
+            case "ask":
+                self.invite()
+            case "resolve":
+                self.purse.resolve([], resend=True)
+            case _:
+                self.fate.kind = kind
+                self.pay()
+        self.tell()
+
+    def pay(self) -> None:
+        self.now_ms += 6_000
+        self.tell()
+        for payment in self.buyer.decide(self.now_ms):
+            assert payment.amount_msat % 1000 == 0
+            self.purse.pay(payment.sequence, payment.amount_msat, payment.maxfee_msat)
+
+
+KINDS = [
+    *("accept", "accept", "accept", "refuse", "lost", "answer_lost", "deliver", "deliver", "deliver"),
+    *("lie", "crash", "crash_unknown", "cut", "ask", "resolve"),
+]
+histories = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 10_000)), max_size=40)
+
+
+@settings(deadline=None, max_examples=150)
+@given(histories, st.integers(0, 900_000))
+def test_no_history_hands_more_over_than_the_charge_the_floor_and_the_prepaid_cap(
+    history: list[tuple[str, int]], keysend_msat: int
+) -> None:
+    trade = Trade()
+    trade.keysend_msat = keysend_msat
+    trade.begin()
+    for kind, amount in history:
+        trade.step(kind, amount)
+        # Checked at every version by check_caps; and the ledger is never behind what the socket has seen.
+        assert trade.memory.rows[SESSION].signed_sat >= trade.seen_sat
+
+
+@settings(deadline=None, max_examples=100)
+@given(histories)
+def test_after_any_history_the_cable_and_an_answering_socket_agree_again(history: list[tuple[str, int]]) -> None:
+    trade = Trade()
+    for kind, amount in history:
+        trade.step(kind, amount)
+    trade.is_cut, trade.lie_msat, trade.fate.kind = False, 0, "accept"
+    trade.tell()
+    trade.purse.resolve([], resend=True)
+    trade.invite()
+    assert trade.buyer.account.in_flight == 0
+    value_sat = trade.held[-1][1] if trade.held else 0
+    assert trade.buyer.account.onchain_settled_msat == value_sat * 1000
+    assert trade.memory.rows[SESSION].accepted_sat == value_sat
+
+
+def test_the_first_version_pays_the_floor_at_least_and_all_pay_whole_sats() -> None:
+    trade = Trade()
+    trade.step("accept", 0)
+    assert trade.held[0][1] >= RULES.floor_sat
+    for _ in range(5):
+        trade.step("deliver", 5_000)
+        trade.step("accept", 0)
+    values = [value for _, value in trade.held]
+    assert len(values) > 3
+    assert values == sorted(set(values))
