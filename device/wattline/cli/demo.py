@@ -15,6 +15,7 @@ from rich.table import Table
 from wattline.cli.chart import Chart
 from wattline.practice.scene import Json, Scene
 from wattline.practice.toast import Toast, ToastMeter, ToastOrder, toast
+from wattline.session import Method
 
 END_TIMEOUT_S = 120.0
 """How long the cable may take to close its session after its time is up."""
@@ -26,8 +27,8 @@ class DemoNode(StrEnum):
     LIGHTNINGD = "lightningd"
 
 
-class DemoMethod(StrEnum):
-    KEYSEND = "keysend"
+USUAL_PRICE_SAT = {Method.KEYSEND: 300, Method.ONCHAIN: 200_000}
+"""Per kWh. On-chain half a minute of toast must be worth more than the smallest output and its miner's fee."""
 
 
 def demo(
@@ -38,7 +39,9 @@ def demo(
             "on regtest."
         ),
     ] = DemoNode.PRACTICE,
-    method: Annotated[DemoMethod, typer.Option(help="How the session is paid.")] = DemoMethod.KEYSEND,
+    method: Annotated[
+        Method, typer.Option(help="How the session is paid: by Lightning, or by one on-chain transaction.")
+    ] = Method.KEYSEND,
     seconds: Annotated[float, typer.Option(min=3, max=3600, help="How long the toaster is on.")] = 30.0,
     meter: Annotated[ToastMeter, typer.Option(help="The chip that measures, on both sides.")] = ToastMeter.INA228,
     volts: Annotated[
@@ -48,14 +51,20 @@ def demo(
             show_default="48; 24 with an ina226 or ina219",
         ),
     ] = None,
-    price: Annotated[int, typer.Option(min=1, max=1_000_000, help="Price of energy, sat per kWh.")] = 300,
+    price: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=1_000_000, help="Price of energy, sat per kWh.", show_default="300; 200000 with --method onchain"
+        ),
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="End with one JSON object on stdout; all else on stderr.")
     ] = False,
 ) -> None:
     """Toast a slice of bread: a socket, a cable, two Lightning nodes, and a load of 1300 W (simulated at the chips)."""
-    del method  # there is one
-    order = ToastOrder(node.value, price * MSAT_PER_SAT, meter, meter.usual_v if volts is None else volts)
+    price_sat = USUAL_PRICE_SAT[method] if price is None else price
+    supply_v = meter.usual_v if volts is None else volts
+    order = ToastOrder(node.value, price_sat * MSAT_PER_SAT, meter, supply_v, method)
     console = Console(stderr=as_json, highlight=False)
     dot, times = ("-", "x") if console.options.ascii_only else ("·", "×")
 
@@ -70,6 +79,10 @@ def demo(
             cable.interrupt()
             return cable.result(END_TIMEOUT_S)[1]
 
+    if method is Method.ONCHAIN and price is None:
+        console.print(
+            f"[dim]{dot} the price is {price_sat:,} sat per kWh: a session must be worth its transaction[/dim]"
+        )
     result = toast(order, buy, lambda text: console.print(f"[dim]{dot} {text}[/dim]"))
     console.print(told(result, times))
     if as_json:
@@ -112,13 +125,24 @@ def told(result: Toast, times: str) -> Table:
         speed = f", half of them within {result.payment_ms_p50} ms, 99 % within {result.payment_ms_p99} ms"
     row("paid", f"{result.credited_msat / sat:.3f} sat in {result.payments} payments{speed}")
     row("given back", f"{result.refunded_msat / sat:.3f} sat; left over {result.balance_msat / sat:.3f} sat")
-    row("routing fees", f"{result.fees_msat / sat:.3f} sat")
+    if result.settlement is None:
+        row("routing fees", f"{result.fees_msat / sat:.3f} sat")
+    else:
+        onchain = result.settlement
+        row(
+            "miner's fee",
+            f"{onchain.fee_sat} sat, once for all {onchain.increments} payments: one transaction of {onchain.vsize} vB "
+            f"that pays {onchain.value_sat} sat, {onchain.confirmations} confirmation",
+        )
     row(
         "at risk",
         f"the cable never had more than {result.max_prepaid_msat / sat:.3f} sat prepaid, the socket never delivered "
         f"more than {result.max_unpaid_msat / sat:.3f} sat unpaid",
     )
     row("relay", f"closed {result.relay_closed}{times}, opened {result.relay_opened}{times}, now {result.relay_final}")
-    row("books", "both nodes and both ledgers agree to the msat" if result.books_agree else "DO NOT AGREE, see --json")
+    agreed = "both nodes and both ledgers agree to the msat"
+    if result.settlement is not None:
+        agreed = "ledger, wallet and chain agree to the sat"
+    row("books", agreed if result.books_agree else "DO NOT AGREE, see --json")
     row("ended", result.stop_reason)
     return table

@@ -15,10 +15,13 @@ from wattline.practice.books import Books, books_of
 from wattline.practice.network import RegtestNetwork
 from wattline.practice.practice_network import PracticeNetwork
 from wattline.practice.scene import Json, Scene, Trade
+from wattline.practice.settlement import Settlement, confirmed
+from wattline.session import Method
 
 PRACTICE = "practice"
 LOWEST_V = 12
 CHANNEL_SAT = 1_000_000
+FUNDS_SAT = 500_000
 PUSH_MSAT = 300_000_000
 """What the socket's side of the channel has from the start, so that a refund can be sent at once."""
 TOASTER_OHMS = NOMINAL_V**2 / 1300
@@ -51,6 +54,7 @@ class ToastOrder:
     price_msat_per_kwh: int = 300_000
     meter: ToastMeter = ToastMeter.INA228
     supply_v: int = NOMINAL_V
+    method: Method = Method.KEYSEND
 
     def __post_init__(self) -> None:
         if not LOWEST_V <= self.supply_v <= self.meter.highest_v:
@@ -64,6 +68,17 @@ class ToastOrder:
     def power_w(self) -> int:
         """What the toaster draws when it is hot, nearly."""
         return round(self.supply_v**2 / TOASTER_OHMS)
+
+
+ONCHAIN_CABLE: dict[str, dict[str, str | int]] = {
+    "payment": {"method": "onchain"},
+    "limits": {
+        "max_prepaid_msat": 5_000,
+        "max_session_msat": 100_000_000,
+        "max_day_msat": 100_000_000,
+        "max_price_msat_per_kwh": 10**9,
+    },
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +120,16 @@ class Toast:
     books: Books = field(repr=False)
     course: tuple[Point, ...] = field(repr=False)
     """Power and balance over time; not in the JSON object."""
+    settlement: Settlement | None = None
+    """Of a session that was paid on-chain; in the JSON object its fields stand among the others."""
 
     @property
     def is_good(self) -> bool:
         return self.stop_reason in ("done", "operator") and self.books_agree and self.relay_final == "open"
 
     def to_json(self) -> Json:
-        return {name: value for name, value in asdict(self).items() if name != "course"}
+        values = {name: value for name, value in asdict(self).items() if name not in ("course", "settlement")}
+        return values | (asdict(self.settlement) if self.settlement is not None else {})
 
 
 def toast(
@@ -124,26 +142,35 @@ def toast(
     ``buy`` returns the cable's summary, ``say`` hears what is being done. Raises WattlineError when something is
     missing."""
     node = order.node
+    is_onchain = order.method is Method.ONCHAIN
     is_practice = node == PRACTICE
     if is_practice:
         say("these are PRACTICE NODES: not Lightning, they hold no money; a real one is shown by --node lightningd")
-    else:
+    if is_onchain or not is_practice:
         say("starting bitcoind on regtest")
     with (
-        PracticeNetwork() if is_practice else RegtestNetwork() as network,
+        PracticeNetwork(bitcoind=is_onchain) if is_practice else RegtestNetwork() as network,
         Scene(network, _trade(order)) as scene,
     ):
         say(f"starting two {node} nodes, the socket's with the plugin")
         socket, cable = scene.start_node(), network.node("cable")
-        say(f"opening a channel of {CHANNEL_SAT:,} sat between them, money on both sides")
-        network.open_channel(cable, socket, CHANNEL_SAT, push_msat=PUSH_MSAT)
+        if is_onchain:
+            say(f"no channel between them: the cable has one output of {FUNDS_SAT:,} sat on the chain")
+            network.fund_wallet(cable, FUNDS_SAT)
+        else:
+            say(f"opening a channel of {CHANNEL_SAT:,} sat between them, money on both sides")
+            network.open_channel(cable, socket, CHANNEL_SAT, push_msat=PUSH_MSAT)
         scene.wait_running()
-        config = scene.write_cable_config(cable)
+        config = scene.write_cable_config(cable, changes=ONCHAIN_CABLE if is_onchain else None)
         say(f"a toaster is plugged in, {order.power_w} W at {order.supply_v} V; the cable buys")
         summary = buy(scene, config)
         if not summary:
             raise StopError("cable_failed", "the cable ended without a summary; what it said stands above")
         session_id = str(summary["session_id"])
+        settlement = None
+        if is_onchain and session_id:
+            say("a block is mined, with the one transaction of this session in it")
+            settlement = confirmed(scene, network, session_id)
         session = scene.session(session_id) if session_id else {}
         books = books_of(
             session_id, socket, cable, scene.config.with_name("socket.sqlite3"), config.with_suffix(".sqlite3")
@@ -151,7 +178,7 @@ def toast(
         switchings = scene.world.history(0)
         return Toast(
             node=node,
-            method="keysend",
+            method=order.method,
             meter=order.meter,
             supply_v=order.supply_v,
             seconds=summary["seconds"],
@@ -174,9 +201,10 @@ def toast(
             relay_final="closed" if scene.world.relay_closed(0) else "open",
             stop_reason=summary["stop_reason"],
             session_id=session_id,
-            books_agree=books.agree,
+            books_agree=books.agree and (settlement is None or settlement.agrees),
             books=books,
             course=tuple(Point(*point) for point in summary["course"]),
+            settlement=settlement,
         )
 
 
@@ -184,6 +212,7 @@ def _trade(order: ToastOrder) -> Trade:
     return Trade(
         energy_msat_per_kwh=order.price_msat_per_kwh,
         session={"min_refund_msat": 100},
+        onchain={} if order.method is Method.ONCHAIN else None,
         meter=order.meter,
         supply_v=order.supply_v,
     )
