@@ -116,7 +116,7 @@ class FakeChain:
         self.looks: list[str] = []
         """Which questions were asked."""
         self._made = 0
-        self.mine(count=100)
+        self.mine(count=5)
 
     # What happens on it.
 

@@ -6,6 +6,7 @@ The shell and the ledger are the real ones; meter, relay, wallet, journal and ch
 
 from __future__ import annotations
 
+import functools
 import logging
 import sqlite3
 import threading
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar, cast
 
 from sqlalchemy import event
@@ -33,7 +35,7 @@ from tests.plugin.fakes import (
 )
 from wattline.bitcoin.chain import Outpoint, Tx
 from wattline.errors import RetryError, WattlineError
-from wattline.ledger import Aggregate, Ledger
+from wattline.ledger import Aggregate, Ledger, open_ledger
 from wattline.ledger.database import open_database
 from wattline.lightning.signing import signed_text
 from wattline.offering import OnchainSettings
@@ -194,7 +196,8 @@ class StillStall:
 
     def __init__(self, path: Path, settings: OnchainSettings | None = None) -> None:
         """``path``: of the ledger's file, made when it is missing."""
-        self._path = path
+        if not path.exists():
+            path.write_bytes(_empty_ledger())
         self.settings = settings or onchain_settings()
         self.time_s = 1_000_000
         self.tripwire = Tripwire()
@@ -441,6 +444,15 @@ class Wallet:
         inputs = inputs if inputs is not None else self.inputs
         funds_sat = Wallet(self.chain, inputs, self.script).funds_sat
         return make_tx(inputs, [("5120" + "dd" * 32, funds_sat - fee_sat)])
+
+
+@functools.cache
+def _empty_ledger() -> bytes:
+    """The file of a ledger in which nothing stands: making it takes longer than most tests."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "empty.sqlite3"
+        open_ledger(path).close()
+        return path.read_bytes()
 
 
 def _hurry(connection: sqlite3.Connection, _record: object) -> None:

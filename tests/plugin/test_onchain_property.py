@@ -6,7 +6,6 @@ and then the ledger must equal the chain.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from tests.plugin.still_stall import (
     Wallet,
 )
 from wattline.bitcoin.chain import Tx
-from wattline.ledger import AggregateStatus, open_ledger
+from wattline.ledger import AggregateStatus
 from wattline.payment.aggregate import MSAT_PER_SAT, VersionRefused, final_value_sat
 from wattline.session import OperatorStopped, State
 from wattline.v1 import charging_pb2 as pb
@@ -36,13 +35,6 @@ from wattline.v1 import charging_pb2 as pb
 Act = tuple[Any, ...]
 
 FEE_SAT = 200
-
-
-@pytest.fixture(scope="module")
-def empty_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("ledger") / "empty.sqlite3"
-    open_ledger(path).close()
-    return path
 
 
 @dataclass
@@ -313,18 +305,15 @@ class World:
 
 
 @contextmanager
-def world(empty_ledger: Path, coins: tuple[int, ...] = (100_000,)) -> Iterator[World]:
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "socket.sqlite3"
-        shutil.copy(empty_ledger, path)
-        with StillStall(path) as stall:
-            session = stall.open()
-            invitation = stall.invite(session)
-            made = World(stall, session, Wallet.of(stall.chain, invitation.script, *coins, fee_sat=FEE_SAT))
-            stall.hears = made.answer
-            stall.chain.before_broadcast = made.check_broadcast
-            stall.wallet.before_send = made.check_refund
-            yield made
+def world(coins: tuple[int, ...] = (100_000,)) -> Iterator[World]:
+    with TemporaryDirectory() as folder, StillStall(Path(folder) / "socket.sqlite3") as stall:
+        session = stall.open()
+        invitation = stall.invite(session)
+        made = World(stall, session, Wallet.of(stall.chain, invitation.script, *coins, fee_sat=FEE_SAT))
+        stall.hears = made.answer
+        stall.chain.before_broadcast = made.check_broadcast
+        stall.wallet.before_send = made.check_refund
+        yield made
 
 
 def run(made: World, history: list[Act]) -> None:
@@ -392,15 +381,15 @@ honest_histories = st.builds(
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from([(100_000,), (60_000, 60_000)]), histories)
-def test_in_the_end_the_ledger_equals_the_chain(empty_ledger: Path, coins: tuple[int, ...], history: list[Act]) -> None:
-    with world(empty_ledger, coins) as made:
+def test_in_the_end_the_ledger_equals_the_chain(coins: tuple[int, ...], history: list[Act]) -> None:
+    with world(coins) as made:
         run(made, history)
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(honest_histories)
-def test_an_honest_cable_pays_exactly_what_it_owes_and_is_never_refused(empty_ledger: Path, history: list[Act]) -> None:
-    with world(empty_ledger) as made:
+def test_an_honest_cable_pays_exactly_what_it_owes_and_is_never_refused(history: list[Act]) -> None:
+    with world() as made:
         run(made, history)
         stall = made.stall
         session, aggregate = stall.saved(made.session), stall.aggregate(made.session)
