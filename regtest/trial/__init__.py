@@ -1,0 +1,1 @@
+"""A socket's real shell on a real bitcoind without lightningd, and a cable that does what it likes."""
