@@ -29,6 +29,11 @@ def auto(bench: Bench) -> Bench:
     return bench
 
 
+def until_shown_again(bench: Bench) -> None:
+    count = len(bench.listener.snapshots)
+    wait_for(lambda: len(bench.listener.snapshots) > count + 1)
+
+
 def states_since_delivery(bench: Bench) -> set[str]:
     """Every state that was shown from the first delivery on, until the session ended."""
     states = [snapshot.state for snapshot in bench.listener.snapshots if not snapshot.stop_reason]
@@ -89,8 +94,7 @@ def test_a_channel_that_carries_less_and_less_is_left_in_time(auto: Bench) -> No
     until_charged(auto)
     for largest_msat in (60_000, 20_000, 5_000, 1_000):
         auto.node.largest_msat = largest_msat
-        count = len(auto.listener.snapshots)
-        wait_for(lambda count=count: len(auto.listener.snapshots) > count + 1)
+        until_shown_again(auto)
     until_versions(auto, 3)
     summary = auto.finish()
     assert summary.is_good, summary

@@ -5,13 +5,15 @@ from collections.abc import Sequence
 import pytest
 
 from tests.cable.conftest import Bench
+from tests.cable.test_onchain import dear
 from wattline.cable.check import Finding, Verdict, check
 from wattline.lightning.node import ChannelBalance
 from wattline.meter import MeterError
 
 
 def findings(bench: Bench) -> dict[str, Finding]:
-    return {finding.subject: finding for finding in check(bench.settings, bench.node, lambda power: bench.meter)}
+    found = check(bench.settings, bench.node, lambda power: bench.meter, bench.funds)
+    return {finding.subject: finding for finding in found}
 
 
 def problems(bench: Bench) -> set[str]:
@@ -80,3 +82,33 @@ def test_it_is_said_whether_a_refund_can_come_back(bench: Bench, monkeypatch: py
 def test_a_prepaid_cap_that_is_small_for_the_outlet_is_warned_of(bench: Bench) -> None:
     bench.limits["max_prepaid_msat"] = 100
     assert findings(bench)["prepaid"].verdict is Verdict.WARNING
+
+
+def test_with_on_chain_alone_the_channel_is_not_looked_at_but_the_funds_are(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dear(bench)
+    bench.payment["method"] = "onchain"
+    monkeypatch.setattr(bench.node, "channels", list)
+    found = findings(bench)
+    assert problems(bench) == set()
+    assert "channel" not in found
+    assert "50000 sat; a session costs a miner fee of about 167 sat" in found["on-chain"].text
+    bench.funds.free = []
+    assert "no_onchain_funds" in findings(bench)["on-chain"].text
+    assert problems(bench) == {"on-chain"}
+
+
+def test_with_auto_one_way_of_paying_is_enough(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    dear(bench)
+    bench.payment["method"] = "auto"
+    bench.limits["max_prepaid_msat"] = 10_000_000
+    assert {finding.verdict for finding in findings(bench).values()} == {Verdict.OK}
+    bench.onchain["max_fee_ratio"] = 0.001
+    assert findings(bench)["on-chain"].verdict is Verdict.WARNING
+    assert "onchain_not_worth" in findings(bench)["on-chain"].text
+    monkeypatch.setattr(bench.node, "channels", list)
+    assert problems(bench) == {"channel", "on-chain"}
+    bench.onchain["max_fee_ratio"] = 0.2
+    assert problems(bench) == set()
+    assert findings(bench)["channel"].verdict is Verdict.WARNING

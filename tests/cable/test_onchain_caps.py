@@ -34,6 +34,8 @@ TARIFF = Tariff.of(900_000_000)
 ONCHAIN = OnchainSettings(max_prepaid_sat=400, max_increment_sat=300)
 MAX_SESSION_SAT = 12_000
 TOLERANCE = Tolerance(20_000, 10_000)
+TERMS_HERE = replace(TERMS, tariff=TARIFF, rated_power_mw=10_000_000)
+"""Rated so high that more is wanted in advance than any cap allows: the caps bind all the time."""
 
 
 class Inline(Executor):
@@ -135,7 +137,7 @@ class Trade:
         )  # fmt: skip
         account = Account(self.keysend_msat, self.keysend_msat, 1 if self.keysend_msat else 0)
         self.buyer = Buyer(
-            terms=replace(TERMS, tariff=TARIFF),
+            terms=TERMS_HERE,
             caps=Caps(1_000_000, MAX_SESSION_SAT * 1000, MAX_SESSION_SAT * 1000, 50_000),
             pace=Pace(10, 10_000, 4),
             tolerance=TOLERANCE,
@@ -157,7 +159,7 @@ class Trade:
 
     def invite(self) -> None:
         number, value_sat = self.held[-1] if self.held else (0, 0)
-        scope = Scope(TARIFF, TERMS.rated_power_mw, MAX_SESSION_SAT * 1000)
+        scope = Scope(TARIFF, TERMS_HERE.rated_power_mw, MAX_SESSION_SAT * 1000)
         self.purse.on_invitation(OnchainInvitation("socket", script_of("socket"), RULES, number, value_sat), scope)
 
     def on_event(self, event: PaymentEvent | OnchainEvent) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol
 
+from wattline.cable.method import check_onchain, smallest_payment_msat
 from wattline.cable.offer import (
     Offer,
     OfferedOutlet,
@@ -23,6 +24,8 @@ from wattline.cable.settings import CableSettings
 from wattline.cable.view import power, sat
 from wattline.errors import WattlineError
 from wattline.lightning.node import NodeInfo, Wallet
+from wattline.lightning.onchain import PayingFunds
+from wattline.payment.aggregate import MSAT_PER_SAT
 from wattline.payment.ways_out import WaysOut, ways_out
 from wattline.tariff import worth_msat
 
@@ -33,6 +36,9 @@ class Verdict(StrEnum):
     OK = "ok"
     WARNING = "warning"
     PROBLEM = "problem"
+
+
+_SEVERITY = (Verdict.OK, Verdict.WARNING, Verdict.PROBLEM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +57,11 @@ class CheckedNode(CableNode, Wallet, Protocol):
     """What the check needs of the node."""
 
 
-def check(settings: CableSettings, node: CheckedNode, open_meter: MeterOpener) -> Iterator[Finding]:
-    """Findings, one after the other as they are known. Raises nothing: what fails is a problem."""
+def check(
+    settings: CableSettings, node: CheckedNode, open_meter: MeterOpener, funds: PayingFunds | None = None
+) -> Iterator[Finding]:
+    """Findings, one after the other as they are known. ``funds`` is the on-chain wallet, looked at where the method is
+    not keysend alone. Raises nothing: what fails is a problem."""
     info: NodeInfo | None = None
     try:
         info = node.check_version()
@@ -76,7 +85,7 @@ def check(settings: CableSettings, node: CheckedNode, open_meter: MeterOpener) -
             yield _problem("outlet", error)
         if outlet is not None:
             yield from _costs(settings, opened.offer, outlet)
-        yield from _ways(settings, node, opened.offer)
+        yield from _payment(settings, node, opened.offer, outlet, info, funds)
     yield from _meter(open_meter, outlet.max_power_mw if outlet is not None else None)
 
 
@@ -110,14 +119,19 @@ def _costs(settings: CableSettings, offer: Offer, outlet: OfferedOutlet) -> Iter
     yield Finding(Verdict.OK, "cost", f"an hour at rated power costs {sat(hour_msat)}")
     load = Load(offer.tariff, outlet.max_power_mw, outlet.max_power_mw, offer.tariff.session_fee_msat)
     wanted_msat = target_msat(load, Conditions(Latency.FIRST_MS, offer.statement_interval_ms))
-    cap_msat = settings.limits.max_prepaid_msat
+    cap_msat, key = settings.limits.max_prepaid_msat, "max_prepaid_msat"
+    if settings.payment.method == "onchain" and offer.onchain is not None:
+        cap_msat = (offer.onchain.floor_sat + settings.onchain.max_prepaid_sat) * MSAT_PER_SAT
+        key = "onchain.max_prepaid_sat beside the floor"
     if cap_msat < wanted_msat:
         yield Finding(
             Verdict.WARNING,
             "prepaid",
-            f"at rated power up to {sat(wanted_msat)} would be kept paid in advance; max_prepaid_msat allows "
+            f"at rated power up to {sat(wanted_msat)} would be kept paid in advance; {key} allows "
             f"{sat(cap_msat)}: the power may pause",
         )
+    if settings.payment.method == "onchain":
+        return
     if offer.credit_cap_msat and offer.credit_cap_msat < cap_msat:
         yield Finding(Verdict.OK, "prepaid", f"the socket takes at most {sat(offer.credit_cap_msat)} in advance")
     if offer.min_increment_msat > settings.payment.max_increment_msat:
@@ -129,9 +143,53 @@ def _costs(settings: CableSettings, offer: Offer, outlet: OfferedOutlet) -> Iter
         )
 
 
+def _payment(
+    settings: CableSettings,
+    node: CheckedNode,
+    offer: Offer,
+    outlet: OfferedOutlet | None,
+    info: NodeInfo | None,
+    funds: PayingFunds | None,
+) -> Iterator[Finding]:
+    """By the configured method; with ``auto`` one way of paying is enough."""
+    method = settings.payment.method
+    if method == "keysend":
+        yield from _ways(settings, node, offer)
+        return
+    ways = [] if method == "onchain" else list(_ways(settings, node, offer))
+    onchain = _onchain(settings, offer, outlet, info, funds)
+    if method == "auto" and onchain.verdict is Verdict.OK:
+        ways = [replace(way, verdict=min(way.verdict, Verdict.WARNING, key=_SEVERITY.index)) for way in ways]
+    elif method == "auto" and all(way.verdict is not Verdict.PROBLEM for way in ways):
+        onchain = replace(onchain, verdict=Verdict.WARNING)
+    yield from ways
+    yield onchain
+
+
+def _onchain(
+    settings: CableSettings,
+    offer: Offer,
+    outlet: OfferedOutlet | None,
+    info: NodeInfo | None,
+    funds: PayingFunds | None,
+) -> Finding:
+    try:
+        rated_power_mw = outlet.max_power_mw if outlet is not None else 0
+        chosen = check_onchain(settings, funds, offer, rated_power_mw, info.blockheight if info else 0, 0, None)
+    except WattlineError as error:
+        return _problem("on-chain", error)
+    count = len(chosen.outputs)
+    return Finding(
+        Verdict.OK,
+        "on-chain",
+        f"{count} confirmed output{'' if count == 1 else 's'} of {chosen.funds_sat} sat; a session costs a miner fee "
+        f"of about {chosen.fee_sat} sat and may come to {chosen.most_sat} sat",
+    )
+
+
 def _ways(settings: CableSettings, node: CheckedNode, offer: Offer) -> Iterator[Finding]:
     payment, caps = settings.payment, settings.limits.caps
-    amount_msat = max(payment.min_increment_msat, min(offer.min_increment_msat, payment.max_increment_msat))
+    amount_msat = smallest_payment_msat(settings, offer)
     try:
         ways = ways_out(node, offer.node_id, amount_msat)
     except WattlineError as error:

@@ -58,18 +58,14 @@ def check_rules(rules: OnchainRules, settings: OnchainSettings) -> FeerateBounds
         raise OnchainRefused(
             "onchain_rules_invalid", f"the socket's caps are below its own floor of {rules.floor_sat} sat: {rules}"
         )
-    bounds = FeerateBounds(
-        max(rules.min_feerate_per_kw, settings.min_feerate_per_kw),
-        min(
-            max(rules.max_feerate_per_kw * FEERATE_HEADROOM_PERCENT // 100, rules.min_feerate_per_kw),
-            settings.max_feerate_per_kw,
-        ),
-    )
-    if bounds.lowest_per_kw > bounds.highest_per_kw:
+    lowest = max(rules.min_feerate_per_kw, settings.min_feerate_per_kw)
+    highest = min(rules.max_feerate_per_kw, settings.max_feerate_per_kw)
+    aimed = min(rules.max_feerate_per_kw * FEERATE_HEADROOM_PERCENT // 100, settings.max_feerate_per_kw)
+    if lowest > highest:
         raise OnchainRefused(
             "onchain_feerate",
             f"no fee rate suits both: the socket takes {rules.min_feerate_per_kw} to {rules.max_feerate_per_kw} "
             f"sat/kw, the cable {settings.min_feerate_per_kw} to {settings.max_feerate_per_kw} sat/kw "
             "(onchain.min_feerate_per_kw, onchain.max_feerate_per_kw)",
         )
-    return bounds
+    return FeerateBounds(lowest, max(lowest, aimed))

@@ -72,7 +72,8 @@ def check(context: typer.Context, config: ConfigOption, as_json: JsonOption = Fa
     _log_to_stderr(bool(context.obj and context.obj["verbose"]))
     node = CoreLightning(cable.rpc_path)
     findings = []
-    for finding in run_check(cable.settings, node, _meter_opener(cable)):
+    funds = CoreLightningFunds(NodeRpc(cable.rpc_path))
+    for finding in run_check(cable.settings, node, _meter_opener(cable), funds):
         typer.echo(str(finding), err=as_json)
         findings.append(finding)
     bad = any(finding.verdict is Verdict.PROBLEM for finding in findings)

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.cable.fake_funds import RULES
+from wattline.bitcoin.chain import Outpoint
+from wattline.cable.funding import Funding, Scope, fee_for, fund
+from wattline.cable.onchain_rules import OnchainRefused, check_rules
+from wattline.cable.settings import OnchainSettings
+from wattline.lightning.onchain import WalletOutput
+from wattline.payment.aggregate import OnchainRules, feerate_per_kw
+from wattline.tariff import Tariff
+
+SETTINGS = OnchainSettings()
+TOASTER = Scope(Tariff.of(300_000), rated_power_mw=1_400_000, budget_msat=1_000_000_000)
+
+
+def wallet(*values_sat: int, blockheight: int = 90) -> list[WalletOutput]:
+    return [WalletOutput(Outpoint(f"{n:064x}", 0), value, blockheight) for n, value in enumerate(values_sat, 1)]
+
+
+def chosen(values_sat: list[int], scope: Scope = TOASTER, rules: OnchainRules = RULES, feerate: int = 253) -> Funding:
+    return fund(wallet(*values_sat), 100, feerate, rules, SETTINGS, scope)
+
+
+def values(funding: Funding) -> list[int]:
+    return [output.value_sat for output in funding.outputs]
+
+
+def test_the_smallest_output_that_is_enough_for_all_that_a_session_may_come_to_is_taken() -> None:
+    # 20 000 sat of exposure cap, the fee and 546 sat of change.
+    assert values(chosen([1_000_000, 21_000, 20_000, 50_000])) == [21_000]
+
+
+def test_two_outputs_are_taken_where_one_is_not_enough_and_of_those_the_smaller_ones() -> None:
+    assert sorted(values(chosen([15_000, 14_000, 9_000, 7_000, 500]))) == [7_000, 14_000]
+
+
+def test_where_nothing_is_enough_the_largest_bound_the_session() -> None:
+    funding = chosen([5_000, 4_000, 3_000, 100])
+    assert values(funding) == [5_000, 4_000, 3_000]
+    assert funding.most_sat == 12_000 - funding.fee_sat - 546
+
+
+def test_an_output_that_is_not_worth_its_own_fee_is_left_alone() -> None:
+    funding = chosen([5_000, 20], replace(TOASTER, budget_msat=15_000_000), feerate=1_000)
+    assert values(funding) == [5_000]
+
+
+def test_a_session_of_known_length_needs_no_more_than_it_can_be_charged() -> None:
+    scope = replace(TOASTER, tariff=Tariff.of(900_000_000), for_ms=10_000)
+    assert scope.charge_msat == 3_500_000
+    assert values(chosen([50_000, 4_300], scope)) == [4_300]
+
+
+def test_outputs_need_the_confirmations_of_both_sides() -> None:
+    rules = replace(RULES, input_confirmations=12)
+    with pytest.raises(OnchainRefused) as caught:
+        fund(wallet(50_000, blockheight=90), 100, 253, rules, SETTINGS, TOASTER)  # 11 confirmations
+    assert caught.value.code == "no_onchain_funds"
+    assert fund(wallet(50_000, blockheight=90), 101, 253, rules, SETTINGS, TOASTER).outputs
+
+
+@pytest.mark.parametrize("values_sat", [[], [1_200], [300, 300, 300]])
+def test_funds_below_floor_fee_and_change_are_none(values_sat: list[int]) -> None:
+    with pytest.raises(OnchainRefused) as caught:
+        chosen(values_sat)
+    assert caught.value.code == "no_onchain_funds"
+
+
+def test_half_a_minute_of_toast_is_not_worth_a_transaction_and_it_is_said_what_is() -> None:
+    with pytest.raises(OnchainRefused) as caught:
+        chosen([50_000], replace(TOASTER, for_ms=30_000))
+    assert caught.value.code == "onchain_not_worth"
+    assert "comes to 4 sat at the most" in caught.value.message
+    assert "may come to 835 sat (7158 s at rated power)" in caught.value.message
+
+
+def test_what_the_floor_exceeds_the_energy_by_counts_like_a_fee() -> None:
+    almost = replace(TOASTER, tariff=Tariff.of(900_000_000), for_ms=2_600)  # 910 sat
+    assert chosen([50_000], almost).fee_sat == 167
+    with pytest.raises(OnchainRefused, match="exceeds"):
+        chosen([50_000], almost, replace(RULES, floor_sat=1_000))
+
+
+def test_the_node_s_estimate_is_kept_within_the_bounds_of_both_sides() -> None:
+    bounds = check_rules(RULES, SETTINGS)
+    assert (bounds.clamp(1), bounds.clamp(700), bounds.clamp(10**6)) == (253, 700, 25_000)
+    # The true weight may be a little less than the estimated one, so the socket's highest is not aimed at.
+    assert check_rules(replace(RULES, max_feerate_per_kw=2_000), SETTINGS).clamp(10**6) == 1_900
+    assert check_rules(replace(RULES, max_feerate_per_kw=253), SETTINGS).clamp(10**6) == 253
+    assert chosen([50_000], feerate=1).feerate_per_kw == 253
+
+
+def test_fee_rates_that_cannot_meet_are_an_error() -> None:
+    for rules in (replace(RULES, min_feerate_per_kw=26_000), replace(RULES, max_feerate_per_kw=252)):
+        with pytest.raises(OnchainRefused) as caught:
+            check_rules(rules, SETTINGS)
+        assert caught.value.code == "onchain_feerate"
+
+
+@pytest.mark.parametrize(
+    "change", [{"floor_sat": 545}, {"max_inputs": 0}, {"exposure_cap_sat": 599}, {"credit_cap_sat": 599}]
+)
+def test_rules_by_which_nothing_can_be_paid_are_refused(change: dict[str, int]) -> None:
+    with pytest.raises(OnchainRefused) as caught:
+        check_rules(replace(RULES, **change), SETTINGS)
+    assert caught.value.code == "onchain_rules_invalid"
+
+
+@given(st.integers(200, 3_000), st.integers(253, 25_000))
+def test_the_fee_is_never_below_the_rate_nor_below_one_sat_per_virtual_byte(weight: int, rate: int) -> None:
+    fee_sat, vsize = fee_for(weight, rate), -(-weight // 4)
+    assert feerate_per_kw(fee_sat, vsize) >= rate
+    assert fee_sat >= vsize
+    assert fee_for(weight, rate) - 1 < max(-(-vsize * 4 * rate // 1000), vsize)
+
+
+@given(st.lists(st.integers(1, 30_000), max_size=8), st.integers(1, 5), st.integers(253, 5_000))
+def test_what_is_chosen_is_in_the_wallet_once_and_is_enough_where_anything_is(
+    values_sat: list[int], max_inputs: int, feerate: int
+) -> None:
+    rules = replace(RULES, max_inputs=max_inputs, exposure_cap_sat=8_000)
+    settings = OnchainSettings(max_fee_ratio=1)
+    try:
+        funding = fund(wallet(*values_sat), 100, feerate, rules, settings, TOASTER)
+    except OnchainRefused:
+        return
+    assert len(set(funding.outputs)) == len(funding.outputs) <= max_inputs
+    assert set(funding.outputs) <= set(wallet(*values_sat))
+    assert funding.most_sat >= rules.floor_sat
+    if funding.most_sat < 8_000:
+        # Not even the largest would have been enough.
+        best = max(
+            sum(sorted(values_sat, reverse=True)[:n]) - fee_for(42 + 272 * n + 344, feerate) - 546
+            for n in range(1, min(max_inputs, len(values_sat)) + 1)
+        )
+        assert funding.most_sat == best
