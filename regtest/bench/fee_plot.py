@@ -111,7 +111,7 @@ def _y(value_sat: float) -> float:
 
 
 def _short(value_sat: float) -> str:
-    return f"{value_sat:,.0f}" if value_sat >= 100 else f"{value_sat:.1f}"
+    return f"{value_sat:,.0f}" if value_sat >= 100 else f"{value_sat:.2f}".rstrip("0").rstrip(".")
 
 
 def _text(x: float, y: float, text: str, *, size: int = 0, weight: str = "", anchor: str = "", fill: str = "") -> str:

@@ -9,7 +9,7 @@ far above dust; each is cut into 1, 10, 100 and 1000 micropayments of the same s
 (b) by the aggregate: the real socket over gRPC, every version signed by lightningd, checked against bitcoind, written
     to the ledger and credited before the next one is made; one broadcast, one confirmation;
 (c) by keysend over a router that takes Core Lightning's default fees (1 sat and 10 ppm): wattline's own payer, intents
-    on disk, four at a time as a cable does it.
+    on disk, sixteen payments under way at a time.
 
 Measured are the fees (from bitcoind's mempool, from what left the cable's wallet), virtual bytes on the chain, and the
 time from the first micropayment until the socket (for a: the mempool) has the last. That the money arrived is seen in
@@ -17,7 +17,8 @@ the socket's own wallet or in the receipt. All that goes on the chain pays 4 sat
 
 Not measured: energy, meter and relay. A session is worth what its energy would cost at the price, and that is set as
 its session fee, which is due when all of it is paid; the relay closes, and nothing draws power. So the settlement of
-(b) is its newest version. Nor are the minutes that blocks take on Bitcoin (the column ``blocks`` says how many), and
+(b) is its newest version. The cable is worked by hand and opens whatever it costs: a real one refuses a session whose
+miner fee exceeds its max_fee_ratio, and makes keysend payments larger where they are too dear. Nor are the minutes that blocks take on Bitcoin (the column ``blocks`` says how many), and
 opening and closing the channels of (c), which serve many sessions: their size is told below the tables.
 """
 
@@ -142,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="write the plot (SVG)")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table of the documentation")
-    parser.add_argument("--width", type=int, default=110, help="of the tables, columns")
+    parser.add_argument("--width", type=int, default=116, help="of the tables, columns")
     return parser
 
 

@@ -57,7 +57,7 @@ class OnchainHandCable(HandCable):
         self.invited: pb.OnchainInvitation | None = None
         self.reserved: Reserved | None = None
         self.number = 0
-        """Of the newest version that was handed over, accepted or not."""
+        """Of the newest version that the socket has accepted."""
 
     def open_onchain(self) -> str:
         """Open a session that is paid on-chain, the open signed by the wallet's node. Raises OpenRefusedError."""
