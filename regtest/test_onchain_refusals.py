@@ -203,6 +203,23 @@ def test_what_is_no_signed_transaction_is_refused(ground: Place, stall: Stall, n
     ends_as_if_nothing_had_been_tried(ground, stall, cable)
 
 
+LOOSE = ["NONE", "SINGLE", "ALL|ANYONECANPAY", "NONE|ANYONECANPAY", "SINGLE|ANYONECANPAY"]
+
+
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="what the signatures cover is not looked at")
+@pytest.mark.parametrize("sighash", LOOSE)
+def test_a_signature_that_lets_others_change_the_transaction_is_refused(
+    ground: Place, stall: Stall, sighash: str
+) -> None:
+    """Whoever sees such a transaction in a mempool may send its outputs elsewhere, or pin it with inputs of his own."""
+    cable = ground.paying_cable(stall, FIRST_SAT)
+
+    answer = cable.hand_over(2, cable.wallet.signed(cable.draft(SECOND_SAT), sighash))
+
+    assert answer.version_refused.code == "not_signed"
+    assert stall.credited_sat(cable.session_id) == FIRST_SAT
+
+
 def test_an_honest_session_pays_the_exact_charge(ground: Place, stall: Stall) -> None:
     """What all the others are measured against."""
     cable = ground.paying_cable(stall, FIRST_SAT)

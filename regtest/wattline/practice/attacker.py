@@ -105,11 +105,11 @@ class Wallet:
         at = {row["address"]: Coin(Outpoint(row["txid"], row["vout"]), sat_of(row["amount"])) for row in found}
         return [at[address] for address in addresses]
 
-    def signed(self, draft: Draft) -> bytes:
+    def signed(self, draft: Draft, sighash: str = "DEFAULT") -> bytes:
         """A PSBT of version 0 (BIP 174), binary, with every signature that the wallet can make, not finalized: as
-        Core Lightning's ``signpsbt`` leaves it."""
+        Core Lightning's ``signpsbt`` leaves it. ``sighash``: what is signed, in bitcoind's words (BIP 341)."""
         unsigned = self.call("converttopsbt", draft.serialized())
-        answer = self.call("walletprocesspsbt", unsigned, True, "DEFAULT", False, False)
+        answer = self.call("walletprocesspsbt", unsigned, True, sighash, False, False)
         return base64.b64decode(answer["psbt"])
 
     def unsigned(self, draft: Draft) -> bytes:
