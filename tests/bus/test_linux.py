@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+from typing import Any
 
 import pytest
+from smbus2.smbus2 import I2C_M_RD
 
 from wattline.bus import BusError
 from wattline.bus.linux import LinuxBus
@@ -49,8 +51,26 @@ class FakeAdapter:
         self._fail()
         return list(self.block)
 
+    def i2c_rdwr(self, *messages: Any) -> None:
+        """As the chip answers: with the register that was written last, and what was written last of all is kept."""
+        self._fail()
+        sent = 0
+        for message in messages:
+            if message.flags & I2C_M_RD:
+                message.buf[0] = bytes([self.registers[sent]])
+            else:
+                (sent,) = list(message)
+        self.latch = sent
+
     def close(self) -> None:
         self.closed = True
+
+
+def test_a_peek_reads_a_register_and_sends_a_last_byte_in_one_transaction() -> None:
+    adapter = FakeAdapter()
+    adapter.registers[2] = 0x5A
+    assert LinuxBus(1, lambda number: adapter).peek(0x20, 2, 0xFD) == 0x5A
+    assert adapter.latch == 0xFD
 
 
 def test_words_are_swapped_once_each_way() -> None:

@@ -116,6 +116,18 @@ CHIPS = (
     ),
     Mistake("no permission on the bus", no_permission, 1, ("A1: meter_bus_error", "/dev/i2c-1", "group i2c")),
     Mistake(
+        "a relay of another expander",
+        lambda desk: [*TEST, desk.socket_toml(relay=RELAY.replace("pcf8574", "pca9554"))],
+        1,
+        ("A1: relay_wrong_chip", "PCA9554 at 0x20", 'driver = "pcf8574"'),
+    ),
+    Mistake(
+        "a relay the wrong way round",
+        lambda desk: [*TEST, desk.socket_toml(relay=RELAY.replace(" }", ", active_low = false }"))],
+        1,
+        ("A1:", "active_low = false is wrong", "back as it was found"),
+    ),
+    Mistake(
         "a relay on no bus",
         lambda desk: [*TEST, desk.socket_toml(relay=RELAY.replace(f'"{SIM}"', "250"))],
         1,

@@ -15,8 +15,11 @@ class FakeRelay:
         self.closed = True  # as somebody may have left it
         self.stuck = False
         self.silent = False
+        self.foreign = False
 
     def set_closed(self, closed: bool) -> None:
+        if self.foreign:
+            raise RelayError("relay_wrong_chip", "another chip")
         if self.silent:
             raise RelayError("relay_bus_error", "silent")
         if not self.stuck:
@@ -196,6 +199,21 @@ def test_a_chip_that_is_missing_at_the_start_is_looked_for_again() -> None:
     bench.pass_ms(RETRY_MS)
     assert bench.contacts.all_open
     bench.hold()
+
+
+def test_a_relay_on_another_chip_than_configured_is_refused_and_keeps_nobody_waiting() -> None:
+    bench = Bench()
+    bench.relays[0].foreign = True
+    bench.started()
+    assert code_of(bench) == "relay_wrong_chip"
+    assert not bench.contacts.all_open
+    assert bench.contacts.all_done
+    bench.hold("B")
+    assert not bench.contacts.all_done
+    bench.relays[0].foreign = False
+    bench.pass_ms(RETRY_MS)
+    bench.hold()
+    assert bench.relays[0].closed
 
 
 def test_a_relay_that_closes_by_itself_is_opened_on_the_next_round() -> None:

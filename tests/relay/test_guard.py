@@ -549,3 +549,18 @@ def test_a_guard_that_serves_one_process_opens_and_ends_with_it(
     holding.set()
     thread.join()
     assert not outlets.world.relay_closed(0)
+
+
+def test_a_guard_with_the_driver_of_another_chip_closes_nothing_and_goes_when_it_is_told(
+    outlets: Socket, wait_for: Callable[..., None]
+) -> None:
+    wrong = {"A": {"driver": "pca9554", "bus": SPEC, "address": 0x20, "bit": 0}}
+    client = outlets.start(relays=wrong)
+    with pytest.raises(RelayError) as caught:
+        client.hold("A", 500)
+    assert caught.value.code == "relay_wrong_chip"
+    assert all(outlets.world.history(circuit) == [] for circuit in range(4))
+    outlets.hang_up()
+    # The corrected configuration: the first guard goes, another comes.
+    assert outlets.start().hold("A", 500).closed
+    assert "not every relay is confirmed open (A: PCA9554 at 0x20" in outlets.log

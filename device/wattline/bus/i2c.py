@@ -40,5 +40,9 @@ class I2CBus(Protocol):
     def read_block(self, address: int, register: int, length: int) -> bytes:
         """``length`` (1 to 32) bytes beginning at ``register``, in the order in which the chip sends them."""
 
+    def peek(self, address: int, register: int, after: int) -> int:
+        """The byte that comes after ``register`` was sent, and then ``after`` is sent, all in one transaction: what
+        ``register`` does to a chip that knows no registers lasts for a few bytes on the wire only."""
+
     def close(self) -> None:
         """Let go of the bus; chips keep their state."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from smbus2 import SMBus
+from smbus2 import SMBus, i2c_msg
 
 from wattline.bus.i2c import BusError
 
@@ -45,6 +45,8 @@ class SmbusDevice(Protocol):
 
     def read_i2c_block_data(self, i2c_addr: int, register: int, length: int, /) -> Sequence[int]: ...
 
+    def i2c_rdwr(self, *messages: Any) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -76,6 +78,13 @@ class LinuxBus:
         if len(data) != length:
             raise BusError("bus_error", f"{self._name}: chip {address:#04x} sent {len(data)} bytes instead of {length}")
         return data
+
+    def peek(self, address: int, register: int, after: int) -> int:
+        # One system call: the kernel sends the three messages with repeated starts, and nobody comes in between.
+        answer = i2c_msg.read(address, 1)
+        messages = (i2c_msg.write(address, [register]), answer, i2c_msg.write(address, [after]))
+        self._run(address, lambda: self._device.i2c_rdwr(*messages))
+        return int(next(iter(answer)))
 
     def close(self) -> None:
         self._device.close()

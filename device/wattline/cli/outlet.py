@@ -15,7 +15,8 @@ import typer
 
 from wattline.cli.meter import quantities
 from wattline.cli.meter_config import outlets_in
-from wattline.cli.outlet_guard import not_beside_the_plugin, own_guard
+from wattline.cli.outlet_found import find, put_back
+from wattline.cli.outlet_guard import not_beside_the_plugin, own_guard, relieve_left_over
 from wattline.cli.outlet_trial import Trial, try_out
 from wattline.errors import WattlineError
 from wattline.meter import Reading
@@ -58,14 +59,19 @@ def try_outlets(
         typer.echo(text, err=as_json)
 
     with _interruptible(), not_beside_the_plugin(config):
+        relieve_left_over(config, [settings.outlet_id for settings in outlets], tell)
         try:
             for settings in outlets:
                 tell(f"{settings.outlet_id}: closing its relay for {seconds:g} s")
                 trial, stuck = None, False
                 try:
-                    with own_guard(settings) as guard:
+                    found = find(settings)
+                    with own_guard(settings, config) as guard:
                         trial = try_out(settings, guard, seconds)
                     problem = trial.problem
+                    # Its guard has ended: nobody opens the relay the wrong way round again.
+                    if trial.flows_while_open and found.contradicts and put_back(settings):
+                        problem = _wrong_way_round(trial)
                 except WattlineError as error:
                     problem = f"{error.code}: {error.message}"
                     # While one relay does not obey, no other is touched; this may have been a Ctrl-C, too.
@@ -73,7 +79,7 @@ def try_outlets(
                 results.append(_Result(settings.outlet_id, trial, problem))
                 if trial is not None:
                     tell(_told(settings.outlet_id, trial))
-                tell(f"{settings.outlet_id}: {problem or 'works'}")
+                tell(f"{settings.outlet_id}: {problem or _verdict(trial)}")
                 if stuck:
                     break
         except KeyboardInterrupt:
@@ -96,9 +102,23 @@ def _told(outlet_id: str, trial: Trial) -> str:
         line("closed", trial.relay_meanwhile, trial.meanwhile),
         line("after", trial.relay_after, trial.after),
     ]
-    if trial.without_load:
-        lines.append(f"{outlet_id}: no power was drawn; plug something in to see the meter count")
     return "\n".join(lines)
+
+
+def _verdict(trial: Trial | None) -> str:
+    if trial is not None and trial.without_load:
+        return (
+            "its relay switched, but no power was seen: plug something in and try again; if something is plugged in,"
+            " the relay or the meter is another outlet's (bit, line or address)"
+        )
+    return "works"
+
+
+def _wrong_way_round(trial: Trial) -> str:
+    return (
+        f"{trial.before.power_mw / 1000:.0f} W flowed when the relay was to be open, and none before:"
+        f" active_low = {str(trial.active_low).lower()} is wrong. The pin is back as it was found, and no power flows"
+    )
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,15 +17,18 @@ from wattline.relay import (
     GUARD_SOCKET,
     GuardClient,
     GuardSettings,
+    GuardState,
     ProcessSettings,
     RelayError,
-    open_relay,
     spawn_guard,
 )
 from wattline.relay.process import is_running, process_start_time
 
 END_TIMEOUT_S = 3.0
 LOOK_AGAIN_S = 0.02
+DIRECTORY = "wattline-outlet-"
+WHOSE = "config"
+"""File in the directory of a guard: the configuration that it was started for."""
 
 
 @contextmanager
@@ -58,15 +61,47 @@ def not_beside_the_plugin(config: Path) -> Iterator[None]:
         yield
 
 
+def relieve_left_over(config: Path, outlet_ids: Sequence[str], tell: Callable[[str], None]) -> None:
+    """Take over from the guards that earlier tests of ``config`` have left, because a relay did not obey: they would
+    go on opening it as the configuration said then. Those of other outlets than ``outlet_ids`` are only told of.
+
+    Raises RelayError ``guard_busy`` when one of them belongs to a test that still runs.
+    """
+    for directory in sorted(Path(tempfile.gettempdir()).glob(f"{DIRECTORY}*")):
+        try:
+            mine = directory.stat().st_uid == os.getuid()
+            if not mine or (directory / WHOSE).read_text(encoding="utf-8") != str(config.absolute()):
+                continue
+            guard = GuardClient.connect(directory / GUARD_SOCKET)
+        except (OSError, RelayError):
+            # Not one of ours, or it has ended.
+            continue
+        try:
+            state = guard.state()
+            names = ", ".join(relay.outlet_id for relay in state.relays)
+            if state.held:
+                raise RelayError("guard_busy", f"another `wattline outlet test` has the relay of {names}")
+            left = f"process {state.pid}, left by an earlier test, still tries to open its relay ({_faults(state)})"
+            if not {relay.outlet_id for relay in state.relays} <= set(outlet_ids):
+                tell(f"{names}: {left}; test that outlet, too")
+                continue
+            tell(f"{names}: {left}; this test takes over from it")
+            guard.relieve()
+        finally:
+            guard.close()
+        if _ended(state):
+            shutil.rmtree(directory, ignore_errors=True)
+
+
 @contextmanager
-def own_guard(outlet: OutletSettings) -> Iterator[GuardClient]:
+def own_guard(outlet: OutletSettings, config: Path) -> Iterator[GuardClient]:
     """A guard with the relay of ``outlet`` only, which is open when it begins and when it ends.
 
     Should this very process be killed, the guard opens the relay and ends by itself. Raises RelayError, also when the
     relay could not be confirmed open at the end: the guard goes on trying then.
     """
-    _within_reach(outlet)
-    directory = Path(tempfile.mkdtemp(prefix="wattline-outlet-"))
+    directory = Path(tempfile.mkdtemp(prefix=DIRECTORY))
+    (directory / WHOSE).write_text(str(config.absolute()), encoding="utf-8")
     settings = GuardSettings(
         socket=str(directory / GUARD_SOCKET),
         log=str(directory / "guard.log"),
@@ -87,16 +122,6 @@ def own_guard(outlet: OutletSettings) -> Iterator[GuardClient]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _within_reach(outlet: OutletSettings) -> None:
-    """Look for the relay before there is a guard, which would go on trying to open one that is nowhere: a wrong bus,
-    address or line in the configuration. Nothing is closed. Raises RelayError."""
-    relay = open_relay(outlet.relay)
-    try:
-        relay.is_closed()
-    finally:
-        relay.close()
-
-
 def _end(client: GuardClient, settings: GuardSettings, outlet_id: str) -> None:
     """Open the relay and let the guard go. Raises RelayError when it has not confirmed that."""
     try:
@@ -108,14 +133,24 @@ def _end(client: GuardClient, settings: GuardSettings, outlet_id: str) -> None:
         state = client.bye()
     finally:
         client.close()
+    if not _ended(state):
+        raise RelayError(
+            "relay_stuck",
+            f"{outlet_id}: THE RELAY IS NOT CONFIRMED OPEN ({_faults(state)}); cut the supply. Process {state.pid} goes"
+            f" on trying, its log is {settings.log}; the next test of this outlet takes over from it",
+        )
+
+
+def _ended(state: GuardState) -> bool:
+    """Whether the guard has ended, or does so within a moment."""
     started = process_start_time(state.pid)
     deadline = time.monotonic() + END_TIMEOUT_S
     while started is not None and is_running(state.pid, started):
         if time.monotonic() > deadline:
-            faults = "; ".join(relay.fault for relay in state.relays if relay.fault) or "see its log"
-            raise RelayError(
-                "relay_stuck",
-                f"{outlet_id}: THE RELAY IS NOT CONFIRMED OPEN ({faults}); cut the supply. Process {state.pid} goes on"
-                f" trying, its log is {settings.log}",
-            )
+            return False
         time.sleep(LOOK_AGAIN_S)
+    return True
+
+
+def _faults(state: GuardState) -> str:
+    return "; ".join(relay.fault for relay in state.relays if relay.fault) or "see its log"

@@ -28,6 +28,13 @@ class Trial:
     meanwhile: Reading
     relay_after: bool
     after: Reading
+    active_low: bool
+    """As the configuration has it."""
+
+    @property
+    def flows_while_open(self) -> bool:
+        """There was power before the relay was to be closed."""
+        return abs(self.before.power_mw) > IDLE_MW
 
     @property
     def without_load(self) -> bool:
@@ -36,8 +43,12 @@ class Trial:
     @property
     def problem(self) -> str:
         """For people; empty when the outlet works."""
-        if abs(self.before.power_mw) > IDLE_MW:
-            return f"{self.before.power_mw / 1000:.0f} W flow through the open relay: is it wired past, or stuck?"
+        if self.flows_while_open:
+            return (
+                f"{self.before.power_mw / 1000:.0f} W flow through the open relay: most likely"
+                f" active_low = {str(self.active_low).lower()} is wrong; else it is wired past, or stuck."
+                " POWER IS STILL ON: cut the supply"
+            )
         if not self.relay_meanwhile:
             return "the relay did not close"
         if self.relay_after:
@@ -79,10 +90,20 @@ def try_out(outlet: OutletSettings, guard: GuardClient, seconds: float) -> Trial
         relay_before = guard.open(outlet.outlet_id).closed
         before = _watch(meter, SETTLED_S)
         if abs(before.power_mw) > IDLE_MW:
-            return Trial(relay_before, before, False, before, relay_before, before)
+            return Trial(relay_before, before, False, before, relay_before, before, outlet.relay.active_low)
         relay_meanwhile, meanwhile = _closed(outlet.outlet_id, guard, meter, seconds)
         relay_after = guard.open(outlet.outlet_id).closed
-        return Trial(relay_before, before, relay_meanwhile, meanwhile, relay_after, _watch(meter, SETTLED_S))
+        after = _watch(meter, SETTLED_S)
+        return Trial(relay_before, before, relay_meanwhile, meanwhile, relay_after, after, outlet.relay.active_low)
+    finally:
+        meter.close()
+
+
+def power_now_mw(outlet: OutletSettings) -> int:
+    """What flows, once it has settled. Raises MeterError."""
+    meter = open_meter(outlet.meter)
+    try:
+        return _watch(meter, SETTLED_S).power_mw
     finally:
         meter.close()
 

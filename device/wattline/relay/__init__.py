@@ -2,7 +2,7 @@
 
 from wattline.relay.guard_settings import GUARD_SOCKET, GuardSettings, LightningdSettings, ProcessSettings
 from wattline.relay.lease import GuardClient
-from wattline.relay.opening import Expanders, RelaySettings, check_relays, open_relay
+from wattline.relay.opening import Expanders, RelaySettings, check_relays, look_at, open_relay
 from wattline.relay.relay import Relay, RelayError
 from wattline.relay.spawning import guard_for, spawn_guard
 from wattline.relay.state import GuardState, RelayState
@@ -21,6 +21,7 @@ __all__ = [
     "RelayState",
     "check_relays",
     "guard_for",
+    "look_at",
     "open_relay",
     "spawn_guard",
 ]

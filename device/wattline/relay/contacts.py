@@ -22,6 +22,7 @@ RETRY_MS = 100
 PATROL_MS = 1000
 """How often a relay that should be open is looked at: an expander can be disturbed."""
 CLOCK_SLACK_MS = 5
+WRONG_CHIP = "relay_wrong_chip"
 
 
 @dataclass(slots=True)
@@ -34,6 +35,8 @@ class _Contact:
     confirmed: bool = False
     seen_ms: int = 0
     fault: str = ""
+    hopeless: bool = False
+    """Another chip than the configuration says is there: going on as configured opens nothing."""
     look_again_ms: int = 0
     """When an unconfirmed relay is opened again, or an open one is looked at."""
 
@@ -57,6 +60,11 @@ class Contacts:
         """Every relay is confirmed open."""
         return all(c.confirmed and not c.closed for c in self._contacts.values())
 
+    @property
+    def all_done(self) -> bool:
+        """Every relay is confirmed open, or not to be switched by this configuration: nothing is left to go on for."""
+        return all(c.hopeless or (c.confirmed and not c.closed) for c in self._contacts.values())
+
     def states(self) -> tuple[RelayState, ...]:
         return tuple(self._state(outlet_id, contact) for outlet_id, contact in self._contacts.items())
 
@@ -74,8 +82,7 @@ class Contacts:
         ends_ms = min(asked_ms, now) + lease_ms
         if ends_ms - OPENING_MARGIN_MS <= now:
             raise RelayError("lease_over", f"{outlet_id}: the lease of {lease_ms} ms had run out on its way")
-        if not contact.confirmed:
-            raise RelayError("relay_stuck", f"{outlet_id}: it cannot be opened: {contact.fault}")
+        self._check_opened(outlet_id, contact)
         if contact.relay is None:
             raise RelayError("relay_bus_error", f"{outlet_id}: {contact.fault}")
         contact.holder, contact.lease_ends_ms = holder, ends_ms
@@ -92,8 +99,7 @@ class Contacts:
         """Open now. Raises RelayError when that is not confirmed; it is tried again for ever."""
         contact = self._contact(outlet_id)
         self._open(outlet_id, contact)
-        if not contact.confirmed:
-            raise RelayError("relay_stuck", f"{outlet_id}: it cannot be opened: {contact.fault}")
+        self._check_opened(outlet_id, contact)
         return self._state(outlet_id, contact)
 
     def open_all(self) -> None:
@@ -128,6 +134,12 @@ class Contacts:
             for c in self._contacts.values()
         )
 
+    @staticmethod
+    def _check_opened(outlet_id: str, contact: _Contact) -> None:
+        if not contact.confirmed:
+            code = WRONG_CHIP if contact.hopeless else "relay_stuck"
+            raise RelayError(code, f"{outlet_id}: it cannot be opened: {contact.fault}")
+
     def _contact(self, outlet_id: str) -> _Contact:
         contact = self._contacts.get(outlet_id)
         if contact is None:
@@ -144,6 +156,7 @@ class Contacts:
             if contact.fault != error.message:
                 log.error("%s: cannot be opened, trying again: %s", outlet_id, error)
             contact.fault, contact.closed, contact.confirmed = error.message, True, False
+            contact.hopeless = error.code == WRONG_CHIP
             contact.look_again_ms = self._clock_ms() + RETRY_MS
             return
         if contact.fault:
@@ -164,7 +177,7 @@ class Contacts:
 
     def _saw(self, contact: _Contact, closed: bool) -> None:
         now = self._clock_ms()
-        contact.closed, contact.confirmed, contact.fault = closed, True, ""
+        contact.closed, contact.confirmed, contact.fault, contact.hopeless = closed, True, "", False
         contact.seen_ms, contact.look_again_ms = now, now + PATROL_MS
 
     @staticmethod

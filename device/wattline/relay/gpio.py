@@ -46,6 +46,22 @@ def request_line(settings: GpioRelaySettings) -> Line:
         return chip.request_lines({settings.line: output}, consumer=CONSUMER)
 
 
+def found_closed(settings: GpioRelaySettings) -> bool:
+    """Whether the line is at the level of a closed relay, as whoever had it before has left it: nothing is switched.
+
+    Raises RelayError ``relay_no_line``.
+    """
+    as_it_is = gpiod.LineSettings(direction=Direction.AS_IS, active_low=settings.active_low)
+    try:
+        with (
+            gpiod.Chip(settings.chip) as chip,
+            chip.request_lines({settings.line: as_it_is}, consumer=CONSUMER) as line,
+        ):
+            return bool(line.get_value(settings.line) == Value.ACTIVE)
+    except (OSError, ValueError) as error:
+        raise RelayError("relay_no_line", f"{settings.place}: {error}") from error
+
+
 class GpioRelay:
     """One GPIO line as :class:`wattline.relay.relay.Relay`; the kernel gives it to one process only."""
 

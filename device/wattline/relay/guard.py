@@ -1,11 +1,13 @@
 """The guard: the one process that drives the relays (``python -m wattline.relay.guard --config FILE``).
 
 It holds a relay closed only as long as its client's lease lasts, and a lease only as long as the client lives. It
-knows nothing of money, opens everything before it does anything else, and ends only when everything is open.
+knows nothing of money, opens everything before it does anything else, and ends only when everything is open; but for a
+relay on another chip than its configuration says, which it cannot open however long it tries.
 
 Requests and answers are lines of JSON: ``{"ask": "hold", "outlet_id", "lease_ms", "asked_ms"}``, ``{"ask": "open",
 "outlet_id"}``, ``{"ask": "take"}``, ``{"ask": "state"}``, ``{"ask": "bye"}``; answered by ``{"relay": ...}``,
-``{"guard": ...}`` or ``{"code", "message"}``. Times are ms of the machine's monotonic clock.
+``{"guard": ...}`` or ``{"code", "message"}``. Times are ms of the machine's monotonic clock. ``{"ask": "relieve"}`` is
+a ``bye`` that does not wait for a relay which does not obey: whoever asks it goes on opening that one.
 
 ``take`` makes the client the one that may hold relays and whose death starts the plugin again, before it has held any;
 a hold that succeeds does the same.
@@ -63,6 +65,7 @@ class Guard:
         self._clients: dict[socket.socket, bytes] = {}
         self._holder: socket.socket | None = None
         self._leaving = False
+        self._relieved = False
         self._started_ms = clock_ms()
         self._had_client = False
         self._starter = None if settings.lightningd is None else PluginStarter(settings.lightningd, clock_ms)
@@ -79,7 +82,7 @@ class Guard:
         for readable in (self._listener, wakeup):
             readable.setblocking(False)
             self._selector.register(readable, selectors.EVENT_READ)
-        while not (self._leaving and self._contacts.all_open):
+        while not (self._leaving and (self._relieved or self._contacts.all_done)):
             wait_ms = min(POLL_MS, max(0, self._contacts.next_ms() - clock_ms()))
             for key, _ in self._selector.select(wait_ms / 1000):
                 if key.fileobj is self._listener:
@@ -149,7 +152,7 @@ class Guard:
         client.close()
         if self._holder is client:
             self._holder = None
-            log.warning("the client %s; its relays are open", why)
+            log.warning("the client %s; still to be opened: %s", why, self._unopened())
             if self._starter is not None and not self._leaving:
                 self._starter.client_vanished()
 
@@ -174,11 +177,16 @@ class Guard:
                     self._check_not_held(client)
                     self.leave("the client said goodbye")
                     return {"guard": self._state().as_json()}
+                case {"ask": "relieve"}:
+                    self._check_not_held(client)
+                    self.leave("another guard takes over")
+                    self._relieved = True
+                    return {"guard": self._state().as_json()}
         except RelayError as error:
             return {"code": error.code, "message": error.message}
         except (ValueError, RecursionError) as error:
             return {"code": "bad_request", "message": f"not JSON: {error}"}
-        return {"code": "bad_request", "message": "ask hold, open, take, state or bye"}
+        return {"code": "bad_request", "message": "ask hold, open, take, state, bye or relieve"}
 
     def _check_free(self, client: socket.socket) -> None:
         """Only one client holds relays, and the first one keeps them as long as it lives. Raises RelayError."""
@@ -273,7 +281,11 @@ def guard(settings: GuardSettings) -> None:
             # Also when the loop has died of a fault of its own.
             contacts.open_all()
             Path(settings.socket).unlink(missing_ok=True)
-        log.info("every relay is open; good night")
+        if contacts.all_open:
+            log.info("every relay is open; good night")
+        else:
+            faults = "; ".join(f"{s.outlet_id}: {s.fault}" for s in contacts.states() if s.fault)
+            log.warning("not every relay is confirmed open (%s); good night", faults)
 
 
 def _detach(output: Path) -> None:

@@ -9,7 +9,7 @@ from pydantic import Discriminator
 
 from wattline.bus import BusError, I2CBus, bus_name, open_bus
 from wattline.relay.expander import Expander, ExpanderRelay, ExpanderSettings
-from wattline.relay.gpio import GpioRelay, GpioRelaySettings
+from wattline.relay.gpio import GpioRelay, GpioRelaySettings, found_closed
 from wattline.relay.pca9554 import Pca9554, Pca9554RelaySettings
 from wattline.relay.pcf8574 import Pcf8574, Pcf8574RelaySettings
 from wattline.relay.relay import Relay, RelayError
@@ -56,6 +56,20 @@ def open_relay(settings: RelaySettings, expanders: Expanders | None = None) -> R
                 return ExpanderRelay(expanders.expander(settings), settings.bit, settings.active_low)
             own = Expanders()
             return ExpanderRelay(own.expander(settings), settings.bit, settings.active_low, release=own.close)
+
+
+def look_at(settings: RelaySettings) -> bool:
+    """Whether the pin of a relay is at the level of a closed one, just as it was left. Nothing is switched.
+
+    Raises RelayError.
+    """
+    if isinstance(settings, GpioRelaySettings):
+        return found_closed(settings)
+    relay = open_relay(settings)
+    try:
+        return relay.is_closed()
+    finally:
+        relay.close()
 
 
 def check_relays(relays: Iterable[tuple[str, RelaySettings]]) -> None:

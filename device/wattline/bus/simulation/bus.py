@@ -31,5 +31,8 @@ class SimulatedBus:
     def read_block(self, address: int, register: int, length: int) -> bytes:
         return bytes.fromhex(self._world.call("read_block", address=address, register=register, length=length))
 
+    def peek(self, address: int, register: int, after: int) -> int:
+        return int(self._world.call("peek", address=address, register=register, after=after))
+
     def close(self) -> None:
         self._world.close()

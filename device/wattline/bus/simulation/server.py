@@ -123,6 +123,7 @@ def _calls(world: World, bus: WorldBus) -> dict[str, Callable[..., Any]]:
         "write_byte_register": bus.write_byte_register,
         "read_word": bus.read_word,
         "write_word": bus.write_word,
+        "peek": bus.peek,
         "read_block": lambda **where: bus.read_block(**where).hex(),
         "plug": world.plug,
         "profile": lambda circuit: world.circuits[circuit].profile,

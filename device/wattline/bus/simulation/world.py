@@ -311,5 +311,14 @@ class WorldBus:
         self._world.switch()
         return data
 
+    def peek(self, address: int, register: int, after: int) -> int:
+        chip = self._world.chip(address)
+        chip.write_byte(register)
+        value = chip.read_byte()
+        chip.write_byte(after)
+        # Only now: a contact takes milliseconds to move, the transaction less than half of one.
+        self._world.switch()
+        return value
+
     def close(self) -> None:
         """Nothing to let go of."""
