@@ -16,6 +16,7 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.plugin.fake_chain import FakeChain, FakeFunds
 from wattline.ledger import Ledger, LedgerError, SessionRecord
 from wattline.ledger.database import open_database
 from wattline.ledger.payment import Booked, Booking, Cursor
@@ -34,11 +35,12 @@ from wattline.lightning.node import (
 from wattline.lightning.record import PREIMAGE_TLV_TYPE, RECORD_TLV_TYPE
 from wattline.lightning.tlv import encode_bigsize, encode_tlv_stream
 from wattline.meter import Meter, MeterError, Reading
-from wattline.offering import SocketSettings
+from wattline.offering import OnchainSettings, SocketSettings
 from wattline.payment.keysend import Htlc, Reservations
 from wattline.payment.payer import Payer
 from wattline.plugin.bookkeeper import Bookkeeper
 from wattline.plugin.live_sessions import LiveSessions
+from wattline.plugin.onchain import Onchain
 from wattline.plugin.outlet import Condition, OutletLoop
 from wattline.plugin.receipts import Receipts
 from wattline.plugin.reception import Identity, Reception
@@ -361,7 +363,9 @@ class Stall:
     """A socket with one outlet, A1, put together as the shop does it, but for threads that work at their own pace: the
     journal is read, sessions are saved and refunds are retried when a test says so (or a settlement needs it)."""
 
-    def __init__(self, path: Path, *, settles: bool = True, drain_timeout_s: float = 30.0) -> None:
+    def __init__(
+        self, path: Path, *, settles: bool = True, drain_timeout_s: float = 30.0, takes_onchain: bool = False
+    ) -> None:
         self.settings = socket_settings()
         self.ledger = WatchedLedger(path / "socket.sqlite3")
         self.wallet, self.signer, self.journal, self.hardware = FakeWallet(), FakeSigner(), FakeJournal(), Hardware()
@@ -378,8 +382,16 @@ class Stall:
         )
         self.bookkeeper = Bookkeeper(self.journal, self.ledger, self.socket, 1.0)
         payer = Payer(self.wallet, self.ledger.outgoing, pause=lambda _: None)
+        self.chain = FakeChain()
+        self.funds = FakeFunds(self.chain)
+        rules = OnchainSettings(enabled=True, watch_interval_ms=50, final_timeout_s=5, confirmations=1)
+        self.onchain = (
+            Onchain(rules, "regtest", self.ledger, self.chain, self.funds, self.signer, self.socket)
+            if takes_onchain
+            else None
+        )
         self.settlement = Settlement(
-            self.socket, payer, self.ledger, self.reservations, self.bookkeeper, drain_timeout_s, 60.0
+            self.socket, payer, self.ledger, self.reservations, self.bookkeeper, drain_timeout_s, 60.0, self.onchain
         )
         meter: Callable[[], Meter] = lambda: self.hardware  # noqa: E731 - a factory of one expression
         self.outlet = OutletLoop("A1", INTERVAL_MS, meter, self.hardware, self.socket, self.reservations)
@@ -396,14 +408,20 @@ class Stall:
             self.receipts,
             self.streams,
             self.ready,
+            self.onchain.desk if self.onchain is not None else None,
         )
 
     def __enter__(self) -> Stall:
         self.outlet.start()
         wait_until(lambda: self.outlet.view.condition is Condition.AVAILABLE)
+        if self.onchain is not None:
+            self.onchain.start()
+            wait_until(lambda: self.onchain is None or not self.onchain.trouble)
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self.onchain is not None:
+            self.onchain.stop()
         self.settlement.stop()
         self.outlet.stop()
         self.ledger.close()

@@ -84,6 +84,8 @@ class ChainWatch:
         self._thread = threading.Thread(target=self._run, name="chain watch", daemon=True)
 
     def start(self) -> None:
+        # Before anybody may ask for a receipt: it says what is broadcast.
+        self._conclude_closed(self._ledger.unfinished_aggregates())
         self._thread.start()
 
     def stop(self) -> None:
@@ -121,8 +123,9 @@ class ChainWatch:
 
     def look(self) -> None:
         """One look at everything. Raises ChainUnavailable and whatever else stands in the way of it."""
-        self._check_network()
         aggregates = self._ledger.unfinished_aggregates()
+        self._conclude_closed(aggregates)
+        self._check_network()
         is_slow = self._clock() >= self._slow_due
         if not aggregates and not is_slow:
             return
@@ -157,6 +160,17 @@ class ChainWatch:
         except Exception:
             log.exception("settlement of session %s", aggregate.session_id)
 
+    def _conclude_closed(self, aggregates: Sequence[Aggregate]) -> None:
+        """Choose for sessions that are over: the plugin died between the close and the choice."""
+        for aggregate in aggregates:
+            if aggregate.status is AggregateStatus.OPEN and not self._sessions.is_served(aggregate.session_id):
+                self._on_its_own(aggregate, self._conclude)
+
+    def _conclude(self, aggregate: Aggregate) -> None:
+        session = self._sessions.session_now(aggregate.session_id)
+        if session is not None and session.state is State.CLOSED:
+            self._desk.conclude(session)
+
     # Aggregates that grow.
 
     def _watch_growing(self, growing: Sequence[Aggregate], *, is_thorough: bool) -> None:
@@ -168,9 +182,6 @@ class ChainWatch:
     def _watch_one(self, aggregate: Aggregate, spenders: Mapping[Outpoint, str], *, is_thorough: bool) -> None:
         session_id = aggregate.session_id
         if not self._sessions.is_served(session_id):
-            session = self._sessions.session_now(session_id)
-            if session is not None and session.state is State.CLOSED:
-                self._desk.conclude(session)  # the plugin died between the close and the choice
             return
         newest = self._ledger.newest_version(session_id)
         if newest is None:
