@@ -18,8 +18,9 @@ the socket's own wallet or in the receipt. All that goes on the chain pays 4 sat
 Not measured: energy, meter and relay. A session is worth what its energy would cost at the price, and that is set as
 its session fee, which is due when all of it is paid; the relay closes, and nothing draws power. So the settlement of
 (b) is its newest version. The cable is worked by hand and opens whatever it costs: a real one refuses a session whose
-miner fee exceeds its max_fee_ratio, and makes keysend payments larger where they are too dear. Nor are the minutes that blocks take on Bitcoin (the column ``blocks`` says how many), and
-opening and closing the channels of (c), which serve many sessions: their size is told below the tables.
+miner fee exceeds its max_fee_ratio, and makes keysend payments larger where they are too dear. Nor are the minutes that
+blocks take on Bitcoin (the column ``blocks`` says how many), and opening and closing the channels of (c), which serve
+many sessions: their size is told below the tables.
 """
 
 from __future__ import annotations
