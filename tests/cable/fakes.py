@@ -332,6 +332,8 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
         self.lie_invitation: Callable[[pb.OnchainInvitation], None] = lambda invitation: None
         self.lie_final: Callable[[pb.FinalDue], None] = lambda due: None
         self.final_timeout_s = 3.0
+        self.refuses_finals = False
+        """As a socket whose bitcoind is away."""
         self.versions: list[tuple[int, int, bool]] = []
         """Number, value in sat and whether it is final, of every version that reached it."""
         self.signatures: list[str] = []
@@ -563,6 +565,8 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
             return None
         if version.number != aggregate.number + 1:
             return "bad_version", f"the next version has number {aggregate.number + 1}"
+        if version.is_final and self.refuses_finals:
+            return "onchain_unavailable", "the socket cannot look at the chain just now"
         if version.is_final:
             return None if value_sat == aggregate.due_sat else ("wrong_output", "another value is wanted")
         if account.state in (pb.SESSION_STATE_SETTLING, pb.SESSION_STATE_CLOSED):

@@ -458,6 +458,47 @@ def test_while_it_is_not_mined_its_inputs_are_kept_for_it_at_each_start(onchain:
     assert not set(first.inputs) & set(row(onchain).inputs)
 
 
+def test_a_socket_that_could_not_take_the_final_version_and_owes_the_rest_of_the_newest_is_no_cheat(
+    onchain: Bench,
+) -> None:
+    onchain.socket.refuses_finals = True
+    onchain.socket.final_timeout_s = 0.5
+    onchain.start()
+    until_charged(onchain)
+    summary = onchain.finish()
+    assert summary.is_good, summary
+    signed = row(onchain)
+    assert any(is_final for _, _, is_final in onchain.socket.versions), "it was signed and handed over"
+    held = aggregate(onchain)
+    newest = held.held[held.txids[held.number]]
+    assert summary.onchain_value_sat == newest[0] == signed.accepted_sat
+    assert signed.final_sat is None
+    onchain.funds.mine(newest[1])
+    onchain.wish.__init__()  # type: ignore[misc]
+    onchain.start()
+    wait_for(lambda: len(onchain.socket.sessions) == 2)
+    settled = onchain.ledger.cable_aggregates.of(signed.session_id)
+    assert settled is not None
+    assert (settled.status, settled.mined_sat) == (CableAggregateStatus.SETTLED, newest[0])
+    until_versions(onchain, 1)
+    onchain.finish()
+
+
+def test_a_receipt_that_keeps_what_the_newest_version_pays_too_much_is_objected_to(onchain: Bench) -> None:
+    def keep(receipt: pb.Receipt) -> None:
+        receipt.balance_msat += receipt.refunded_msat
+        receipt.refunded_msat = 0
+        receipt.refund_status = pb.REFUND_STATUS_KEPT
+
+    onchain.socket.refuses_finals = True
+    onchain.socket.final_timeout_s = 0.5
+    onchain.socket.lie_receipt = keep
+    onchain.start()
+    until_charged(onchain)
+    summary = onchain.finish()
+    assert any("are owed" in line for line in summary.objections), summary.objections
+
+
 def test_a_socket_that_has_more_mined_than_agreed_is_seen_told_of_and_refused(onchain: Bench) -> None:
     onchain.start()
     until_versions(onchain, 4)

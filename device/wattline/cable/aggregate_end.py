@@ -25,15 +25,15 @@ LOOK_S = 0.25
 
 
 def ended(row: CableAggregate, receipt: Receipt | None, is_final_known: bool, now_s: int) -> CableAggregate:
-    """``row`` when its session is over. What may rightly be mined is the final version, if one was agreed on, else the
+    """``row`` when its session is over. What may rightly be mined is the final version, if the socket took one, else the
     newest; and no more than the socket's own signed receipt says.
 
-    ``is_final_known``: the socket has said that it has the final version. Without that and without a receipt it may
-    never have come, and an honest socket takes the newest.
-    """
+    ``is_final_known``: the socket has said that it has the final version. Without that it may never have come, or the
+    socket could not check it (its bitcoind was away): an honest one takes the newest then, and owes what that is too
+    much."""
     if row.signed_sat == 0:
         return replace(row, status=CableAggregateStatus.VOID, closed_at=now_s)
-    final_sat = row.final_sat if receipt is not None or is_final_known else None
+    final_sat = row.final_sat if is_final_known else None
     if receipt is not None and receipt.onchain_value_sat < (row.accepted_sat if final_sat is None else final_sat):
         final_sat = receipt.onchain_value_sat
     return replace(row, status=CableAggregateStatus.ENDED, final_sat=final_sat)

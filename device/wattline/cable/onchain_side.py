@@ -243,6 +243,7 @@ class OnchainSide:
             accepted_msat=account.onchain_settled_msat,
             signed_msat=account.onchain_signed_msat,
             txids=dict(self.purse.txids),
+            is_final_taken=self._is_final_known,
         )
 
     def finish(self, receipt: Receipt | None) -> CableAggregate | None:

@@ -125,6 +125,8 @@ class OnchainKnown:
     """The largest value of any version that was handed over."""
     txids: Mapping[int, str]
     """Those of the versions that this run has made, by value_sat."""
+    is_final_taken: bool = False
+    """The socket has said that it has the final version."""
 
 
 def objections(
@@ -171,7 +173,9 @@ def _onchain_objections(receipt: Receipt, known: OnchainKnown | None) -> list[st
             f"{known.signed_msat} msat signed"
         )
     owed_sat = final_value_sat(receipt.charged_msat, receipt.credited_msat - credited_msat, known.floor_sat)
-    if value_sat > owed_sat:
+    # Without a final version the newest is taken, and what that is too much is owed.
+    is_newest = value_sat * MSAT_PER_SAT == credited_msat and receipt.refund_status in ("owed", "sent")
+    if value_sat > owed_sat and (known.is_final_taken or not is_newest):
         lines.append(f"the receipt takes {value_sat} sat on-chain; {owed_sat} sat are owed")
     if receipt.returned_msat != credited_msat - value_sat * MSAT_PER_SAT:
         lines.append(
