@@ -25,8 +25,8 @@ LOOK_S = 0.25
 
 
 def ended(row: CableAggregate, receipt: Receipt | None, is_final_known: bool, now_s: int) -> CableAggregate:
-    """``row`` when its session is over. What may rightly be mined is the final version, if the socket took one, else the
-    newest; and no more than the socket's own signed receipt says.
+    """``row`` when its session is over. What may rightly be mined is the final version, if the socket took one, else
+    the newest; and no more than the socket's own signed receipt says.
 
     ``is_final_known``: the socket has said that it has the final version. Without that it may never have come, or the
     socket could not check it (its bitcoind was away): an honest one takes the newest then, and owes what that is too
