@@ -10,8 +10,9 @@ import functools
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -42,10 +43,9 @@ from wattline.offering import OnchainSettings
 from wattline.payment.aggregate import VersionRefused
 from wattline.payment.keysend import Reservations
 from wattline.payment.payer import Payer
-from wattline.plugin.aggregates import Aggregates
 from wattline.plugin.bookkeeper import Bookkeeper
-from wattline.plugin.chain_watch import ChainWatch
 from wattline.plugin.live_sessions import LiveSessions
+from wattline.plugin.onchain import Onchain
 from wattline.plugin.outlet import OutletLoop
 from wattline.plugin.receipts import Receipts
 from wattline.plugin.settlement import Settlement
@@ -104,6 +104,15 @@ class Tripwire:
                 self.left = None
                 raise Killed
             self.left -= 1
+
+    @contextmanager
+    def untouched(self) -> Iterator[None]:
+        """For whoever only looks on."""
+        left, self.left = self.left, None
+        try:
+            yield
+        finally:
+            self.left = left
 
     def around(self, thing: T) -> T:
         return cast("T", _Border(thing, self))
@@ -255,22 +264,22 @@ class StillStall:
         )
         self.socket.hears = lambda session, message: self.hears(session, message)
         self.bookkeeper = Bookkeeper(self.journal, ledger, self.socket, 1.0)
-        self.desk = Aggregates(self.settings, ledger, chain, funds, self.signer, self.socket, now=lambda: self.time_s)
-        self.desk.trouble = ""
-        self.watch = ChainWatch(
+        self.onchain = Onchain(
             self.settings,
             "regtest",
             ledger,
             chain,
             funds,
-            self.desk,
+            self.signer,
             self.socket,
             now=lambda: self.time_s,
             clock=lambda: float(self.time_s),
         )
+        self.desk, self.watch = self.onchain.desk, self.onchain.watch
+        self.desk.trouble = ""
         payer = Payer(self.wallet, ledger.outgoing, pause=lambda _: None)
         self.settlement = StillSettlement(
-            self.socket, payer, ledger, self.reservations, self.bookkeeper, 0.0, 60.0, self.desk
+            self.socket, payer, ledger, self.reservations, self.bookkeeper, 0.0, 60.0, self.onchain
         )
         self.outlets = {outlet_id: self._outlet(outlet_id, hardware) for outlet_id, hardware in self.hardware.items()}
         self.socket.furnish(list(self.outlets.values()), self.settlement)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.plugin.fakes import CABLE, node_id
+from tests.plugin.fakes import CABLE, node_id, wait_until
 from tests.plugin.still_stall import (
     CONFIRMATIONS,
     EXPOSURE_CAP_SAT,
@@ -17,6 +20,7 @@ from tests.plugin.still_stall import (
 )
 from wattline.bitcoin.chain import Outpoint
 from wattline.ledger import AggregateStatus, Ledger, LedgerError
+from wattline.ledger.database import BUSY_TIMEOUT_MS
 from wattline.payment.aggregate import MSAT_PER_SAT
 from wattline.session import State, StopReason
 
@@ -182,6 +186,31 @@ def test_the_cable_is_refused_even_when_bitcoind_goes_before_ours_is_broadcast(
     stall.chain.offer(wallet.double_spend(1000))
     stall.chain.before_broadcast = away
     assert not stall.look()
+    check_fraud(stall, session, wallet, StopReason.DOUBLE_SPENT)
+
+
+def test_a_fraud_and_a_version_that_is_being_handed_over_do_not_wait_for_each_other(
+    stall: StillStall, session: str, wallet: Wallet
+) -> None:
+    verdict = stall.chain.verdict
+    under_way = threading.Event()
+
+    def slow(raw: str) -> object:
+        found = verdict(raw)
+        under_way.set()
+        wait_until(lambda: stall.ledger.refused_cable(CABLE) is not None)
+        return found
+
+    stall.chain.verdict = slow  # type: ignore[method-assign,assignment]
+    with ThreadPoolExecutor(1) as pool:
+        handed_over = pool.submit(stall.hand_over, session, 3, wallet.sign(VALUE_SAT + 100))
+        assert under_way.wait(5)
+        stall.chain.offer(wallet.double_spend(1000))
+        begun = time.monotonic()
+        assert stall.look()
+        assert handed_over.result(5) == ""
+    assert time.monotonic() - begun < BUSY_TIMEOUT_MS / 1000 / 2
+    assert stall.aggregate(session).chosen_number == 3, "the newest is what was just taken"
     check_fraud(stall, session, wallet, StopReason.DOUBLE_SPENT)
 
 

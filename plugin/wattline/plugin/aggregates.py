@@ -1,7 +1,7 @@
-"""The desk where cables hand over versions of their aggregates, and where one of them is chosen to be broadcast.
+"""The desk where cables hand over versions of their aggregates.
 
-A version is checked against the chain, stored, and only then credited. Which version is broadcast is written to the
-ledger before anybody sends it; whoever follows the chain (:mod:`wattline.plugin.chain_watch`) carries that out.
+A version is checked against the chain, stored, and only then credited. Which one is broadcast is chosen in
+:mod:`wattline.plugin.choice`.
 """
 
 from __future__ import annotations
@@ -11,27 +11,25 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from wattline.bitcoin.chain import Chain, ChainRefused, ChainUnavailable, NotATransaction, Tx
 from wattline.errors import StopError
-from wattline.ledger import Aggregate, AggregateInput, AggregateStatus, Ledger, LedgerError, Version
+from wattline.ledger import Aggregate, AggregateInput, Ledger, LedgerError, Version
 from wattline.lightning.node import Signer
 from wattline.lightning.onchain import ReceivingFunds
 from wattline.lightning.signing import is_signed_by
 from wattline.offering import OnchainSettings
-from wattline.payment.aggregate import MSAT_PER_SAT, OnchainRules, Proven, VersionRefused, final_value_sat
+from wattline.payment.aggregate import MSAT_PER_SAT, OnchainRules, Proven, VersionRefused
 from wattline.plugin.admission import Admission
+from wattline.plugin.desks import Desks
 from wattline.plugin.outlet import OutletView
-from wattline.session import Session, StopReason
+from wattline.session import Session
 from wattline.v1 import charging_pb2 as pb
 
 log = logging.getLogger(__name__)
 
 LARGEST_PSBT = 32 * 1024
-ASK_AGAIN_S = 1.0
-"""How often the cable is asked for the final version: it may be just resuming."""
 
 
 class Sessions(Protocol):
@@ -47,21 +45,6 @@ class Sessions(Protocol):
         """The ledger holds a version with this txid: credit what the session lacks of ``total_msat`` from the chain;
         False when it can no longer use it."""
 
-    def tell(self, session_id: str, message: pb.ChargeResponse) -> None:
-        """Send something to the session's cable, if it is there."""
-
-
-@dataclass(slots=True)
-class _Desk:
-    """One session at the desk."""
-
-    lock: threading.RLock = field(default_factory=threading.RLock)
-    is_closed: bool = False
-    """Nothing is credited any more."""
-    final_sat: int = 0
-    """What the final version has to pay; 0 while none is wanted."""
-    final_came: threading.Event = field(default_factory=threading.Event)
-
 
 class Aggregates:
     """Thread-safe; one version of one session at a time."""
@@ -74,6 +57,7 @@ class Aggregates:
         funds: ReceivingFunds,
         signer: Signer,
         sessions: Sessions,
+        desks: Desks,
         now: Callable[[], int] = lambda: int(time.time()),
     ) -> None:
         self._settings = settings
@@ -86,9 +70,7 @@ class Aggregates:
         self._admission = Admission(settings, ledger, chain)
         self._room = threading.Lock()
         """Held from the last look at the room that is left until it is taken."""
-        self._lock = threading.Lock()
-        self._desks: dict[str, _Desk] = {}
-        self._stopping = threading.Event()
+        self._desks = desks
         self.trouble = "the chain was not looked at yet"
         """Why nobody is invited just now; empty when all is well. Set by whoever watches the chain."""
 
@@ -96,10 +78,6 @@ class Aggregates:
     def rules(self) -> OnchainRules:
         """For sessions that are invited from now on."""
         return self._settings.rules
-
-    def stop(self) -> None:
-        """Wait for no cable any more."""
-        self._stopping.set()
 
     # What cables say.
 
@@ -111,7 +89,7 @@ class Aggregates:
         if not is_signed_by(self._signer, "onchain", session_id.encode("ascii"), signature, cable_node_id):
             raise VersionRefused("not_invited", "the request is not signed by the cable's node")
         self._check_cable(cable_node_id)
-        with self._desk(session_id).lock:
+        with self._desks.of(session_id).lock:
             aggregate = self._ledger.aggregate(session_id)
             if aggregate is None:
                 self._check_live(session_id)
@@ -146,7 +124,7 @@ class Aggregates:
         psbt = base64.b64encode(message.psbt).decode("ascii")
         try:
             tx = self._chain.finalized(psbt)
-            with self._desk(session_id).lock:
+            with self._desks.of(session_id).lock:
                 version = self._take(aggregate, message.number, psbt, tx, is_final=message.is_final)
         except NotATransaction as error:
             raise VersionRefused("not_signed", error.message) from error
@@ -160,77 +138,16 @@ class Aggregates:
 
     def close(self, session_id: str) -> None:
         """Credit nothing any more; what is being credited just now is done when this returns."""
-        desk = self._desk(session_id)
+        desk = self._desks.of(session_id)
         with desk.lock:
             desk.is_closed = True
             self._credit_all(session_id)
 
-    def give_back(self, session: Session) -> int:
-        """After :meth:`close`: how much of the credit is never taken, in msat. Which version is broadcast is written
-        down when this returns: the one that pays exactly what is owed, when the cable has signed it in time; none when
-        nothing is owed on the chain; else the newest, and 0 is given back. Waits for the cable; may be asked again."""
-        session_id = session.session_id
-        newest = self._ledger.newest_version(session_id)
-        aggregate = self._ledger.aggregate(session_id)
-        if aggregate is None or newest is None:
-            return 0
-        if aggregate.status is AggregateStatus.OPEN:
-            due_sat = self._due_sat(session, aggregate)
-            if 0 < due_sat < newest.value_sat:
-                self._wait_for_final(session, due_sat)
-            aggregate = self._decide(session, due_sat)
-        chosen = self._ledger.version(session_id, aggregate.chosen_number) if aggregate.chosen_number else None
-        return (newest.value_sat - (chosen.value_sat if chosen else 0)) * MSAT_PER_SAT
-
-    def is_owed(self, session: Session) -> bool:
-        """Whether something of the session is to be taken on the chain and not yet final there."""
-        aggregate = self._ledger.aggregate(session.session_id)
-        if aggregate is None or self._ledger.newest_version(session.session_id) is None:
-            return False
-        return aggregate.status.is_live
-
-    def lost_msat(self, session_id: str) -> int:
-        """What was credited and will never be taken, because its inputs went elsewhere."""
-        aggregate = self._ledger.aggregate(session_id)
-        return aggregate.lost_msat if aggregate is not None else 0
-
-    def conclude(self, session: Session) -> None:
-        """At the close: the newest version is broadcast, unless it was decided otherwise before. May be told again."""
-        session_id = session.session_id
-        with self._desk(session_id).lock:
-            aggregate = self._ledger.aggregate(session_id)
-            if aggregate is None or aggregate.status is not AggregateStatus.OPEN:
-                return
-            newest = self._ledger.newest_version(session_id)
-            if newest is None:
-                self._ledger.void(session_id, "nothing was handed over", self._now())
-            else:
-                self._ledger.choose(session_id, newest.number, session.stop_reason or "closed", self._now())
-
     def forget(self, session_id: str) -> None:
         """The session is over."""
-        with self._lock:
-            self._desks.pop(session_id, None)
-
-    # What the watch asks for.
-
-    def seize(self, session_id: str, reason: StopReason) -> Version | None:
-        """Choose the newest version at once, because something is wrong; None when there is none. The first choice
-        stands."""
-        desk = self._desk(session_id)
-        with desk.lock:
-            desk.is_closed = True
-            newest = self._ledger.newest_version(session_id)
-            if newest is None:
-                return None
-            chosen = self._ledger.choose(session_id, newest.number, reason, self._now()).chosen_number
-        return self._ledger.version(session_id, chosen or newest.number)
+        self._desks.forget(session_id)
 
     # The desk's own.
-
-    def _desk(self, session_id: str) -> _Desk:
-        with self._lock:
-            return self._desks.setdefault(session_id, _Desk())
 
     def _check_cable(self, cable_node_id: str) -> None:
         reason = self._ledger.refused_cable(cable_node_id)
@@ -280,7 +197,7 @@ class Aggregates:
 
     def _take_larger(self, version: Version, proven: Proven, newest: Version | None, aggregate: Aggregate) -> None:
         session_id = version.session_id
-        if self._desk(session_id).is_closed:
+        if self._desks.of(session_id).is_closed:
             raise VersionRefused("session_closed", "the session takes no payment any more")
         session = self._check_live(session_id)
         self._admission.check_room(session, version.value_sat, newest, aggregate.rules)
@@ -295,7 +212,7 @@ class Aggregates:
             raise VersionRefused("session_closed", f"the session is {session.state} and takes no payment any more")
 
     def _take_final(self, version: Version, tx: Tx) -> None:
-        desk = self._desk(version.session_id)
+        desk = self._desks.of(version.session_id)
         if desk.final_sat == 0:
             raise VersionRefused("session_closed", "no final version is wanted (now)")
         if version.value_sat != desk.final_sat:
@@ -319,56 +236,6 @@ class Aggregates:
         newest = self._ledger.newest_version(session_id)
         if newest is not None:
             self._sessions.credit_stored(session_id, newest.txid, newest.value_sat * MSAT_PER_SAT)
-
-    def _due_sat(self, session: Session, aggregate: Aggregate) -> int:
-        onchain_msat = self._ledger.onchain_credited_msat(session.session_id)
-        keysend_msat = session.account.credited_msat - onchain_msat
-        return final_value_sat(session.account.charged_msat, keysend_msat, aggregate.rules.floor_sat)
-
-    def _wait_for_final(self, session: Session, due_sat: int) -> None:
-        """Ask for the version that pays exactly ``due_sat``, until it is there, or the time is over, or the inputs were
-        seen spent."""
-        session_id = session.session_id
-        desk = self._desk(session_id)
-        with desk.lock:
-            desk.final_sat = due_sat
-        message = pb.ChargeResponse(
-            final_due=pb.FinalDue(
-                value_sat=due_sat,
-                charged_msat=session.account.charged_msat,
-                keysend_msat=session.account.credited_msat - self._ledger.onchain_credited_msat(session_id),
-            )
-        )
-        # A cable that was lost for long does not come back now.
-        timeout_s = 0 if session.stop_reason is StopReason.CABLE_LOST else self._settings.final_timeout_s
-        deadline = time.monotonic() + timeout_s
-        is_told = False
-        while not self._stopping.is_set():
-            aggregate = self._ledger.aggregate(session_id)
-            if aggregate is None or aggregate.status is not AggregateStatus.OPEN:
-                return
-            left_s = max(0.0, deadline - time.monotonic())
-            if self._ledger.final_version(session_id) is not None or (is_told and left_s == 0):
-                return
-            self._sessions.tell(session_id, message)
-            is_told = True
-            desk.final_came.wait(min(left_s, ASK_AGAIN_S))
-        # The process ends: the next one asks again.
-        raise ChainUnavailable("shutting_down", "the socket is shutting down")
-
-    def _decide(self, session: Session, due_sat: int) -> Aggregate:
-        """What is taken on the chain for ``due_sat``; an earlier decision stands. No final version after it."""
-        session_id = session.session_id
-        desk = self._desk(session_id)
-        with desk.lock:
-            desk.final_sat = 0
-            newest, final = self._ledger.newest_version(session_id), self._ledger.final_version(session_id)
-            assert newest is not None, "who has handed over nothing gets nothing back"
-            if due_sat == 0:
-                return self._ledger.void(session_id, "nothing is owed on the chain", self._now())
-            if final is not None and final.value_sat == due_sat:
-                return self._ledger.choose(session_id, final.number, "final", self._now())
-            return self._ledger.choose(session_id, newest.number, session.stop_reason or "closed", self._now())
 
 
 def rules_message(rules: OnchainRules) -> pb.OnchainRules:

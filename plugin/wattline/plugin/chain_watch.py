@@ -21,6 +21,7 @@ from wattline.offering import OnchainSettings
 from wattline.payment.aggregate import MSAT_PER_SAT, feerate_per_kw
 from wattline.plugin.aggregates import Aggregates
 from wattline.plugin.broadcasts import Broadcasts
+from wattline.plugin.choice import Choice
 from wattline.session import Event, Fault, Session, State, StopReason
 from wattline.tariff import worth_msat
 
@@ -60,6 +61,7 @@ class ChainWatch:
         chain: Chain,
         funds: ReceivingFunds,
         desk: Aggregates,
+        choice: Choice,
         sessions: Sessions,
         now: Callable[[], int] = lambda: int(time.time()),
         clock: Callable[[], float] = time.monotonic,
@@ -71,6 +73,7 @@ class ChainWatch:
         self._ledger = ledger
         self._chain = chain
         self._desk = desk
+        self._choice = choice
         self._sessions = sessions
         self._now = now
         self._clock = clock
@@ -169,7 +172,7 @@ class ChainWatch:
     def _conclude(self, aggregate: Aggregate) -> None:
         session = self._sessions.session_now(aggregate.session_id)
         if session is not None and session.state is State.CLOSED:
-            self._desk.conclude(session)
+            self._choice.conclude(session)
 
     # Aggregates that grow.
 
@@ -231,12 +234,11 @@ class ChainWatch:
         # The relay first. That the session ends is written before the choice: no restart lets it deliver again.
         self._sessions.post(session_id, Fault(reason))
         self._sessions.save(session_id)
-        with self._ledger.unit():
-            chosen = self._desk.seize(session_id, reason)
-            detail = {"reason": reason, "newest": newest.txid, "spent_by": sorted(txids)}
-            self._ledger.append_event(self._now(), session_id, "aggregate_seized", detail)
-            if reason is not StopReason.PAID_EARLY:
-                self._refuse(aggregate, reason)
+        if reason is not StopReason.PAID_EARLY:
+            self._refuse(aggregate, reason)
+        chosen = self._choice.seize(session_id, reason)
+        detail = {"reason": reason, "newest": newest.txid, "spent_by": sorted(txids)}
+        self._ledger.append_event(self._now(), session_id, "aggregate_seized", detail)
         if chosen is not None:
             self._broadcasts.send(session_id, chosen)
 

@@ -1,6 +1,10 @@
-"""Payments on the chain, put together: the desk where they are handed over and the watch that follows them."""
+"""Payments on the chain, put together: the desk where they are handed over, the choice of what is broadcast, and
+the watch that follows it."""
 
 from __future__ import annotations
+
+import time
+from collections.abc import Callable
 
 from wattline.bitcoin.chain import Chain
 from wattline.ledger import Ledger
@@ -9,6 +13,8 @@ from wattline.lightning.onchain import ReceivingFunds
 from wattline.offering import OnchainSettings
 from wattline.plugin.aggregates import Aggregates
 from wattline.plugin.chain_watch import ChainWatch
+from wattline.plugin.choice import Choice
+from wattline.plugin.desks import Desks
 from wattline.plugin.smart_socket import SmartSocket
 from wattline.session import Session
 
@@ -26,16 +32,21 @@ class Onchain:
         funds: ReceivingFunds,
         signer: Signer,
         seller: SmartSocket,
+        now: Callable[[], int] = lambda: int(time.time()),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.desk = Aggregates(settings, ledger, chain, funds, signer, seller)
-        self._watch = ChainWatch(settings, network, ledger, chain, funds, self.desk, seller)
+        """``now``: Unix seconds; ``clock``: monotonic, in s."""
+        desks = Desks()
+        self.desk = Aggregates(settings, ledger, chain, funds, signer, seller, desks, now)
+        self.choice = Choice(settings, ledger, seller, desks, now)
+        self.watch = ChainWatch(settings, network, ledger, chain, funds, self.desk, self.choice, seller, now, clock)
 
     def start(self) -> None:
-        self._watch.start()
+        self.watch.start()
 
     def stop(self) -> None:
-        self.desk.stop()
-        self._watch.stop()
+        self.choice.stop()
+        self.watch.stop()
 
     @property
     def trouble(self) -> str:
@@ -43,23 +54,23 @@ class Onchain:
 
     @property
     def tip_height(self) -> int | None:
-        return self._watch.tip_height
+        return self.watch.tip_height
 
     def close(self, session_id: str) -> None:
         self.desk.close(session_id)
 
     def give_back(self, session: Session) -> int:
-        return self.desk.give_back(session)
+        return self.choice.give_back(session)
 
     def is_owed(self, session: Session) -> bool:
-        return self.desk.is_owed(session)
+        return self.choice.is_owed(session)
 
     def lost_msat(self, session_id: str) -> int:
-        return self.desk.lost_msat(session_id)
+        return self.choice.lost_msat(session_id)
 
     def conclude(self, session: Session) -> None:
-        self.desk.conclude(session)
-        self._watch.wake()
+        self.choice.conclude(session)
+        self.watch.wake()
 
     def forget(self, session_id: str) -> None:
         self.desk.forget(session_id)

@@ -54,7 +54,7 @@ class Sessions(Protocol):
 
 
 class OnchainDesk(Protocol):
-    """What is taken on the chain (:class:`wattline.plugin.aggregates.Aggregates`)."""
+    """What is taken on the chain (:class:`wattline.plugin.onchain.Onchain`)."""
 
     def close(self, session_id: str) -> None:
         """Credit nothing any more."""
