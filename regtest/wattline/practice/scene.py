@@ -110,9 +110,13 @@ class Scene:
 
     def close(self) -> None:
         """End the cables that still run; the nodes belong to the network."""
+        self.kill_cables()
+        self.world.close()
+
+    def kill_cables(self) -> None:
+        """End the cables that still run."""
         for process in self._processes:
             process.close()
-        self.world.close()
 
     def write_config(self, trade: Trade) -> None:
         """The socket's configuration, as a person would write it."""
