@@ -160,7 +160,7 @@ class FakeBlocks:
             return result(json.dumps("00000020" + before + "ee" * 44 + tail))
         items: list[dict[str, object]] = [{"coinbase": "00", "sequence": 0xFFFFFFFF}]
         if spent is not None:
-            items.append({"txid": spent.txid, "vout": spent.vout, "sequence": 0xFFFFFFFD})
+            items.append({"txid": spent.txid, "vout": spent.vout, "scriptSig": {"hex": ""}, "sequence": 0xFFFFFFFD})
         rows = [_tx_json(f"{number:02x}{kind:02x}" * 16, item) for kind, item in enumerate(items)]
         return result(f'{{"tx": [{", ".join(rows)}]}}')
 

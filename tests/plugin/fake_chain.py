@@ -69,7 +69,7 @@ def make_tx(
         txid=sha(json.dumps(bare)),
         version=version,
         locktime=locktime,
-        inputs=tuple(TxInput(item, sequence) for item in inputs),
+        inputs=tuple(TxInput(item, sequence, witness=("00" * 64,) if signed else ()) for item in inputs),
         outputs=tuple(TxOutput(value_sat, script) for script, value_sat in outputs),
         vsize=vsize,
         raw=json.dumps(whole).encode().hex(),
@@ -120,7 +120,7 @@ class FakeChain:
 
     # What happens on it.
 
-    def fund(self, value_sat: int, script: str = "0014" + "ab" * 20, depth: int = 10) -> Outpoint:
+    def fund(self, value_sat: int, script: str = "5120" + "ab" * 32, depth: int = 10) -> Outpoint:
         """An output in a block, with ``depth`` confirmations; 0: in the mempool."""
         self._made += 1
         tx = make_tx([Outpoint(sha(f"coinbase {self._made}"), 0)], [(script, value_sat)])

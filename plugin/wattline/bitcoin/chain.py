@@ -67,6 +67,10 @@ class TxInput:
     outpoint: Outpoint
     sequence: int
     """nSequence (BIP 68, BIP 125)."""
+    script_sig: str = ""
+    """Hex; empty for native segwit (BIP 141)."""
+    witness: tuple[str, ...] = ()
+    """The elements of the witness stack, hex."""
 
 
 @dataclass(frozen=True, slots=True)

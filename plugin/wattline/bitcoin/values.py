@@ -40,14 +40,18 @@ def tx_of(row: Mapping[str, Any], raw: str) -> Tx:
         txid=row["txid"],
         version=row["version"],
         locktime=row["locktime"],
-        inputs=tuple(
-            TxInput(_NO_OUTPOINT if "coinbase" in item else Outpoint(item["txid"], item["vout"]), item["sequence"])
-            for item in row["vin"]
-        ),
+        inputs=tuple(_input_of(item) for item in row["vin"]),
         outputs=tuple(TxOutput(sat_of(item["value"]), item["scriptPubKey"]["hex"]) for item in row["vout"]),
         vsize=row["vsize"],
         raw=raw,
     )
+
+
+def _input_of(item: Mapping[str, Any]) -> TxInput:
+    if "coinbase" in item:
+        return TxInput(_NO_OUTPOINT, item["sequence"])
+    outpoint = Outpoint(item["txid"], item["vout"])
+    return TxInput(outpoint, item["sequence"], item["scriptSig"]["hex"], tuple(item.get("txinwitness", ())))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from wattline.bitcoin.chain import Chain, Outpoint, Tx, Unspent
 from wattline.ledger import Aggregate, AggregateInput, Ledger, Version
 from wattline.offering import OnchainSettings
 from wattline.payment.aggregate import MSAT_PER_SAT, OnchainRules, Proven, VersionRefused, prove
+from wattline.payment.signatures import check_signatures
 from wattline.session import Session
 
 
@@ -19,7 +20,7 @@ class Admission:
         self._chain = chain
 
     def proven(self, aggregate: Aggregate, tx: Tx) -> Proven:
-        """The shape of the version, and that its inputs are there for it."""
+        """The shape of the version, what its signatures cover, and that its inputs are there for it."""
         outpoints = sorted(tx.outpoints)
         if len(outpoints) > aggregate.rules.max_inputs:
             raise VersionRefused("other_inputs", f"at most {aggregate.rules.max_inputs} inputs are taken")
@@ -28,6 +29,7 @@ class Admission:
         }
         first_inputs = frozenset(item.outpoint for item in aggregate.inputs) or None
         proven = prove(tx, aggregate.script, aggregate.rules, unspent, first_inputs, self._chain.floor().feerate_per_kw)
+        check_signatures(tx, unspent)
         spenders = self._chain.mempool_spenders(outpoints)
         if spenders:
             raise VersionRefused(

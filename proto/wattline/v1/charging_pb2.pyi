@@ -634,8 +634,9 @@ class VersionRefused(google.protobuf.message.Message):
     number: builtins.int
     code: builtins.str
     """Stable: `bad_version`, `value_not_larger`, `other_inputs`, `wrong_output`, `dust_output`, `fee_too_low`,
-    `fee_too_high`, `bad_locktime`, `bad_sequence`, `not_signed`, `input_unconfirmed`, `input_spent`,
-    `input_refused`, `exposure_cap`, `credit_cap`, `policy`, `session_closed`, `not_invited`, `onchain_unavailable`.
+    `fee_too_high`, `bad_locktime`, `bad_sequence`, `bad_input`, `not_signed`, `input_unconfirmed`,
+    `input_spent`, `input_refused`, `exposure_cap`, `credit_cap`, `policy`, `session_closed`, `not_invited`,
+    `onchain_unavailable`.
     """
     message: builtins.str
     def __init__(
