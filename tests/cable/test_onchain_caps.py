@@ -15,12 +15,13 @@ from tests.cable.fake_funds import RULES, FakeFunds, script_of
 from tests.cable.fakes import CABLE_NODE, SOCKET_NODE, FakeSigner
 from tests.cable.test_buyer import SESSION, STATEMENT, TERMS
 from wattline.cable.account import Account
-from wattline.cable.aggregate_purse import AggregatePurse, OnchainEvent, OnchainReady
+from wattline.cable.aggregate_purse import AggregatePurse
 from wattline.cable.budget import Caps
 from wattline.cable.buyer import Buyer
 from wattline.cable.energy import EnergyTrack
 from wattline.cable.funding import Scope
 from wattline.cable.messages import OnchainInvitation, SocketState, VersionAccepted, VersionRefused
+from wattline.cable.onchain_event import OnchainEvent, OnchainReady
 from wattline.cable.psbt import unsigned_tx
 from wattline.cable.purse import Arrived, DoubtsChecked, Failed, InDoubt, PaymentEvent
 from wattline.cable.reconciliation import Tolerance

@@ -1,7 +1,8 @@
 """Paying on-chain: one transaction that grows, version after version, by one worker thread.
 
-The same interface as :class:`wattline.cable.purse.Purse`; what it tells besides is in :data:`OnchainEvent`. What was
-handed over cannot be taken back, so the ledger knows the value of every version before the socket does.
+The same interface as :class:`wattline.cable.purse.Purse`; what it tells besides is in
+:mod:`wattline.cable.onchain_event`. What was handed over cannot be taken back, so the ledger knows the value of every
+version before the socket does.
 """
 
 from __future__ import annotations
@@ -13,81 +14,26 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from wattline.cable.funding import Scope, fund
+from wattline.cable.aggregate_maker import AggregateMaker, PayingNode, terms_of
+from wattline.cable.funding import Scope
 from wattline.cable.memory import AggregateMemory
 from wattline.cable.messages import OnchainInvitation, VersionAccepted, VersionRefused
+from wattline.cable.onchain_event import FinalFailed, FinalSigned, OnchainEvent, OnchainFailed, OnchainReady
 from wattline.cable.onchain_rules import OnchainRefused
-from wattline.cable.psbt import UnsignedTx, unsigned_tx
 from wattline.cable.purse import Arrived, DoubtsChecked, Failed, InDoubt, PaymentEvent
 from wattline.cable.settings import OnchainSettings
 from wattline.errors import RetryError, WattlineError
-from wattline.ledger import AggregateInput, CableAggregate, LedgerBusy
-from wattline.lightning.node import NodeInfo, NodeRefused, Signer
-from wattline.lightning.onchain import RESERVE_BLOCKS, Base, PayingFunds
+from wattline.ledger import CableAggregate, LedgerBusy
+from wattline.lightning.onchain import PayingFunds
 from wattline.lightning.signing import sign
-from wattline.payment.aggregate import MSAT_PER_SAT, SMALLEST_OUTPUT_SAT, OnchainRules
+from wattline.payment.aggregate import MSAT_PER_SAT
 
 ANSWER_S = 10.0
 """How long the socket may take to answer a version; one takes some ten milliseconds."""
-RENEW_BLOCKS = RESERVE_BLOCKS // 2
-"""The inputs are reserved anew after so many blocks."""
 OUT_OF_STEP = frozenset({"bad_version", "value_not_larger"})
 """The socket holds something else than this side believes: it is asked what."""
 PASSING = OUT_OF_STEP | {"exposure_cap", "credit_cap", "policy", "session_closed", "onchain_unavailable"}
 """What a later version may not be refused for. All other reasons hold for every version of this transaction."""
-
-
-@dataclass(frozen=True, slots=True)
-class OnchainTerms:
-    """Within what a session is paid on-chain, in satoshi."""
-
-    floor_sat: int
-    """The smallest value of any version."""
-    most_sat: int
-    """The largest: what the socket takes, and what the inputs hold."""
-    credit_cap_sat: int
-    """The most unused credit that the socket takes."""
-    fee_sat: int
-
-
-@dataclass(frozen=True, slots=True)
-class OnchainReady:
-    """Versions can be made; also said when it was asked what the socket holds."""
-
-    terms: OnchainTerms
-    signed_sat: int
-    """The largest value that was ever handed over."""
-    accepted_sat: int
-    """What the socket has credited of it."""
-    number: int
-    """In how many versions."""
-
-
-@dataclass(frozen=True, slots=True)
-class OnchainFailed:
-    """No version can be made."""
-
-    code: str
-    message: str
-    passing: bool
-    """Asking again may help."""
-
-
-@dataclass(frozen=True, slots=True)
-class FinalSigned:
-    """The final version is handed over."""
-
-    value_sat: int
-
-
-@dataclass(frozen=True, slots=True)
-class FinalFailed:
-    """It could not be made (now)."""
-
-    message: str
-
-
-OnchainEvent = OnchainReady | OnchainFailed | FinalSigned | FinalFailed
 
 
 class VersionStream(Protocol):
@@ -96,12 +42,6 @@ class VersionStream(Protocol):
     def onchain_request(self, signature: str) -> bool: ...
 
     def aggregate_version(self, number: int, psbt: bytes, is_final: bool) -> bool: ...
-
-
-class PayingNode(Signer, Protocol):
-    """What is needed of the cable's node beside its funds."""
-
-    def check_version(self) -> NodeInfo: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,15 +81,12 @@ class AggregatePurse:
         timeout_s: float | None = None,
         executor: Executor | None = None,
     ) -> None:
-        self._funds = funds
+        self._maker = AggregateMaker(funds, memory, node, settings, session_id, socket_node_id, now)
         self._memory = memory
         self._node = node
-        self._settings = settings
         self._session_id = session_id
-        self._socket_node_id = socket_node_id
         self._stream = stream
         self._emit = emit
-        self._now = now
         self._timeout_s = ANSWER_S if timeout_s is None else timeout_s
         self._worker = executor or ThreadPoolExecutor(1, thread_name_prefix="cable-onchain")
         self._mail: queue.SimpleQueue[VersionAccepted | VersionRefused | _Wake] = queue.SimpleQueue()
@@ -159,11 +96,13 @@ class AggregatePurse:
         self._newest_number = 0
         self._underway: _Version | None = None
         self._final: _Version | None = None
-        self._renewed_at_height = 0
-        self.txids: dict[int, str] = {}
-        """The txid of every version of this run, by its value in sat."""
 
     # For the deciding thread.
+
+    @property
+    def txids(self) -> dict[int, str]:
+        """The txid of every version of this run, by its value in sat."""
+        return dict(self._maker.txids)
 
     def ask(self) -> None:
         """Ask the socket for an address, or what it holds; its answer goes to :meth:`on_invitation`."""
@@ -198,7 +137,7 @@ class AggregatePurse:
 
     def keep_reserved(self) -> None:
         """Reserve the inputs anew when blocks have passed."""
-        self._submit(self._keep_reserved)
+        self._submit(lambda: self._maker.keep_reserved(self._row) if self._row is not None else None)
 
     def end(self, finish: Callable[[CableAggregate], CableAggregate], timeout_s: float) -> CableAggregate | None:
         """Write down how the aggregate ends, as ``finish`` says, in place of what it is; None when there is none. Waits
@@ -232,68 +171,16 @@ class AggregatePurse:
     def _invited(self, invitation: OnchainInvitation, scope: Scope) -> None:
         try:
             row = self._row or self._memory.of(self._session_id)
-            row = self._prepared(invitation, scope) if row is None else self._taken_up(row, invitation)
+            row = self._maker.prepared(invitation, scope) if row is None else self._maker.taken_up(row, invitation)
+            self._newest_number = invitation.newest_number
         except WattlineError as error:
             self._emit(OnchainFailed(error.code, error.message, isinstance(error, RetryError)))
         except Exception as error:  # noqa: BLE001 - whatever it was, nothing was handed over
             self._emit(OnchainFailed("payer_broken", f"{type(error).__name__}: {error}", passing=False))
         else:
             self._row = row
-            terms = _terms(row, invitation.rules)
+            terms = terms_of(row, invitation.rules)
             self._emit(OnchainReady(terms, row.signed_sat, row.accepted_sat, self._newest_number))
-
-    def _prepared(self, invitation: OnchainInvitation, scope: Scope) -> CableAggregate:
-        if invitation.newest_number or not invitation.script or not invitation.address:
-            raise OnchainRefused(
-                "onchain_mismatch", "the socket claims to hold a version of this session, or names no address"
-            )
-        height = self._node.check_version().blockheight
-        chosen = fund(
-            self._funds.outputs(), height, self._funds.feerate_per_kw(), invitation.rules, self._settings, scope
-        )
-        change_address = self._funds.new_address()
-        base = self._funds.reserve([item.outpoint for item in chosen.outputs])
-        try:
-            row = CableAggregate(
-                session_id=self._session_id,
-                node_id=self._socket_node_id,
-                address=invitation.address,
-                script=invitation.script,
-                change_address=change_address,
-                base_psbt=base.psbt,
-                inputs_weight=base.inputs_weight,
-                inputs=tuple(AggregateInput(item.outpoint, item.value_sat) for item in chosen.outputs),
-                fee_sat=chosen.weighed(base.inputs_weight, invitation.script).fee_sat,
-                floor_sat=invitation.rules.floor_sat,
-                created_at=int(self._now()),
-            )
-            self._memory.save(row)
-        except BaseException:
-            self._funds.release(base)
-            raise
-        self._renewed_at_height = height
-        return row
-
-    def _taken_up(self, row: CableAggregate, invitation: OnchainInvitation) -> CableAggregate:
-        """``row`` as it stands at the socket."""
-        number, value_sat = invitation.newest_number, invitation.newest_value_sat
-        if (row.address, row.script) != (invitation.address, invitation.script):
-            raise OnchainRefused("onchain_mismatch", "the socket names another address than before")
-        if number > row.number or not row.accepted_sat <= value_sat <= row.signed_sat:
-            raise OnchainRefused(
-                "onchain_mismatch",
-                f"the socket holds version {number} of {value_sat} sat; it had credited {row.accepted_sat} sat, and no "
-                f"more than {row.signed_sat} sat were signed",
-            )
-        if self._row is None:
-            height = self._node.check_version().blockheight
-            self._funds.renew(_base(row))
-            self._renewed_at_height = height
-        if row.accepted_sat != value_sat:
-            row = replace(row, accepted_sat=value_sat)
-            self._memory.save(row)
-        self._newest_number = number
-        return row
 
     def _pay(self, sequence: int, amount_msat: int) -> None:
         row = self._row
@@ -302,7 +189,7 @@ class AggregatePurse:
             return
         try:
             value_sat = row.accepted_sat + amount_msat // MSAT_PER_SAT
-            psbt = self._signed(row, value_sat)
+            psbt = self._maker.signed(row, value_sat)
             version = _Version(self._newest_number + 1, value_sat, psbt, sequence, amount_msat, began=time.monotonic())
             self._row = row = replace(
                 row, number=max(row.number, version.number), signed_sat=max(row.signed_sat, value_sat)
@@ -321,28 +208,6 @@ class AggregatePurse:
             return
         self._underway = version
         self._hand_over(version)
-
-    def _signed(self, row: CableAggregate, value_sat: int) -> bytes:
-        """A version of that value, looked at before anybody else sees it."""
-        change_sat = sum(item.value_sat for item in row.inputs) - value_sat - row.fee_sat
-        if value_sat < row.floor_sat or change_sat < SMALLEST_OUTPUT_SAT:
-            raise OnchainRefused("onchain_out_of_range", f"{value_sat} sat cannot be paid by the reserved inputs")
-        outputs = ((row.address, value_sat), (row.change_address, change_sat))
-        try:
-            psbt = self._funds.sign(_base(row), outputs)
-        except NodeRefused:
-            # The reservation may have run out: blocks come in bursts.
-            self._funds.renew(_base(row))
-            psbt = self._funds.sign(_base(row), outputs)
-        tx = unsigned_tx(psbt)
-        if not _is_as_wanted(tx, row, value_sat, change_sat):
-            raise OnchainRefused(
-                "onchain_mismatch",
-                f"what the node has signed does not pay {value_sat} sat to {row.script} and {change_sat} sat of change "
-                "from the reserved inputs; the socket's address and script may not belong together",
-            )
-        self.txids[value_sat] = tx.txid
-        return psbt
 
     def _hand_over(self, version: _Version) -> None:
         """Hand ``version`` over and wait for what becomes of it, which is told."""
@@ -439,7 +304,7 @@ class AggregatePurse:
     def _made_final(self, row: CableAggregate, value_sat: int) -> _Version:
         if self._underway is not None:
             raise OnchainRefused("onchain_not_ready", "it is not known what the socket holds")
-        psbt = self._signed(row, value_sat)
+        psbt = self._maker.signed(row, value_sat)
         version = _Version(self._newest_number + 1, value_sat, psbt)
         # Written first: whatever happens, there is never a second one of another value.
         row = replace(
@@ -452,18 +317,6 @@ class AggregatePurse:
         self._row = row
         return version
 
-    def _keep_reserved(self) -> None:
-        row = self._row
-        if row is None:
-            return
-        try:
-            height = self._node.check_version().blockheight
-            if height - self._renewed_at_height >= RENEW_BLOCKS:
-                self._funds.renew(_base(row))
-                self._renewed_at_height = height
-        except WattlineError:
-            return  # asked again soon; and signing renews it, too
-
     def _end(self, finish: Callable[[CableAggregate], CableAggregate]) -> CableAggregate | None:
         row = self._row or self._memory.of(self._session_id)
         if row is None:
@@ -474,30 +327,5 @@ class AggregatePurse:
         self._row = finish(row)
         self._memory.save(self._row)
         if not self._row.status.is_live or self._row.final_sat == 0:
-            self._funds.release(_base(self._row))
+            self._maker.release(self._row)
         return self._row
-
-
-def _terms(row: CableAggregate, rules: OnchainRules) -> OnchainTerms:
-    funds_sat = sum(item.value_sat for item in row.inputs)
-    return OnchainTerms(
-        floor_sat=row.floor_sat,
-        most_sat=min(rules.exposure_cap_sat, funds_sat - row.fee_sat - SMALLEST_OUTPUT_SAT),
-        credit_cap_sat=rules.credit_cap_sat,
-        fee_sat=row.fee_sat,
-    )
-
-
-def _base(row: CableAggregate) -> Base:
-    return Base(row.base_psbt, row.inputs_weight)
-
-
-def _is_as_wanted(tx: UnsignedTx, row: CableAggregate, value_sat: int, change_sat: int) -> bool:
-    inputs = sorted(item.outpoint for item in row.inputs)
-    return (
-        sorted(tx.inputs) == inputs
-        and len(tx.outputs) == 2
-        and tx.outputs[0] == (value_sat, row.script)
-        and tx.outputs[1][0] == change_sat
-        and tx.outputs[1][1] != row.script
-    )

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from wattline.cable.account import Account
-from wattline.cable.aggregate_purse import OnchainTerms
 from wattline.cable.budget import Caps, Room, room
 from wattline.cable.energy import EnergyTrack
 from wattline.cable.fallback import LEAD_MS, SHORT_MS, Fallback, Standing
 from wattline.cable.messages import PaymentRefused, SocketState, Statement
+from wattline.cable.onchain_event import OnchainTerms
 from wattline.cable.onchain_limits import OnchainLimits
 from wattline.cable.purse import Arrived, DoubtsChecked, Failed, InDoubt, MethodName, PaymentEvent
 from wattline.cable.reconciliation import CREDIT_GRACE_MS, Claim, Known, Tolerance, compare

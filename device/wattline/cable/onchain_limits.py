@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from wattline.cable.account import Account
-from wattline.cable.aggregate_purse import OnchainTerms
 from wattline.cable.budget import Bound, Caps, Room, room
+from wattline.cable.onchain_event import OnchainTerms
 from wattline.cable.rhythm import Pace
 from wattline.cable.settings import OnchainSettings
 from wattline.payment.aggregate import MSAT_PER_SAT

@@ -9,21 +9,15 @@ from collections.abc import Callable
 from enum import StrEnum
 
 from wattline.cable.aggregate_end import ended
-from wattline.cable.aggregate_purse import (
-    AggregatePurse,
-    FinalFailed,
-    FinalSigned,
-    OnchainEvent,
-    OnchainFailed,
-    OnchainReady,
-)
+from wattline.cable.aggregate_purse import AggregatePurse
 from wattline.cable.buyer import Buyer
 from wattline.cable.connection import Connection
 from wattline.cable.final_due import FinalKnown, refusal_of
 from wattline.cable.funding import Scope
 from wattline.cable.listener import Listener
 from wattline.cable.messages import FinalDue, OnchainInvitation, OnchainMessage, VersionAccepted, VersionRefused
-from wattline.cable.opening import Equipment, OnchainEquipment
+from wattline.cable.onchain_event import FinalFailed, FinalSigned, OnchainEvent, OnchainFailed, OnchainReady
+from wattline.cable.opening import Agreement, Equipment, OnchainEquipment
 from wattline.cable.purse import PaymentEvent
 from wattline.cable.receipt import OnchainKnown, Receipt
 from wattline.cable.settings import CableSettings
@@ -262,3 +256,24 @@ class OnchainSide:
 
     def stop(self) -> None:
         self.purse.stop()
+
+
+def make_onchain_side(
+    settings: CableSettings,
+    equipment: Equipment,
+    agreement: Agreement,
+    listener: Listener,
+    buyer: Buyer,
+    connection: Connection,
+    put: Callable[[PaymentEvent | OnchainEvent], None],
+    left_ms: Callable[[], int | None],
+) -> OnchainSide | None:
+    """For a session that was just opened or resumed; None for one that is never paid on-chain."""
+    onchain = equipment.onchain
+    if onchain is None:
+        return None
+    if agreement.method == "onchain":
+        buyer.wait_for_onchain()
+    elif buyer.fallback is None and onchain.memory.of(buyer.terms.session_id) is None:
+        return None
+    return OnchainSide(settings, equipment, onchain, listener, buyer, connection, put, left_ms)

@@ -9,10 +9,11 @@ from wattline.cable.buyer import Buyer, Terms
 from wattline.cable.energy import EnergyTrack, resume_energy
 from wattline.cable.fallback import Fallback
 from wattline.cable.memory import OutgoingRecord
-from wattline.cable.offer import Offer
-from wattline.cable.opening import Equipment
+from wattline.cable.messages import Opened
+from wattline.cable.offer import OfferError, check_prices
+from wattline.cable.opening import Agreement, Equipment
 from wattline.cable.purse import PURPOSE
-from wattline.cable.settings import CableSettings
+from wattline.cable.settings import CableSettings, LimitSettings
 from wattline.cable.spending import DaySpending
 from wattline.ledger import CableSession, Intent, IntentStatus
 from wattline.meter import Reading
@@ -61,18 +62,34 @@ def place_energy(remembered: CableSession, reading: Reading, socket_uwh: int, no
     return replace(remembered, base_uwh=resumption.base_uwh, extra_uwh=resumption.extra_uwh), resumption.gap_uwh
 
 
+def place(
+    remembered: CableSession, opened: Opened, reading: Reading, limits: LimitSettings, now_s: float
+) -> tuple[CableSession, int]:
+    """``remembered`` when the socket has opened or resumed it, and how much energy only the socket has seen. Raises
+    OfferError ``price_too_high`` when its tariff is another one than agreed, or too dear."""
+    if opened.tariff != remembered.tariff:
+        raise OfferError(
+            "price_too_high",
+            f"the session's tariff {opened.tariff} is not the one of the offer, {remembered.tariff}",
+        )
+    if remembered.session_id is not None:
+        return place_energy(remembered, reading, opened.statement.energy_uwh, now_s)
+    check_prices(opened.tariff, limits)
+    return replace(remembered, session_id=opened.session_id, opened_at=int(now_s), base_uwh=reading.energy_uwh), 0
+
+
 def make_buyer(
     settings: CableSettings,
     equipment: Equipment,
-    offer: Offer,
+    agreement: Agreement,
     remembered: CableSession,
-    session_id: str,
     reading: Reading,
     opened_ms: int,
-    fallback: Fallback | None = None,
 ) -> Buyer:
     """The deciding part, with everything that the ledger knows of the session's payments over Lightning already in its
     account; what it knows of on-chain ones, :class:`wattline.cable.onchain_side.OnchainSide` puts there."""
+    session_id, offer = remembered.session_id, agreement.opened.offer
+    assert session_id is not None
     earlier = restore(equipment.outgoing, session_id)
     track = EnergyTrack(remembered.base_uwh, remembered.extra_uwh)
     track.add(reading.at_ms, reading.energy_uwh)
@@ -97,8 +114,15 @@ def make_buyer(
         day_sent_msat=DaySpending(equipment.sent, session_id, equipment.now, lambda: equipment.clock_ms() / 1000),
         next_sequence=earlier.next_sequence,
         opened_ms=opened_ms,
-        fallback=fallback,
+        fallback=_fallback(settings, equipment, agreement),
     )
     for intent in earlier.in_doubt:
         buyer.adopt(intent.sequence, intent.amount_msat, intent.maxfee_msat)
     return buyer
+
+
+def _fallback(settings: CableSettings, equipment: Equipment, agreement: Agreement) -> Fallback | None:
+    """With ``auto`` and over Lightning so far, where the socket takes both."""
+    is_auto = settings.payment.method == "auto" and agreement.method == "keysend"
+    has_both = agreement.opened.offer.onchain is not None and equipment.onchain is not None
+    return Fallback() if is_auto and has_both else None

@@ -9,11 +9,9 @@ from __future__ import annotations
 import queue
 from dataclasses import replace
 
-from wattline.cable.aggregate_purse import FinalFailed, FinalSigned, OnchainEvent, OnchainFailed, OnchainReady
 from wattline.cable.buyer import Buyer, Stop
 from wattline.cable.closing import Closing
 from wattline.cable.connection import Connection, Cut, Lost, StreamEvent, StreamTiming
-from wattline.cable.fallback import Fallback
 from wattline.cable.listener import Listener
 from wattline.cable.messages import (
     FinalDue,
@@ -28,11 +26,12 @@ from wattline.cable.messages import (
     VersionAccepted,
     VersionRefused,
 )
-from wattline.cable.offer import OfferError, check_prices
-from wattline.cable.onchain_side import OnchainSide
+from wattline.cable.offer import OfferError
+from wattline.cable.onchain_event import FinalFailed, FinalSigned, OnchainEvent, OnchainFailed, OnchainReady
+from wattline.cable.onchain_side import OnchainSide, make_onchain_side
 from wattline.cable.opening import Agreement, Equipment
 from wattline.cable.purse import Arrived, DoubtsChecked, Failed, InDoubt, PaymentEvent, Purse
-from wattline.cable.restoring import make_buyer, place_energy
+from wattline.cable.restoring import make_buyer, place
 from wattline.cable.sampler import Sampler
 from wattline.cable.settings import CableSettings
 from wattline.cable.snapshots import snapshot_of, summary_of
@@ -164,39 +163,16 @@ class SessionRun:
                 self._onchain.on_stream_renewed()
             self._buyer.on_statement(opened.statement, at_ms)
             return
-        remembered = self._remembered
-        if opened.tariff != remembered.tariff:
-            raise OfferError(
-                "price_too_high",
-                f"the session's tariff {opened.tariff} is not the one of the offer, {remembered.tariff}",
-            )
-        is_new = remembered.session_id is None
-        if is_new:
-            check_prices(opened.tariff, self._settings.limits)
         assert self._reading is not None
         now_s = self._equipment.now()
-        if is_new:
-            remembered = replace(
-                remembered, session_id=opened.session_id, opened_at=int(now_s), base_uwh=self._reading.energy_uwh
-            )
-        else:
-            remembered, gap_uwh = place_energy(remembered, self._reading, opened.statement.energy_uwh, now_s)
-            if gap_uwh:
-                self._listener.event(f"own meter was reset meanwhile: {gap_uwh} uWh are taken from the socket's count")
+        is_new = self._remembered.session_id is None
+        remembered, gap_uwh = place(self._remembered, opened, self._reading, self._settings.limits, now_s)
+        if gap_uwh:
+            self._listener.event(f"own meter was reset meanwhile: {gap_uwh} uWh are taken from the socket's count")
         self._save(remembered)
         age_ms = 0 if is_new else max(0, int((now_s - (remembered.opened_at or remembered.created_at)) * 1000))
         self._opened_ms = at_ms - age_ms
-        offer = self._agreement.opened.offer
-        buyer = make_buyer(
-            self._settings,
-            self._equipment,
-            offer,
-            remembered,
-            opened.session_id,
-            self._reading,
-            self._opened_ms,
-            self._fallback(),
-        )
+        buyer = make_buyer(self._settings, self._equipment, self._agreement, remembered, self._reading, self._opened_ms)
         self._purse = Purse(
             self._equipment.payer,
             self._equipment.outgoing,
@@ -206,39 +182,22 @@ class SessionRun:
             self._settings.payment.max_in_flight,
             self._settings.payment.timeout_s,
         )
-        self._onchain = self._onchain_side(buyer)
+        assert self._connection is not None
+        self._onchain = make_onchain_side(
+            self._settings,
+            self._equipment,
+            self._agreement,
+            self._listener,
+            buyer,
+            self._connection,
+            self._put,
+            lambda: self._stop_wanted.left_ms(self._equipment.clock_ms()),
+        )
         self._buyer = buyer
         self._listener.event(f"session {opened.session_id} {'opened' if is_new else 'resumed'}")
         if buyer.in_doubt:
             self._listener.event(f"{len(buyer.in_doubt)} payments of the last run are in doubt")
         buyer.on_statement(opened.statement, at_ms)
-
-    def _fallback(self) -> Fallback | None:
-        """With ``auto``, where the socket takes both."""
-        agreement = self._agreement
-        can_fall_back = agreement.opened.offer.onchain is not None and self._equipment.onchain is not None
-        is_auto = self._settings.payment.method == "auto" and agreement.method == "keysend"
-        return Fallback() if is_auto and can_fall_back else None
-
-    def _onchain_side(self, buyer: Buyer) -> OnchainSide | None:
-        """None in a session that is never paid on-chain."""
-        equipment, connection = self._equipment.onchain, self._connection
-        if equipment is None or connection is None:
-            return None
-        if self._agreement.method == "onchain":
-            buyer.wait_for_onchain()
-        elif buyer.fallback is None and equipment.memory.of(buyer.terms.session_id) is None:
-            return None
-        return OnchainSide(
-            self._settings,
-            self._equipment,
-            equipment,
-            self._listener,
-            buyer,
-            connection,
-            self._put,
-            lambda: self._stop_wanted.left_ms(self._equipment.clock_ms()),
-        )
 
     # What happens.
 

@@ -1,0 +1,173 @@
+"""What versions of an aggregate are made from, and the making of one: inputs chosen and reserved, signed by the node,
+and looked at before anybody else sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+from wattline.cable.funding import Scope, fund
+from wattline.cable.memory import AggregateMemory
+from wattline.cable.messages import OnchainInvitation
+from wattline.cable.onchain_event import OnchainTerms
+from wattline.cable.onchain_rules import OnchainRefused
+from wattline.cable.psbt import UnsignedTx, unsigned_tx
+from wattline.cable.settings import OnchainSettings
+from wattline.errors import WattlineError
+from wattline.ledger import AggregateInput, CableAggregate
+from wattline.lightning.node import NodeInfo, NodeRefused, Signer
+from wattline.lightning.onchain import RESERVE_BLOCKS, Base, PayingFunds
+from wattline.payment.aggregate import SMALLEST_OUTPUT_SAT, OnchainRules
+
+RENEW_BLOCKS = RESERVE_BLOCKS // 2
+"""The inputs are reserved anew after so many blocks."""
+
+
+class PayingNode(Signer, Protocol):
+    """What is needed of the cable's node beside its funds."""
+
+    def check_version(self) -> NodeInfo: ...
+
+
+class AggregateMaker:
+    """For one session; used by one thread. Methods raise NodeUnavailable, NodeRefused and the ledger's errors besides
+    what they name."""
+
+    def __init__(
+        self,
+        funds: PayingFunds,
+        memory: AggregateMemory,
+        node: PayingNode,
+        settings: OnchainSettings,
+        session_id: str,
+        socket_node_id: str,
+        now: Callable[[], float],
+    ) -> None:
+        self._funds = funds
+        self._memory = memory
+        self._node = node
+        self._settings = settings
+        self._session_id = session_id
+        self._socket_node_id = socket_node_id
+        self._now = now
+        self._renewed_at_height: int | None = None
+        self.txids: dict[int, str] = {}
+        """The txid of every version of this run, by its value in sat."""
+
+    def prepared(self, invitation: OnchainInvitation, scope: Scope) -> CableAggregate:
+        """A new aggregate for a session within ``scope``, its inputs reserved and all of it on record. Raises
+        OnchainRefused."""
+        if invitation.newest_number or not invitation.script or not invitation.address:
+            raise OnchainRefused(
+                "onchain_mismatch", "the socket claims to hold a version of this session, or names no address"
+            )
+        height = self._node.check_version().blockheight
+        chosen = fund(
+            self._funds.outputs(), height, self._funds.feerate_per_kw(), invitation.rules, self._settings, scope
+        )
+        change_address = self._funds.new_address()
+        base = self._funds.reserve([item.outpoint for item in chosen.outputs])
+        try:
+            row = CableAggregate(
+                session_id=self._session_id,
+                node_id=self._socket_node_id,
+                address=invitation.address,
+                script=invitation.script,
+                change_address=change_address,
+                base_psbt=base.psbt,
+                inputs_weight=base.inputs_weight,
+                inputs=tuple(AggregateInput(item.outpoint, item.value_sat) for item in chosen.outputs),
+                fee_sat=chosen.weighed(base.inputs_weight, invitation.script).fee_sat,
+                floor_sat=invitation.rules.floor_sat,
+                created_at=int(self._now()),
+            )
+            self._memory.save(row)
+        except BaseException:
+            self._funds.release(base)
+            raise
+        self._renewed_at_height = height
+        return row
+
+    def taken_up(self, row: CableAggregate, invitation: OnchainInvitation) -> CableAggregate:
+        """``row`` as it stands at the socket, on record. Raises OnchainRefused ``onchain_mismatch``."""
+        number, value_sat = invitation.newest_number, invitation.newest_value_sat
+        if (row.address, row.script) != (invitation.address, invitation.script):
+            raise OnchainRefused("onchain_mismatch", "the socket names another address than before")
+        if number > row.number or not row.accepted_sat <= value_sat <= row.signed_sat:
+            raise OnchainRefused(
+                "onchain_mismatch",
+                f"the socket holds version {number} of {value_sat} sat; it had credited {row.accepted_sat} sat, and no "
+                f"more than {row.signed_sat} sat were signed",
+            )
+        if self._renewed_at_height is None:
+            height = self._node.check_version().blockheight
+            self._funds.renew(_base(row))
+            self._renewed_at_height = height
+        if row.accepted_sat != value_sat:
+            row = replace(row, accepted_sat=value_sat)
+            self._memory.save(row)
+        return row
+
+    def signed(self, row: CableAggregate, value_sat: int) -> bytes:
+        """A version of that value: a PSBT, looked at before anybody else sees it. Raises OnchainRefused, PsbtError."""
+        change_sat = sum(item.value_sat for item in row.inputs) - value_sat - row.fee_sat
+        if value_sat < row.floor_sat or change_sat < SMALLEST_OUTPUT_SAT:
+            raise OnchainRefused("onchain_out_of_range", f"{value_sat} sat cannot be paid by the reserved inputs")
+        outputs = ((row.address, value_sat), (row.change_address, change_sat))
+        try:
+            psbt = self._funds.sign(_base(row), outputs)
+        except NodeRefused:
+            # The reservation may have run out: blocks come in bursts.
+            self._funds.renew(_base(row))
+            psbt = self._funds.sign(_base(row), outputs)
+        tx = unsigned_tx(psbt)
+        if not _is_as_wanted(tx, row, value_sat, change_sat):
+            raise OnchainRefused(
+                "onchain_mismatch",
+                f"what the node has signed does not pay {value_sat} sat to {row.script} and {change_sat} sat of change "
+                "from the reserved inputs; the socket's address and script may not belong together",
+            )
+        self.txids[value_sat] = tx.txid
+        return psbt
+
+    def keep_reserved(self, row: CableAggregate) -> None:
+        """Reserve the inputs anew when blocks have passed. Raises nothing: it is tried again soon, and signing does so,
+        too."""
+        try:
+            height = self._node.check_version().blockheight
+            if height - (self._renewed_at_height or 0) >= RENEW_BLOCKS:
+                self._funds.renew(_base(row))
+                self._renewed_at_height = height
+        except WattlineError:
+            return
+
+    def release(self, row: CableAggregate) -> None:
+        """Give the inputs back to the wallet."""
+        self._funds.release(_base(row))
+
+
+def terms_of(row: CableAggregate, rules: OnchainRules) -> OnchainTerms:
+    """Within what ``row`` can pay by the socket's rules."""
+    funds_sat = sum(item.value_sat for item in row.inputs)
+    return OnchainTerms(
+        floor_sat=row.floor_sat,
+        most_sat=min(rules.exposure_cap_sat, funds_sat - row.fee_sat - SMALLEST_OUTPUT_SAT),
+        credit_cap_sat=rules.credit_cap_sat,
+        fee_sat=row.fee_sat,
+    )
+
+
+def _base(row: CableAggregate) -> Base:
+    return Base(row.base_psbt, row.inputs_weight)
+
+
+def _is_as_wanted(tx: UnsignedTx, row: CableAggregate, value_sat: int, change_sat: int) -> bool:
+    inputs = sorted(item.outpoint for item in row.inputs)
+    return (
+        sorted(tx.inputs) == inputs
+        and len(tx.outputs) == 2
+        and tx.outputs[0] == (value_sat, row.script)
+        and tx.outputs[1][0] == change_sat
+        and tx.outputs[1][1] != row.script
+    )
