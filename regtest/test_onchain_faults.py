@@ -16,7 +16,7 @@ from trial.stall import METER_INTERVAL_MS, WATCH_INTERVAL_MS, Stall
 from wattline.bitcoin.chain import Outpoint, TxOutput
 from wattline.ledger import AggregateStatus
 from wattline.practice.attacker import Coin, spend
-from wattline.practice.waiting import DeadlineError, wait_until
+from wattline.practice.waiting import wait_until
 from wattline.session import StopReason
 
 OLD_SAT, NEW_SAT = 2_000, 5_000
@@ -140,9 +140,6 @@ def test_a_coin_that_a_reorg_undoes_opens_the_relay_at_once(ground: Place, stall
     assert is_refused(stall, cable)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=DeadlineError, reason="the watch waits for ever for something that spends a coin that never was"
-)
 def test_a_coin_that_a_reorg_undoes_is_booked_as_lost(ground: Place, stall: Stall) -> None:
     cable = begin_with_a_coin_that_a_reorg_undoes(ground, stall)
     wait_until("the session to be over", lambda: stall.is_over(cable.session_id))

@@ -272,6 +272,7 @@ def test_an_aggregate_is_closed_once_and_only_when_something_was_mined(shop: Led
 
     assert code_of(lambda: close(AggregateStatus.SETTLED)) == "aggregate_not_sent"
     shop.choose(SESSION, 1, "closed", 9)
+    assert code_of(lambda: close(AggregateStatus.LOST)) == "aggregate_not_mined"
     assert code_of(lambda: close(AggregateStatus.SETTLED)) == "aggregate_not_mined"
     assert code_of(lambda: close(AggregateStatus.VOID)) == "aggregate_invalid"
     shop.mined(SESSION, "dd" * 32, 0, 80, BLOCK)
@@ -281,6 +282,16 @@ def test_an_aggregate_is_closed_once_and_only_when_something_was_mined(shop: Led
     assert (kept(shop).status, kept(shop).closed_at, kept(shop).lost_msat) == (AggregateStatus.LOST, 10, 1_000_000)
     assert code_of(lambda: close(AggregateStatus.SETTLED)) == "aggregate_not_sent"
     assert shop.totals(0, 10**6).lost_msat == 1_000_000
+
+
+def test_what_can_never_be_mined_is_closed_as_lost_once_it_is_said_how_much_that_is(shop: Ledger) -> None:
+    grown(shop, [1000])
+    shop.choose(SESSION, 1, "double_spent", 9)
+    shop.lose(SESSION, 1_000_000)
+    assert code_of(lambda: shop.close_aggregate(SESSION, AggregateStatus.SETTLED, 10)) == "aggregate_not_mined"
+    shop.close_aggregate(SESSION, AggregateStatus.LOST, 10)
+    assert (kept(shop).status, kept(shop).mined_txid, kept(shop).lost_msat) == (AggregateStatus.LOST, None, 1_000_000)
+    assert shop.exposure_sat() == 0
 
 
 @pytest.mark.parametrize("status", [AggregateStatus.OPEN, AggregateStatus.VOID, AggregateStatus.SETTLED])

@@ -27,7 +27,7 @@ from wattline.bitcoin.chain import (
     Unspent,
     Verdict,
 )
-from wattline.errors import RetryError
+from wattline.errors import RetryError, StopError
 from wattline.lightning.node import NodeRefused, NodeUnavailable
 
 VSIZE = 154
@@ -105,6 +105,7 @@ class FakeChain:
 
     def __init__(self) -> None:
         self.away = False
+        self.network = "regtest"
         self.floor_per_kw = RELAY_FLOOR_PER_KW
         self.is_raised = False
         self.blocks = [Block(0, sha("genesis"), [])]
@@ -173,9 +174,10 @@ class FakeChain:
 
     # The Protocol.
 
-    def network(self) -> str:
-        self._answer("network")
-        return "regtest"
+    def check(self, network: str) -> None:
+        self._answer("check")
+        if network != self.network:
+            raise StopError("bitcoind_other_network", f"bitcoind is on {self.network}, not on {network}")
 
     def tip(self) -> Tip:
         self._answer("tip")

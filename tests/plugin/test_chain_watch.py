@@ -524,10 +524,10 @@ def test_a_child_that_cannot_be_made_now_is_made_later(stall: StillStall, sessio
 
 def test_a_bitcoind_of_another_chain_is_not_believed(stall: StillStall, session: str, wallet: Wallet) -> None:
     stall.kill()
-    stall.chain.network = lambda: "bitcoin"  # type: ignore[method-assign]
+    stall.chain.network = "bitcoin"
     stall.chain.offer(wallet.double_spend(1000))
     assert not stall.look()
-    assert stall.trouble == "wrong_network"
+    assert stall.trouble == "bitcoind_other_network"
     assert stall.ledger.refused_cable(CABLE) is None
 
 

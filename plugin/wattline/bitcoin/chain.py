@@ -149,8 +149,9 @@ class MinedTx:
 class Chain(Protocol):
     """Every method raises ChainUnavailable, and ChainRefused for what it does not name. Thread-safe."""
 
-    def network(self) -> str:
-        """``bitcoin``, ``testnet``, ``testnet4``, ``signet`` or ``regtest``: as Core Lightning calls it."""
+    def check(self, network: str) -> None:
+        """That it can be worked with and is on ``network`` (as Core Lightning calls it: ``bitcoin``, ``testnet``,
+        ``testnet4``, ``signet`` or ``regtest``). Raises StopError ``bitcoind_too_old``, ``bitcoind_other_network``."""
 
     def tip(self) -> Tip: ...
 

@@ -1,5 +1,5 @@
-"""The watch on the chain: the inputs of aggregates that still grow, and the fate of those that were chosen to be
-broadcast, until they are final there.
+"""The watch on the chain: the inputs of aggregates that still grow. What was chosen to be broadcast is followed on the
+way (:mod:`wattline.plugin.pursuit`).
 
 One thread looks at everything again and again; nothing depends on having seen it before, so a restart or a reorg of the
 chain changes nothing but the time it takes.
@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from wattline.bitcoin.chain import Chain, ChainUnavailable, MinedTx, Outpoint, Tip
-from wattline.errors import StopError, WattlineError
+from wattline.bitcoin.chain import Chain, ChainUnavailable, Outpoint, Tip
+from wattline.errors import WattlineError
 from wattline.ledger import Aggregate, AggregateStatus, Ledger, Version
 from wattline.lightning.onchain import ReceivingFunds
 from wattline.offering import OnchainSettings
@@ -22,6 +22,8 @@ from wattline.payment.aggregate import MSAT_PER_SAT, feerate_per_kw
 from wattline.plugin.aggregates import Aggregates
 from wattline.plugin.broadcasts import Broadcasts
 from wattline.plugin.choice import Choice
+from wattline.plugin.pursuit import Pursuit
+from wattline.plugin.spenders import Spenders
 from wattline.session import Event, Fault, Session, State, StopReason
 from wattline.tariff import worth_msat
 
@@ -31,8 +33,6 @@ RAISED_FLOOR_PERCENT = 125
 """While the mempool's floor is raised: a transaction whose fee rate is not so much above it is broadcast."""
 SLOW_LOOK_S = 2.0
 """How often everything is looked at that no block changes."""
-DEEPEST_REORG = 100
-"""The inputs may be spent in so many blocks below the tip at which they were first seen: it was another one then."""
 
 
 class Sessions(Protocol):
@@ -77,7 +77,9 @@ class ChainWatch:
         self._sessions = sessions
         self._now = now
         self._clock = clock
+        self._spenders = Spenders(ledger, chain, now)
         self._broadcasts = Broadcasts(settings, ledger, chain, funds, clock)
+        self._pursuit = Pursuit(settings, ledger, chain, self._spenders, self._broadcasts, now)
         self._wake = threading.Event()
         self._stopping = False
         self._tip: Tip | None = None
@@ -138,19 +140,16 @@ class ChainWatch:
         self._watch_growing(growing, is_thorough=is_thorough)
         for aggregate in aggregates:
             if aggregate.status is AggregateStatus.SENT:
-                self._on_its_own(aggregate, lambda each: self._follow(each, tip, is_thorough=is_thorough))
+                self._on_its_own(aggregate, lambda each: self._pursuit.follow(each, tip, is_thorough=is_thorough))
         self._looked_through = tip
         if is_slow:
             self._slow_due = self._clock() + SLOW_LOOK_S
 
     def _check_network(self) -> None:
         """Once: a bitcoind of another chain would tell lies about this one."""
-        if self._is_right_chain:
-            return
-        network = self._chain.network()
-        if network != self._network:
-            raise StopError("wrong_network", f"bitcoind is on {network}, lightningd on {self._network}: see [bitcoind]")
-        self._is_right_chain = True
+        if not self._is_right_chain:
+            self._chain.check(self._network)
+            self._is_right_chain = True
 
     def _on_its_own(self, aggregate: Aggregate, work: Callable[[Aggregate], None]) -> None:
         """What is wrong with one settlement must not keep the others."""
@@ -191,7 +190,7 @@ class ChainWatch:
             return
         txids = {spenders[item.outpoint] for item in aggregate.inputs if item.outpoint in spenders}
         if not txids and is_thorough:
-            txids = self._mined_spenders(aggregate)
+            txids = self._spenders.of_growing(aggregate)
         final = self._ledger.final_version(session_id)
         if final is not None and txids == {final.txid}:
             return  # it is about to be chosen
@@ -201,24 +200,6 @@ class ChainWatch:
             reason = self._reason_to_end(aggregate, newest)
             if reason is not None:
                 self._sessions.post(session_id, Fault(reason))
-
-    def _mined_spenders(self, aggregate: Aggregate) -> set[str]:
-        mined = self._mined_spender(aggregate)
-        if mined is not None:
-            return {mined.tx.txid}
-        # An input whose own block was taken out of the chain is not confirmed, but there.
-        vanished = any(self._chain.unspent(item.outpoint, include_mempool=True) is None for item in aggregate.inputs)
-        return {"unknown"} if vanished else set()
-
-    def _mined_spender(self, aggregate: Aggregate) -> MinedTx | None:
-        """What was mined instead of, or as, a version: it need not spend all the inputs."""
-        for item in aggregate.inputs:
-            if self._chain.unspent(item.outpoint, include_mempool=False) is None:
-                lowest = max(0, aggregate.first_height - DEEPEST_REORG)
-                mined = self._chain.mined_spender(item.outpoint, lowest)
-                if mined is not None:
-                    return mined
-        return None
 
     def _inputs_spent(self, aggregate: Aggregate, newest: Version, txids: set[str]) -> None:
         """The cable (only it can sign for them) has spent inputs while the aggregate was growing. What counts now is to
@@ -235,7 +216,7 @@ class ChainWatch:
         self._sessions.post(session_id, Fault(reason))
         self._sessions.save(session_id)
         if reason is not StopReason.PAID_EARLY:
-            self._refuse(aggregate, reason)
+            self._spenders.refuse(aggregate, reason)
         chosen = self._choice.seize(session_id, reason)
         detail = {"reason": reason, "newest": newest.txid, "spent_by": sorted(txids)}
         self._ledger.append_event(self._now(), session_id, "aggregate_seized", detail)
@@ -257,85 +238,3 @@ class ChainWatch:
             if need_msat > left_sat * MSAT_PER_SAT:
                 return StopReason.EXPOSURE_CAP
         return None
-
-    def _refuse(self, aggregate: Aggregate, reason: str) -> None:
-        """This cable has paid with what it did not have."""
-        outpoints = [item.outpoint for item in aggregate.inputs]
-        if self._ledger.refused_cable(aggregate.cable_node_id) is None:
-            log.error("cable %s is refused from now on: %s", aggregate.cable_node_id, reason)
-        self._ledger.refuse_cable(aggregate.cable_node_id, outpoints, aggregate.session_id, reason, self._now())
-
-    # Aggregates of which a version was chosen.
-
-    def _follow(self, aggregate: Aggregate, tip: Tip, *, is_thorough: bool) -> None:
-        session_id = aggregate.session_id
-        chosen = self._ledger.version(session_id, aggregate.chosen_number or 0)
-        assert chosen is not None, "a choice names a version"
-        if not is_thorough and not (aggregate.mined_block is None and self._broadcasts.is_new(session_id)):
-            return
-        if aggregate.mined_block is not None:
-            self._count(aggregate, chosen)
-            return
-        mined = self._mined_spender(aggregate)
-        if mined is not None:
-            self._mined(aggregate, chosen, mined)
-        else:
-            self._keep_in_mempool(aggregate, chosen, tip)
-
-    def _mined(self, aggregate: Aggregate, chosen: Version, mined: MinedTx) -> None:
-        session_id = aggregate.session_id
-        value_sat = mined.tx.paid_to(aggregate.script)
-        # What the session counts on is the chosen version's value.
-        lost_msat = max(0, chosen.value_sat - value_sat) * MSAT_PER_SAT
-        detail = {"txid": mined.tx.txid, "value_sat": value_sat, "height": mined.height, "lost_msat": lost_msat}
-        with self._ledger.unit():
-            self._ledger.mined(session_id, mined.tx.txid, value_sat, mined.height, mined.block_hash)
-            self._ledger.lose(session_id, lost_msat)
-            self._ledger.append_event(self._now(), session_id, "aggregate_mined", detail)
-            if lost_msat:
-                self._refuse(aggregate, self._fraud(session_id, mined.tx.txid))
-        if lost_msat:
-            log.error("session %s: %d msat are lost: %s was mined instead", session_id, lost_msat, mined.tx.txid)
-        else:
-            log.info("session %s: %d sat were mined in %s", session_id, value_sat, mined.tx.txid)
-        self._broadcasts.describe(aggregate, mined)
-
-    def _count(self, aggregate: Aggregate, chosen: Version) -> None:
-        """Confirmations, until there are enough."""
-        assert aggregate.mined_block is not None
-        confirmations = self._chain.confirmations(aggregate.mined_block)
-        session_id = aggregate.session_id
-        if confirmations == 0:
-            log.warning("session %s: a reorg took %s out of the chain", session_id, aggregate.mined_txid)
-            with self._ledger.unit():
-                self._ledger.append_event(self._now(), session_id, "aggregate_unmined", {"txid": aggregate.mined_txid})
-                self._ledger.unmined(session_id)
-            self._broadcasts.send(session_id, chosen)
-            return
-        if aggregate.mined_txid == chosen.txid:
-            self._broadcasts.describe_output(session_id, Outpoint(chosen.txid, chosen.vout))
-        if confirmations >= self._settings.confirmations:
-            status = AggregateStatus.LOST if aggregate.lost_msat else AggregateStatus.SETTLED
-            self._ledger.close_aggregate(session_id, status, self._now())
-            self._broadcasts.forget(session_id)
-            log.info("session %s: its settlement is final: %s", session_id, status)
-
-    def _keep_in_mempool(self, aggregate: Aggregate, chosen: Version, tip: Tip) -> None:
-        if self._chain.mempool_tx(chosen.txid) is not None:
-            self._broadcasts.tend(aggregate, chosen, tip)
-            return
-        self._look_for_rivals(aggregate, chosen)
-        if self._broadcasts.is_due(aggregate.session_id):
-            self._broadcasts.send(aggregate.session_id, chosen)
-
-    def _look_for_rivals(self, aggregate: Aggregate, chosen: Version) -> None:
-        """Another transaction with the same inputs in the mempool, which pays us less: only the cable can have made
-        it. Ours cannot replace it, so both are waited for."""
-        for txid in set(self._chain.mempool_spenders([item.outpoint for item in aggregate.inputs]).values()):
-            rival = self._chain.mempool_tx(txid)
-            if rival is not None and rival.paid_to(aggregate.script) < chosen.value_sat:
-                self._refuse(aggregate, self._fraud(aggregate.session_id, txid))
-
-    def _fraud(self, session_id: str, txid: str) -> StopReason:
-        known = self._ledger.version_value_sat(session_id, txid) is not None
-        return StopReason.OLDER_VERSION if known else StopReason.DOUBLE_SPENT

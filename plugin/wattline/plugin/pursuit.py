@@ -1,0 +1,126 @@
+"""Following what was chosen to be broadcast, over reorgs and restarts, until it is final: settled, or lost."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from wattline.bitcoin.chain import Chain, MinedTx, Outpoint, Tip
+from wattline.ledger import Aggregate, AggregateStatus, Ledger, Version
+from wattline.offering import OnchainSettings
+from wattline.payment.aggregate import MSAT_PER_SAT
+from wattline.plugin.broadcasts import Broadcasts
+from wattline.plugin.spenders import Spenders
+from wattline.session import StopReason
+
+log = logging.getLogger(__name__)
+
+
+class Pursuit:
+    """Owned by the thread that watches the chain."""
+
+    def __init__(
+        self,
+        settings: OnchainSettings,
+        ledger: Ledger,
+        chain: Chain,
+        spenders: Spenders,
+        broadcasts: Broadcasts,
+        now: Callable[[], int],
+    ) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._chain = chain
+        self._spenders = spenders
+        self._broadcasts = broadcasts
+        self._now = now
+        self._gone_since: dict[str, int] = {}
+        """The height at which an input was first missed, by session; counted anew after a restart."""
+
+    def follow(self, aggregate: Aggregate, tip: Tip, *, is_thorough: bool) -> None:
+        """One look at an aggregate that is SENT. Raises what the chain, the node and the ledger raise."""
+        session_id = aggregate.session_id
+        chosen = self._ledger.version(session_id, aggregate.chosen_number or 0)
+        assert chosen is not None, "a choice names a version"
+        if not is_thorough and not (aggregate.mined_block is None and self._broadcasts.is_new(session_id)):
+            return
+        if aggregate.mined_block is not None:
+            self._count(aggregate, chosen)
+            return
+        mined = self._spenders.mined(aggregate)
+        if mined is not None:
+            self._mined(aggregate, chosen, mined)
+        elif self._chain.mempool_tx(chosen.txid) is not None:
+            self._gone_since.pop(session_id, None)
+            self._broadcasts.tend(aggregate, chosen, tip)
+        elif not self._is_lost_for_good(aggregate, chosen, tip):
+            self._look_for_rivals(aggregate, chosen)
+            if self._broadcasts.is_due(session_id):
+                self._broadcasts.send(session_id, chosen)
+
+    def _mined(self, aggregate: Aggregate, chosen: Version, mined: MinedTx) -> None:
+        session_id = aggregate.session_id
+        value_sat = mined.tx.paid_to(aggregate.script)
+        # What the session counts on is the chosen version's value.
+        lost_msat = max(0, chosen.value_sat - value_sat) * MSAT_PER_SAT
+        detail = {"txid": mined.tx.txid, "value_sat": value_sat, "height": mined.height, "lost_msat": lost_msat}
+        with self._ledger.unit():
+            self._ledger.mined(session_id, mined.tx.txid, value_sat, mined.height, mined.block_hash)
+            self._ledger.lose(session_id, lost_msat)
+            self._ledger.append_event(self._now(), session_id, "aggregate_mined", detail)
+            if lost_msat:
+                self._spenders.refuse(aggregate, self._spenders.fraud(session_id, mined.tx.txid))
+        if lost_msat:
+            log.error("session %s: %d msat are lost: %s was mined instead", session_id, lost_msat, mined.tx.txid)
+        else:
+            log.info("session %s: %d sat were mined in %s", session_id, value_sat, mined.tx.txid)
+        self._broadcasts.describe(aggregate, mined)
+
+    def _count(self, aggregate: Aggregate, chosen: Version) -> None:
+        """Confirmations, until there are enough."""
+        assert aggregate.mined_block is not None
+        confirmations = self._chain.confirmations(aggregate.mined_block)
+        session_id = aggregate.session_id
+        if confirmations == 0:
+            log.warning("session %s: a reorg took %s out of the chain", session_id, aggregate.mined_txid)
+            with self._ledger.unit():
+                self._ledger.append_event(self._now(), session_id, "aggregate_unmined", {"txid": aggregate.mined_txid})
+                self._ledger.unmined(session_id)
+            self._broadcasts.send(session_id, chosen)
+            return
+        if aggregate.mined_txid == chosen.txid:
+            self._broadcasts.describe_output(session_id, Outpoint(chosen.txid, chosen.vout))
+        if confirmations >= self._settings.confirmations:
+            self._close(session_id, AggregateStatus.LOST if aggregate.lost_msat else AggregateStatus.SETTLED)
+
+    def _is_lost_for_good(self, aggregate: Aggregate, chosen: Version, tip: Tip) -> bool:
+        """An input has not existed for as many blocks as make a transaction final: nothing will ever spend it."""
+        session_id = aggregate.session_id
+        if not self._spenders.are_gone(aggregate):
+            self._gone_since.pop(session_id, None)
+            return False
+        gone_since = self._gone_since.setdefault(session_id, tip.height)
+        if tip.height - gone_since < self._settings.confirmations:
+            return False
+        lost_msat = chosen.value_sat * MSAT_PER_SAT
+        with self._ledger.unit():
+            self._ledger.lose(session_id, lost_msat)
+            self._ledger.append_event(self._now(), session_id, "aggregate_vanished", {"lost_msat": lost_msat})
+            self._spenders.refuse(aggregate, StopReason.DOUBLE_SPENT)
+            self._close(session_id, AggregateStatus.LOST)
+        log.error("session %s: %d msat are lost: an input does not exist any more", session_id, lost_msat)
+        return True
+
+    def _close(self, session_id: str, status: AggregateStatus) -> None:
+        self._ledger.close_aggregate(session_id, status, self._now())
+        self._broadcasts.forget(session_id)
+        self._gone_since.pop(session_id, None)
+        log.info("session %s: its settlement is final: %s", session_id, status)
+
+    def _look_for_rivals(self, aggregate: Aggregate, chosen: Version) -> None:
+        """Another transaction with the same inputs in the mempool, which pays us less: only the cable can have made
+        it. Ours cannot replace it, so both are waited for."""
+        for txid in set(self._chain.mempool_spenders([item.outpoint for item in aggregate.inputs]).values()):
+            rival = self._chain.mempool_tx(txid)
+            if rival is not None and rival.paid_to(aggregate.script) < chosen.value_sat:
+                self._spenders.refuse(aggregate, self._spenders.fraud(aggregate.session_id, txid))
