@@ -41,7 +41,7 @@ TRADE = Trade(
         "credit_cap_msat": 2_000_000,
     },
     payment={"refund_retry_s": 1, "journal_interval_s": 1},
-    onchain={"confirmations": CONFIRMATIONS, "final_timeout_s": 5, "watch_interval_ms": 100},
+    onchain={"confirmations": CONFIRMATIONS, "final_timeout_s": 3, "watch_interval_ms": 100},
 )
 LARGEST_VSIZE_MARGIN = 5
 """A transaction may be so much larger than the smallest possible of its kind, vB."""
