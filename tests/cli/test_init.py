@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,9 @@ from pydantic import BaseModel
 
 from tests.cli.command import run
 from wattline.cable.settings import CableSettings
-from wattline.cli.init_template import models_in, template
+from wattline.cli.init_template import template
 from wattline.offering import SocketSettings
-from wattline.settings import Settings, load_settings
+from wattline.settings import Settings, load_settings, models_in
 
 WHICH: dict[str, type[Settings]] = {"socket": SocketSettings, "cable": CableSettings}
 
@@ -70,8 +71,18 @@ def test_a_file_that_is_there_is_not_written_over_unless_told_to(
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("init", "socket", "--output", str(tmp_path / "none" / "socket.toml")) == 2
-    assert "cannot be written" in capsys.readouterr().err
+    (tmp_path / "file").touch()
+    assert run("init", "socket", "--output", str(tmp_path / "file" / "socket.toml")) == 2
+    assert "config_unwritable" in capsys.readouterr().err
+    assert run("init", "socket", "--force", "--output", str(tmp_path)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"config_unwritable: {tmp_path}: cannot be written: Is a directory")
+
+
+def test_the_directory_of_the_file_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "node" / "wattline" / "socket.toml"
+    assert run("init", "socket", "--output", str(path)) == 0
+    load_settings(path, SocketSettings)
 
 
 def test_for_the_socket_it_tells_where_to_put_it_and_the_next_two_commands(
@@ -82,10 +93,25 @@ def test_for_the_socket_it_tells_where_to_put_it_and_the_next_two_commands(
     out = capsys.readouterr().out
     assert (tmp_path / "socket.toml").exists()
     assert "wattline/socket.toml in the node's directory" in out
-    assert "wattline outlet test --config socket.toml" in out
+    (program,) = re.findall(r"(\S+) outlet test --config socket.toml", out)
+    assert Path(program) == Path(sys.executable).parent / "wattline"
     (command,) = re.findall(r"lightning-cli plugin start (\S+)", out)
     assert Path(command).name == "wattline-plugin"
     assert Path(command).is_absolute()
+
+
+def test_what_it_says_of_other_simulated_chips_is_true(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for which in WHICH:
+        text = written(tmp_path, which).read_text()
+        (tmp_path / "new.toml").unlink()
+        for driver, address in re.findall(r'driver = "(ina\d+)"  \(simulated: address = (0x\w+), bus = "sim:', text):
+            changed = re.sub(
+                r'driver = "ina228"(?s:(.*?))address = 0x\w+', f'driver = "{driver}"\\1address = {address}', text
+            )
+            path = tmp_path / "changed.toml"
+            path.write_text(changed.replace('"sim:toaster"', '"sim:toaster@24"'))
+            assert run("meter", "read", "--config", str(path)) == 0
+        assert text.count("(simulated: address") == {"socket": 3, "cable": 2}[which]
 
 
 def test_a_new_cable_can_pay_nobody(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pydantic_core import PydanticUndefined
 
 from wattline.cable.settings import CableSettings
 from wattline.offering import SocketSettings
+from wattline.settings import models_in
 
 TARGET = Path(__file__).parents[2] / "docs" / "configuration.md"
 HEAD = """# Configuration
@@ -35,9 +36,9 @@ def _table_of(model: type[BaseModel], path: str) -> str:
     """The keys of ``model``, then a section for each table in it."""
     rows, sections = [], []
     for name, field in model.model_fields.items():
-        models = _models(field.annotation)
+        models = models_in(field.annotation)
         if not models:
-            rows.append(f"| `{name}` | {_type(field)} | {_default(field)} | {field.description or ''} |")
+            rows.append(f"| `{name}` | {_type(name, field)} | {_default(field)} | {field.description or ''} |")
             continue
         many = get_origin(field.annotation) is list
         for inner in models:
@@ -51,20 +52,14 @@ def _table_of(model: type[BaseModel], path: str) -> str:
     return "\n".join([*(head + rows if rows else []), "", *sections])
 
 
-def _models(annotation: Any) -> list[type[BaseModel]]:
-    """The tables that a key can hold; none when it holds a value."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for inner in get_args(annotation) for model in _models(inner)]
-
-
-def _type(field: FieldInfo) -> str:
+def _type(name: str, field: FieldInfo) -> str:
     text = _name(field.annotation)
     limits = [*field.metadata, *_annotations(field.annotation)]
     for kind, sign in ((Ge, "≥"), (Gt, ">"), (Le, "≤"), (Lt, "<")):
         for limit in limits:
             if isinstance(limit, kind):
-                text += f", {sign} {getattr(limit, kind.__name__.lower()):_}"
+                bound = getattr(limit, kind.__name__.lower())
+                text += f", {sign} {bound:#04x}" if name == "address" else f", {sign} {bound:_}"
     return text
 
 

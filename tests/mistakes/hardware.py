@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from tests.mistakes.mistake import METER, RELAY, SIM, Desk, Mistake
+from tests.mistakes.mistake import METER, RELAY, SIM, TRIED, Desk, Mistake
 from wattline.bus.simulation import Fault, SimulatedWorld
 
 READ = ["meter", "read", "--config"]
@@ -74,6 +74,45 @@ CONFIGURATION = (
         ("outlet.0.max_power_w", "greater than or equal to 1"),
     ),
     Mistake(
+        "an address that no such chip has",
+        lambda desk: [*READ, desk.socket_toml(METER.replace("0x40", "0x60"))],
+        2,
+        ("socket.toml: outlet.0.meter.address: ", "0x4f", "(it is 0x60)"),
+    ),
+    Mistake(
+        "an unknown key of a chip",
+        lambda desk: [*READ, desk.socket_toml(METER.replace("bus =", "buss = 1, bus ="))],
+        2,
+        ("socket.toml: outlet.0.meter.buss: unknown key", "shunt_ohms"),
+    ),
+    Mistake(
+        "a socket's configuration for a cable",
+        lambda desk: [*CHECK, desk.socket_toml()],
+        2,
+        ("config_of_socket", "socket.toml", "a cable's is needed"),
+    ),
+    Mistake(
+        "a cable's configuration for an outlet",
+        lambda desk: [*TEST, desk.cable_toml()],
+        2,
+        ("config_of_cable", "cable.toml", "a socket's is needed"),
+    ),
+    Mistake("a directory for a configuration", lambda desk: [*READ, str(desk.folder)], 2, ("Is a directory",)),
+    Mistake(
+        "an outlet that is not configured",
+        lambda desk: [*TEST, desk.socket_toml(), "--outlet", "B2"],
+        2,
+        ("outlet_not_configured", "'B2'", "A1"),
+    ),
+    Mistake("no option", lambda desk: ["cable", "run"], 2, ("bad_usage", "'--config'")),
+    Mistake(
+        "an impossible option",
+        lambda desk: ["outlet", "test", "--config", "x", "--seconds", "100"],
+        2,
+        ("bad_usage", "'--seconds'", "10"),
+    ),
+    Mistake("no such command", lambda desk: ["cable", "by"], 2, ("bad_usage", "'by'")),
+    Mistake(
         "a chip without its kind",
         lambda desk: [*READ, desk.socket_toml(METER.replace('driver = "ina228", ', ""))],
         2,
@@ -120,23 +159,27 @@ CHIPS = (
         lambda desk: [*TEST, desk.socket_toml(relay=RELAY.replace("pcf8574", "pca9554"))],
         1,
         ("A1: relay_wrong_chip", "PCA9554 at 0x20", 'driver = "pcf8574"'),
+        beside=TRIED,
     ),
     Mistake(
         "a relay the wrong way round",
         lambda desk: [*TEST, desk.socket_toml(relay=RELAY.replace(" }", ", active_low = false }"))],
         1,
         ("A1:", "active_low = false is wrong", "back as it was found"),
+        beside=TRIED,
     ),
     Mistake(
         "a relay on no bus",
         lambda desk: [*TEST, desk.socket_toml(relay=RELAY.replace(f'"{SIM}"', "250"))],
         1,
         ("A1: relay_bus_error", "/dev/i2c-250", "no such bus"),
+        beside=TRIED,
     ),
     Mistake(
         "a relay on no line",
         lambda desk: [*TEST, desk.socket_toml(relay='{ driver = "gpio", chip = "/dev/gpiochip99", line = 1 }')],
         1,
         ("A1: relay_no_line", "/dev/gpiochip99 line 1"),
+        beside=TRIED,
     ),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sqlite3
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +15,7 @@ from sqlalchemy import Engine, event
 from tests.mistakes.mistake import Desk, Mistake
 from wattline.ledger import open_ledger
 from wattline.plugin.certificate import load_or_make
+from wattline.practice.daemon import free_port
 
 RUN = ["cable", "run", "--config"]
 READ = ["meter", "read", "--config"]
@@ -93,6 +95,24 @@ def full_disk(desk: Desk) -> list[str]:
     return [*RUN, desk.cable_toml()]
 
 
+FULL_PLUGIN = """#!{python}
+from sqlalchemy import Engine, event
+
+from wattline.plugin.main import main
+
+event.listen(Engine, "connect", lambda connection, _: connection.execute("PRAGMA max_page_count = 4"))
+main()
+"""
+
+
+def full_socket(desk: Desk) -> list[str]:
+    """The same under the plugin, which is a process of its own."""
+    home_of(desk)
+    plugin = Path(desk.file("wattline-plugin", FULL_PLUGIN.format(python=sys.executable)))
+    plugin.chmod(0o700)
+    return [desk.socket_toml(), f"127.0.0.1:{free_port()}", str(plugin)]
+
+
 def file_in_the_way(desk: Desk) -> list[str]:
     desk.file("ledgers", "")
     return [*RUN, desk.cable_toml({"storage": {"path": "ledgers/cable.sqlite3"}})]
@@ -136,6 +156,13 @@ PLUGINS = (
         "plugin",
     ),
     Mistake(
+        "a full disk under a socket",
+        full_socket,
+        1,
+        ("ledger_full", "socket.sqlite3", "the disk is full"),
+        "plugin",
+    ),
+    Mistake(
         "a socket's configuration with a mistake",
         lambda desk: [desk.socket_toml(power="-1")],
         1,
@@ -153,6 +180,7 @@ DISKS = (
         ("system_error", "output", "No space left"),
         "full",
     ),
+    Mistake("a closed output", lambda desk: [*READ, desk.socket_toml()], 1, ("system_error", "output"), "closed"),
     Mistake(
         "a configuration on a full disk",
         lambda desk: ["init", "socket", "--force", "--output", "/dev/full"],

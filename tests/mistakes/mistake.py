@@ -16,6 +16,12 @@ SIM = "sim:toaster@24"
 METER = f'{{ driver = "ina228", bus = "{SIM}", address = 0x40, shunt_ohms = 0.001, max_current_a = 40 }}'
 RELAY = f'{{ driver = "pcf8574", bus = "{SIM}", address = 0x20, bit = 0 }}'
 NOBODY = "02" + 32 * "00"
+WELL = (r"ok       \w+ +\S", r"warning  \w+ +\S")
+"""The findings of ``wattline cable check`` that are no problem."""
+TRIED = (r"A1: closing its relay for 0.5 s$", r"A1: (before|closed|after) +relay (open|closed) ")
+"""What ``wattline outlet test`` shows of an outlet."""
+ENDED = (r"(session|energy|paid|charged|refund) +\S", r" +\S+ Wh by the socket's")
+"""The summary of a run."""
 
 
 @dataclass
@@ -82,3 +88,5 @@ class Mistake:
     """What the one line must name; nothing: it is answered by silence."""
     way: str = "command"
     """How it is tried: one of the ways in :mod:`tests.mistakes.ways`."""
+    beside: tuple[str, ...] = ()
+    """Patterns of the lines that may stand beside the one, such as the other findings of a check."""

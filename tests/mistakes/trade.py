@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from tests.cable.fakes import make_certificate
-from tests.mistakes.mistake import NOBODY, Desk, Mistake
+from tests.mistakes.mistake import ENDED, NOBODY, WELL, Desk, Mistake
 from wattline.tariff import Tariff
 
 CHECK = ["cable", "check", "--config"]
@@ -102,66 +102,120 @@ def jumping_clock(desk: Desk) -> list[str]:
         return really() + (0 if paid < 1 else DAY_S if paid < 5 else -DAY_S)
 
     desk.monkeypatch.setattr("time.time", jumps)
+    begun = time.monotonic()
+
+    def has_run_for_its_time() -> None:
+        assert len(bench.socket.orders) >= 5, "both jumps were made, and it paid on"
+        assert 1.9 < time.monotonic() - begun < 8, "by the clock on the wall it would end at once or never"
+
+    desk.closing.append(has_run_for_its_time)
     return ["cable", "run", "--for", "2", "--config", desk.cable_toml({}, bench.socket.address)]
 
 
 NODES = (
     Mistake(
-        "no node", lambda desk: [*CHECK, desk.cable_toml()], 1, ("node_unavailable", "lightning-rpc", "No such file")
+        "no node",
+        lambda desk: [*CHECK, desk.cable_toml()],
+        1,
+        ("node_unavailable", "lightning-rpc", "No such file"),
+        beside=WELL,
     ),
     Mistake(
         "no node at a run",
         lambda desk: [*RUN, desk.cable_toml()],
         1,
-        ("node_unavailable", "lightning-rpc", "No such file"),
+        ("wattline: error: node_unavailable", "lightning-rpc", "No such file"),
     ),
-    Mistake("an old node", old_node, 1, ("node_too_old", "v24.08.2", "v24.11 or newer")),
     Mistake(
-        "another network", on_bench(CHECK, of("network", "bitcoin", "node")), 1, ("wrong_network", "regtest", "bitcoin")
+        "a node's directory for its socket",
+        lambda desk: [*CHECK, desk.cable_toml({"node": {"rpc": "."}})],
+        1,
+        ("node_unavailable", "is a directory", "lightning-rpc"),
+        beside=WELL,
+    ),
+    Mistake(
+        "a file for a node's socket",
+        lambda desk: [*CHECK, desk.cable_toml({"node": {"rpc": "cable.toml"}})],
+        1,
+        ("node_unavailable", "cable.toml", "plain file"),
+        beside=WELL,
+    ),
+    Mistake("an old node", old_node, 1, ("node_too_old", "v24.08.2", "v24.11 or newer"), beside=WELL),
+    Mistake(
+        "another network",
+        on_bench(CHECK, of("network", "bitcoin", "node")),
+        1,
+        ("wrong_network", "regtest", "bitcoin"),
+        beside=WELL,
     ),
 )
 
 SOCKETS = (
-    Mistake("no socket", nobody_there, 1, ("socket_unreachable", "127.0.0.1:", "refused")),
-    Mistake("a server without TLS", plain_server, 1, ("not_wattline", "no TLS")),
-    Mistake("a server that is no wattline", other_service, 1, ("not_wattline", "no ChargingService")),
+    Mistake("no socket", nobody_there, 1, ("socket_unreachable", "127.0.0.1:", "refused"), beside=WELL),
+    Mistake("a server without TLS", plain_server, 1, ("not_wattline", "no TLS"), beside=WELL),
+    Mistake("a server that is no wattline", other_service, 1, ("not_wattline", "no ChargingService"), beside=WELL),
     Mistake(
         "a certificate that the offer does not name",
         on_bench(CHECK, of("certificate_sha256", bytes(32))),
         1,
         ("offer_forged", "certificate", "somebody may sit in between"),
+        beside=WELL,
     ),
     Mistake(
         "a price that is too high, at a check",
         on_bench(CHECK, of("tariff", DEAR)),
         1,
         ("price_too_high", "300001", "300000", "max_price_msat_per_kwh"),
+        beside=WELL,
     ),
     Mistake(
         "a price that is too high, at a run",
         on_bench(RUN, of("tariff", DEAR)),
         1,
-        ("price_too_high", "300001", "300000", "max_price_msat_per_kwh"),
+        ("wattline: error: price_too_high", "300001", "300000", "max_price_msat_per_kwh"),
     ),
     Mistake(
-        "a clock that has jumped", on_bench(CHECK, of("valid_s", -3600)), 1, ("offer_expired", "are both clocks right?")
+        "a clock that has jumped",
+        on_bench(CHECK, of("valid_s", -3600)),
+        1,
+        ("offer_expired", "are both clocks right?"),
+        beside=WELL,
     ),
-    Mistake("a clock that jumps while energy flows", jumping_clock, 0, ("done: the time is up",)),
+    Mistake("a clock that jumps while energy flows", jumping_clock, 0, ("done: the time is up",), beside=ENDED),
 )
 
 CHANNELS = (
-    Mistake("no channel, at a check", from_street(CHECK, "poor"), 1, ("no_channel", "nothing can be paid")),
-    Mistake("no channel, at a run", from_street(RUN, "poor"), 1, ("no_channel", "fundchannel")),
+    Mistake(
+        "no channel, at a check", from_street(CHECK, "poor"), 1, ("no_channel", "nothing can be paid"), beside=WELL
+    ),
+    Mistake("no channel, at a run", from_street(RUN, "poor"), 1, ("wattline: error: no_channel", "fundchannel")),
     Mistake(
         "a channel with too little",
         from_street(CHECK, "fresh", 30_000_000),
         1,
         ("channel_too_small", "30 000.000 sat"),
+        # What follows from it.
+        beside=(*WELL, "problem  route    no_route: for 30 000.000 sat", "problem  refund   no_way_back: "),
+    ),
+    Mistake(
+        "a channel with too little, at a run",
+        on_bench(RUN, of("largest_msat", 5, "node")),
+        1,
+        ("wattline: error: payment_failed", "no single route for"),
+        beside=ENDED,
     ),
     Mistake(
         "no way back for a refund",
         from_street(CHECK, "fresh"),
         1,
         ("problem", "no_way_back", "5.000 sat", "stays owed until"),
+        beside=WELL,
+    ),
+    Mistake(
+        "no way back for a refund, at a run",
+        from_street(["cable", "run", "--for", "1", "--config"], "fresh"),
+        0,
+        ("warning: no_way_back", "5.000 sat", "stays owed until"),
+        beside=("done: the time is up", *ENDED),
     ),
 )

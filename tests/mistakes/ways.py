@@ -25,6 +25,15 @@ from wattline.practice.scene import script
 
 COLUMNS, ROWS = 40, 10
 TIMEOUT_S = 60
+PICTURE = (
+    "closed, relay open",
+    r"\d+\.\d W  0\.\d{3} Wh",
+    r"balance 0\.\d{3} sat",
+    r"spent   0\.\d{3} sat",
+    r"[1-9]\d* payments, 0 failed, \d+ ms",
+    r"done \(for more: 80 x 24\)",
+)
+"""The last one on a terminal that is too small."""
 COMMAND = (sys.executable, "-m", "wattline.cli.main")
 
 
@@ -48,11 +57,12 @@ def by_command(desk: Desk, words: list[str], capsys: pytest.CaptureFixture[str])
 
 
 def by_plugin(desk: Desk, words: list[str], capsys: pytest.CaptureFixture[str]) -> Answer:
-    """``lightning-cli plugin start`` with the configuration (and address) in ``words``; 1 when it is refused."""
+    """``lightning-cli plugin start`` with the configuration in ``words`` (then the address, then the program, where it
+    matters which); 1 when it is refused."""
     del capsys
-    config, listen = (*words, f"127.0.0.1:{free_port()}")[:2]
+    usual = ("", f"127.0.0.1:{free_port()}", str(script("wattline-plugin")))
+    config, listen, plugin = (*words, *usual[len(words) :])
     node = desk.fixture("empty_node")
-    plugin = script("wattline-plugin")
     try:
         node.start_plugin(plugin, wattline_config=config, wattline_listen=listen)
     except StopError as error:
@@ -68,6 +78,14 @@ def onto_full_disk(desk: Desk, words: list[str], capsys: pytest.CaptureFixture[s
         done = subprocess.run(
             [*COMMAND, *words], stdout=full, stderr=subprocess.PIPE, text=True, timeout=TIMEOUT_S, check=False
         )
+    return Answer(done.returncode, done.stderr.splitlines())
+
+
+def onto_nothing(desk: Desk, words: list[str], capsys: pytest.CaptureFixture[str]) -> Answer:
+    """``wattline WORDS >&-``"""
+    del desk, capsys
+    shell = ["sh", "-c", 'exec "$@" >&-', "sh", *COMMAND, *words]
+    done = subprocess.run(shell, stderr=subprocess.PIPE, text=True, timeout=TIMEOUT_S, check=False)
     return Answer(done.returncode, done.stderr.splitlines())
 
 
@@ -104,11 +122,24 @@ def in_small_terminal(desk: Desk, words: list[str], capsys: pytest.CaptureFixtur
             process.send_signal(signal.SIGINT)
     status = process.wait(TIMEOUT_S)
     drawn, _, ending = shown.decode().rpartition("\x1b[?25h")
-    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn).replace("\r", "\n").splitlines()
+    lines = _plain(drawn)
     assert max(map(len, lines)) <= COLUMNS
     assert max(shown.decode().count("\n", *frame) for frame in _frames(shown.decode())) < ROWS
     assert "done: the time is up" in ending
-    return Answer(status, sorted(set(lines)))
+    picture = _plain(drawn.rpartition("\x1b[2K")[2])
+    assert len(picture) >= len(PICTURE)
+    for line, pattern in zip(picture, PICTURE, strict=False):
+        assert re.fullmatch(pattern, line), picture
+    # Below it, what has happened last.
+    assert all(re.match(r"\d\d:\d\d:\d\d ", line) for line in picture[len(PICTURE) :]), picture
+    return Answer(status, [picture[len(PICTURE) - 1]])
+
+
+def _plain(shown: str) -> list[str]:
+    """What a terminal shows of it, without colours and movements."""
+    return (
+        re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).replace("\r\n", "\n").replace("\r", "\n").rstrip("\n").split("\n")
+    )
 
 
 def _read(terminal: int) -> bytes:
@@ -128,6 +159,7 @@ WAYS: dict[str, Way] = {
     "command": by_command,
     "plugin": by_plugin,
     "full": onto_full_disk,
+    "closed": onto_nothing,
     "pipe": into_closed_pipe,
     "terminal": in_small_terminal,
 }

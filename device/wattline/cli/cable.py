@@ -24,10 +24,12 @@ from wattline.cable.check import check as run_check
 from wattline.cable.course import Course
 from wattline.cable.opening import Equipment, MeterOpener, OnchainEquipment
 from wattline.cable.service import CableService
-from wattline.cable.settings import CableConfig, load_cable
+from wattline.cable.settings import CableConfig
 from wattline.cable.stopwish import StopWish
 from wattline.cable.summary import Summary
 from wattline.cable.view import LiveView, LogView, ending
+from wattline.cli.error_line import tell_error
+from wattline.cli.meter_config import cable_in
 from wattline.errors import UsageError
 from wattline.ledger import Ledger, LedgerError, open_ledger
 from wattline.lightning.cln import CoreLightning
@@ -52,7 +54,7 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Buy electricity until stopped (Ctrl-C), or until something is wrong."""
-    cable = load_cable(config)
+    cable = cable_in(config)
     _log_to_stderr(bool(context.obj and context.obj["verbose"]))
     wish = StopWish(None if seconds is None else round(seconds * 1000))
     console = Console(stderr=as_json)
@@ -68,7 +70,7 @@ def run(
 @cable_app.command()
 def check(context: typer.Context, config: ConfigOption, as_json: JsonOption = False) -> None:
     """Try everything that a session needs, without paying: node, channel, fees, socket, price, meter."""
-    cable = load_cable(config)
+    cable = cable_in(config)
     _log_to_stderr(bool(context.obj and context.obj["verbose"]))
     node = CoreLightning(cable.rpc_path)
     findings = []
@@ -89,7 +91,7 @@ def forgive(
     node_id: Annotated[str, typer.Argument(help="The socket's node id, as the error names it.")],
 ) -> None:
     """Buy again from a socket that once had more mined on-chain than was agreed."""
-    cable = load_cable(config)
+    cable = cable_in(config)
     with _alone(cable.storage_path), open_ledger(cable.storage_path) as ledger:
         count = forgive_socket(ledger.cable_aggregates, node_id)
     if not count:
@@ -119,7 +121,11 @@ def _meter_opener(cable: CableConfig) -> MeterOpener:
 
 
 def _tell(summary: Summary, as_json: bool) -> None:
-    typer.echo(ending(summary), err=as_json)
+    lines = ending(summary).splitlines()
+    if not summary.is_good:
+        tell_error(lines.pop(0))
+    if lines:
+        typer.echo("\n".join(lines), err=as_json)
     if as_json:
         typer.echo(json.dumps(summary.to_json()))
 

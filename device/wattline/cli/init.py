@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,9 @@ toaster of 1300 W, an INA228 meter and a relay on a PCF8574. Put your own bus, a
 docs/hardware.md tells how to wire them. Keys with a # before them are at their default. Money is in msat, energy in
 microwatt-hours."""
 
+AT_24_V = 'bus = "sim:toaster@24" in meters and relay of both sides'
+"""It measures no 48 V."""
+
 SOCKET_EXAMPLES = {
     "tariff.energy_msat_per_kwh": 300_000,
     "outlet.outlet_id": "A1",
@@ -35,6 +39,9 @@ SOCKET_EXAMPLES = {
     "outlet.relay.bus": "sim:toaster",
     "outlet.relay.address": 0x20,
     "outlet.relay.bit": 0,
+    "outlet.meter.ina226": f"simulated: address = 0x48, {AT_24_V}",
+    "outlet.meter.ina219": f"simulated: address = 0x4a, {AT_24_V}",
+    "outlet.relay.pca9554": "simulated: address = 0x21",
 }
 
 NOBODY = "02" + 32 * "00"
@@ -54,6 +61,8 @@ CABLE_EXAMPLES = {
     "meter.address": 0x44,
     "meter.shunt_ohms": 0.001,
     "meter.max_current_a": 40.0,
+    "meter.ina226": f"simulated: address = 0x4c, {AT_24_V}",
+    "meter.ina219": f"simulated: address = 0x4e, {AT_24_V}",
     "limits.max_price_msat_per_kwh": 400_000,
     "limits.max_prepaid_msat": 5_000,
     "limits.max_session_msat": 1_000_000,
@@ -68,14 +77,13 @@ def socket(
 ) -> None:
     """The configuration of a socket: what it sells, from which outlets."""
     _write(output, template(SocketSettings, SOCKET_HEAD, SOCKET_EXAMPLES), force)
-    plugin = Path(sys.executable).parent / "wattline-plugin"
     typer.echo(f"""{output} is written; every key in it is explained there.
 
 The plugin reads it as wattline/socket.toml in the node's directory (such as ~/.lightning/bitcoin/wattline/socket.toml),
 or where lightningd's option wattline-config says. Next:
 
-    wattline outlet test --config {output}
-    lightning-cli plugin start {plugin}""")
+    {_script("wattline")} outlet test --config {output}
+    lightning-cli plugin start {_script("wattline-plugin")}""")
 
 
 @init_app.command()
@@ -87,15 +95,23 @@ def cable(
     _write(output, template(CableSettings, CABLE_HEAD, CABLE_EXAMPLES), force)
     typer.echo(f"""{output} is written; put your socket's address and your node's rpc file into it. Next:
 
-    wattline cable check --config {output}
-    wattline cable run --config {output}""")
+    {_script("wattline")} cable check --config {output}
+    {_script("wattline")} cable run --config {output}""")
+
+
+def _script(name: str) -> str:
+    """The whole path of one of our commands: its directory need not be on PATH."""
+    return shlex.quote(str(Path(sys.executable).parent / name))
 
 
 def _write(path: Path, text: str, force: bool) -> None:
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w" if force else "x", encoding="utf-8") as file:
             file.write(text)
-    except FileExistsError:
+    except FileExistsError as error:
+        if not path.exists():
+            raise UsageError("config_unwritable", f"{error.filename}: is in the way: no directory") from error
         raise UsageError("config_exists", f"{path}: is there already; --force writes over it") from None
     except OSError as error:
-        raise UsageError("config_unwritable", f"{path}: cannot be written: {error}") from error
+        raise UsageError("config_unwritable", f"{path}: cannot be written: {error.strerror}") from error

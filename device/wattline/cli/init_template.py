@@ -9,9 +9,11 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from wattline.settings import models_in
+
 Examples = Mapping[str, Any]
 """Values by the path of their key (``outlet.meter.bus``): what is written as it counts. The ``driver`` of a table
-chooses among its types."""
+chooses among its types; what stands under the name of another driver (``outlet.meter.ina226``) is said beside it."""
 
 
 def template(model: type[BaseModel], head: str, examples: Examples) -> str:
@@ -22,13 +24,6 @@ def template(model: type[BaseModel], head: str, examples: Examples) -> str:
     lines = [f"# {line}".rstrip() for line in head.splitlines()]
     _tables(model, "", examples, lines)
     return "\n".join(lines) + "\n"
-
-
-def models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The tables that a key can hold; none when it holds a value."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for inner in get_args(annotation) for model in models_in(inner)]
 
 
 def _tables(model: type[BaseModel], path: str, examples: Examples, lines: list[str]) -> None:
@@ -49,7 +44,7 @@ def _tables(model: type[BaseModel], path: str, examples: Examples, lines: list[s
         _tables(chosen, f"{where}.", examples, lines)
         for other in models:
             if other is not chosen:
-                _alternative(other, chosen, lines)
+                _alternative(other, chosen, examples.get(f"{where}.{_driver(other)}"), lines)
 
 
 def _key(name: str, field: FieldInfo, path: str, examples: Examples, lines: list[str]) -> None:
@@ -66,9 +61,11 @@ def _key(name: str, field: FieldInfo, path: str, examples: Examples, lines: list
         lines.append(f"#{name} = {shown}")
 
 
-def _alternative(model: type[BaseModel], chosen: type[BaseModel], lines: list[str]) -> None:
-    """Another type of the same table, in words; keys that mean the same in both are not told again."""
-    lines += ["#", f"# Instead: {(model.__doc__ or '').strip().splitlines()[0]}", f'#   driver = "{_driver(model)}"']
+def _alternative(model: type[BaseModel], chosen: type[BaseModel], simulated: Any, lines: list[str]) -> None:
+    """Another type of the same table, in words, with how to try it on simulated hardware; keys that mean the same in
+    both are not told again."""
+    driver = f'#   driver = "{_driver(model)}"' + (f"  ({simulated})" if simulated else "")
+    lines += ["#", f"# Instead: {(model.__doc__ or '').strip().splitlines()[0]}", driver]
     for name, field in model.model_fields.items():
         known = chosen.model_fields.get(name)
         if name != "driver" and (known is None or known.description != field.description):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import sys
 import traceback
 
@@ -11,6 +10,7 @@ import typer
 
 from wattline.cli.cable import cable_app
 from wattline.cli.demo import demo
+from wattline.cli.error_line import tell_error
 from wattline.cli.init import init_app
 from wattline.cli.meter import meter_app
 from wattline.cli.outlet import outlet_app
@@ -45,6 +45,10 @@ def _common(
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit; commands end with ``typer.Exit``. A person's mistake is one line, never a
     traceback; ``--verbose``, wherever it stands, shows the rest."""
+    if sys.stdout is None:
+        # The shell's `>&-`: nothing that is asked for could be answered, and Python drops it in silence.
+        tell_error("system_error: output: is closed")
+        sys.exit(FAILED)
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that knows no µ or × shows a question mark in its place.
         sys.stdout.reconfigure(errors="replace")
@@ -53,7 +57,14 @@ def main(arguments: list[str] | None = None) -> None:
     if verbose:
         words = [VERBOSE, *(word for word in words if word != VERBOSE)]
     try:
-        app(args=words, prog_name="wattline")
+        # Not in "standalone mode", in which bad usage is a box of its own; commands end with a status.
+        status = app(args=words, prog_name="wattline", standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
+    except typer.TyperException as error:
+        _tell_usage(error, verbose)
+        sys.exit(BAD_USAGE)
+    except typer.Abort:
+        sys.exit(FAILED)
     except UsageError as error:
         _tell(error, f"{error.code}: {error.message}", verbose)
         sys.exit(BAD_USAGE)
@@ -63,7 +74,6 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         # A full disk or a file in the way: what this machine says, and of what.
         _tell(error, f"system_error: {error.filename or 'output'}: {error.strerror or error}", verbose)
-        _give_up_output()
         sys.exit(FAILED)
     except Exception as error:  # noqa: BLE001 - the last resort: a person is told whose mistake it was
         what = f"internal_error: {type(error).__name__}: {error} (a bug in wattline; {VERBOSE} shows where)"
@@ -71,18 +81,17 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(FAILED)
 
 
+def _tell_usage(error: typer.TyperException, verbose: bool) -> None:
+    """One line, as for all else that is wrong; a command without a word of its own has shown its help already."""
+    text = error.format_message()
+    if text:
+        _tell(error, f"bad_usage: {text.rstrip('.')} (--help shows what there is)", verbose)
+
+
 def _tell(error: Exception, text: str, verbose: bool) -> None:
     if verbose:
         traceback.print_exception(error)
-    typer.echo(f"wattline: error: {' '.join(text.split())}", err=True)
-
-
-def _give_up_output() -> None:
-    """What could not be written now will not be at the end either; Python would tell so once more, in many lines."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    tell_error(text)
 
 
 if __name__ == "__main__":

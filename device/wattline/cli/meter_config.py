@@ -1,4 +1,4 @@
-"""The meters that a configuration file names, be it a socket's or a cable's."""
+"""What a configuration file names, be it a socket's or a cable's: its meters, its outlets."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 
 from pydantic import ConfigDict
 
-from wattline.cable.settings import CableSettings
+from wattline.cable.settings import CableConfig, CableSettings, load_cable
 from wattline.errors import UsageError
 from wattline.meter import MeterSettings
 from wattline.offering import OutletSettings, SocketSettings
 from wattline.settings import Settings, load_settings
 
 CABLE = "cable"
+SOCKET = "socket"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,7 @@ class _Kind(Settings):
 def meters_in(config: Path, outlet_id: str | None) -> list[NamedMeter]:
     """The meters of a ``socket.toml`` (one of them with ``outlet_id``), or the one of a ``cable.toml``. Raises
     UsageError."""
-    kind = load_settings(config, _Kind)
-    if kind.meter is not None and kind.outlet is None:
+    if _whose(config) == CABLE:
         if outlet_id is not None:
             raise UsageError("no_outlets", f"{config}: is a cable's, which has no outlets: leave out --outlet")
         return [NamedMeter(CABLE, load_settings(config, CableSettings).meter, None)]
@@ -50,13 +50,30 @@ def meters_in(config: Path, outlet_id: str | None) -> list[NamedMeter]:
     ]
 
 
+def cable_in(config: Path) -> CableConfig:
+    """What a ``cable.toml`` says. Raises UsageError."""
+    if _whose(config) == SOCKET:
+        raise UsageError("config_of_socket", f"{config}: is a socket's configuration; here a cable's is needed")
+    return load_cable(config)
+
+
 def outlets_in(config: Path, outlet_id: str | None) -> list[OutletSettings]:
     """The outlets of a ``socket.toml``, or the one called ``outlet_id``. Raises UsageError."""
+    if _whose(config) == CABLE:
+        raise UsageError("config_of_cable", f"{config}: is a cable's configuration; here a socket's is needed")
     outlets = load_settings(config, SocketSettings).outlet
     if outlet_id is None:
         return outlets
     found = [outlet for outlet in outlets if outlet.outlet_id == outlet_id]
     if not found:
         known = ", ".join(outlet.outlet_id for outlet in outlets)
-        raise UsageError("unknown_outlet", f"{config}: has no outlet {outlet_id!r}; there are {known}")
+        raise UsageError("outlet_not_configured", f"{config}: has no outlet {outlet_id!r}; there are {known}")
     return found
+
+
+def _whose(config: Path) -> str | None:
+    """``cable`` or ``socket``; None when it looks like neither, or like both. Raises UsageError."""
+    kind = load_settings(config, _Kind)
+    if (kind.meter is None) == (kind.outlet is None):
+        return None
+    return SOCKET if kind.meter is None else CABLE

@@ -67,12 +67,22 @@ class NodeRpc:
         except PermissionError as error:
             raise NodeRefused("node_not_permitted", f"{self.path}: {error.strerror}: not our socket") from error
         except OSError as error:
-            raise NodeUnavailable("node_unavailable", f"{self.path}: no answer to {method}: {error}") from error
+            raise NodeUnavailable(
+                "node_unavailable", f"{self.path}: no answer to {method}: {self._why(error)}"
+            ) from error
         except (ValueError, TypeError, AttributeError) as error:
             raise NodeUnavailable("node_unavailable", f"{self.path}: garbled answer to {method}: {error}") from error
         if not isinstance(result, dict):
             raise NodeRefused("unexpected_answer", f"{method}: the answer is not an object")
         return result
+
+    def _why(self, error: OSError) -> str:
+        """What the system says, but for the one mistake that it calls a refused connection."""
+        if self.path.is_dir():
+            return "it is a directory; the socket in it is called lightning-rpc"
+        if self.path.is_file():
+            return "it is no socket but a plain file"
+        return error.strerror or str(error)
 
     def _refusal(self, method: str, error: object) -> NodeRefused | NodeUnavailable:
         if not isinstance(error, dict):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -17,6 +18,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+ADDRESS = ".address"
+"""How the key of a chip's address on its bus ends; it is written in hexadecimal."""
+
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
@@ -26,7 +30,9 @@ def load_settings(path: Path, model: type[SettingsT]) -> SettingsT:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UsageError("config_missing", f"{path}: no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UsageError("config_unreadable", f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
         raise UsageError("config_unreadable", f"{path}: cannot be read: {error}") from error
     try:
         values = tomllib.loads(text)
@@ -46,7 +52,7 @@ def parse_settings(values: dict[str, Any], model: type[SettingsT], source: str) 
 def _lines(error: ValidationError, model: type[Settings], source: str) -> list[str]:
     lines = []
     for item in error.errors():
-        key = ".".join(str(part) for part in item["loc"]) or "(file)"
+        key = _key(model, item["loc"])
         message = item["msg"].removeprefix("Value error, ")
         context = item.get("ctx", {})
         if item["type"] == "missing":
@@ -63,30 +69,45 @@ def _lines(error: ValidationError, model: type[Settings], source: str) -> list[s
             message = f"unknown key; allowed here: {', '.join(_siblings(model, item['loc']))}"
         elif not isinstance(item.get("input"), (dict, list)):
             message = f"{message} (it is {item.get('input')!r})"
+            if key.endswith(ADDRESS) and isinstance(item.get("input"), int):
+                message = re.sub(r"\b\d+\b", lambda found: f"{int(found[0]):#04x}", message)
         lines.append(f"{source}: {key}: {message}")
     return lines
 
 
 def _siblings(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     """The keys that are allowed beside the unknown one at ``location``."""
-    current: list[type[BaseModel]] = [model]
-    for part in location[:-1]:
-        if isinstance(part, int):
-            continue
-        found: list[type[BaseModel]] = []
-        for candidate in current:
-            field = candidate.model_fields.get(part)
-            if field is not None:
-                found.extend(_models_in(field.annotation))
-        tagged = [m for m in current if _tag_of(m) == part]
-        current = found or tagged or current
+    current, _ = _followed(model, location[:-1])
     return sorted({name for candidate in current for name in candidate.model_fields})
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def _key(model: type[BaseModel], location: tuple[int | str, ...]) -> str:
+    """``location`` as it stands in the file."""
+    return ".".join(_followed(model, location)[1]) or "(file)"
+
+
+def _followed(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[list[type[BaseModel]], list[str]]:
+    """The tables that ``location`` may be in, and its parts but for those that pydantic puts there to tell which of
+    several types of a table it took."""
+    current: list[type[BaseModel]] = [model]
+    parts = []
+    for part in location:
+        fields = [candidate.model_fields[part] for candidate in current if part in candidate.model_fields]
+        tagged = [candidate for candidate in current if _tag_of(candidate) == part]
+        if tagged and not fields:
+            current = tagged
+            continue
+        parts.append(str(part))
+        found = [table for field in fields for table in models_in(field.annotation)]
+        current = found or current
+    return current, parts
+
+
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The tables that a key of this type can hold; none when it holds a value."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [m for inner in getattr(annotation, "__args__", ()) for m in _models_in(inner)]
+    return [model for inner in get_args(annotation) for model in models_in(inner)]
 
 
 def _tag_of(model: type[BaseModel]) -> str | None:

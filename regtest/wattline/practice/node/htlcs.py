@@ -181,14 +181,14 @@ class Htlcs:
         task.add_done_callback(self._tasks.discard)
 
     async def _judge(self, channel_id: str, htlc_id: int) -> None:
-        htlc = self._store.row(
-            "SELECT * FROM htlcs WHERE channel_id = ? AND direction = 'in' AND htlc_id = ?", channel_id, htlc_id
-        )
-        channel = self._channels.get(channel_id)
-        if htlc is None or channel is None:
-            return
         secret = ""
         try:
+            htlc = self._store.row(
+                "SELECT * FROM htlcs WHERE channel_id = ? AND direction = 'in' AND htlc_id = ?", channel_id, htlc_id
+            )
+            channel = self._channels.get(channel_id)
+            if htlc is None or channel is None:
+                return
             try:
                 layer = peel(bytes.fromhex(htlc["onion"]), self._key, bytes.fromhex(htlc["payment_hash"]))
             except OnionError as error:
