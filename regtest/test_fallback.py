@@ -167,7 +167,7 @@ def test_a_session_that_ends_before_anything_is_owed_on_chain_broadcasts_nothing
     assert session["charged_msat"] < by_keysend_msat
     onchain = session["onchain"]
     assert (onchain["status"], onchain["exposure_sat"], onchain["mined_txid"]) == ("void", 0, None)
-    assert session["returned_msat"] == session["credited_onchain_msat"] > 0
+    assert session["returned_msat"] == session["onchain_credited_msat"] > 0
     assert session["refund_status"] == "sent"
     assert session["refunded_msat"] - session["returned_msat"] == by_keysend_msat - session["charged_msat"]
     assert session["balance_msat"] == 0

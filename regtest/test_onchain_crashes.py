@@ -130,7 +130,7 @@ def test_of_a_cable_killed_before_it_signed_the_final_version_the_newest_is_mine
     settlement = confirmed(scene, scene.network, session_id)
     check_settled(scene, session_id, settlement, is_final=False)
     assert session["onchain"]["choice_reason"] == "operator_stopped"
-    assert settlement.value_sat * MSAT_PER_SAT == session["credited_onchain_msat"] > session["charged_msat"]
+    assert settlement.value_sat * MSAT_PER_SAT == session["onchain_credited_msat"] > session["charged_msat"]
     assert session["refund_status"] == "owed"
     assert session["balance_msat"] == session["credited_msat"] - session["charged_msat"] > MSAT_PER_SAT
     assert scene.status()["refunds_owed"] == 1
@@ -267,7 +267,7 @@ def test_after_a_restart_of_everything_the_version_that_nobody_had_broadcast_is_
     closed(scene, session_id)
     settlement = confirmed(scene, scene.network, session_id)
     session = check_settled(scene, session_id, settlement, is_final=False)
-    assert settlement.value_sat * MSAT_PER_SAT == restored["credited_onchain_msat"] == session["credited_onchain_msat"]
+    assert settlement.value_sat * MSAT_PER_SAT == restored["onchain_credited_msat"] == session["onchain_credited_msat"]
     assert bury(scene, session_id)["onchain"]["status"] == "settled"
 
 

@@ -85,7 +85,7 @@ def test_a_cable_without_any_channel_pays_a_whole_session_by_one_transaction(
     session_id = live["session_id"]
     assert (live["method"], live["state"], live["onchain"]["status"]) == ("onchain", "delivering", "open")
     growing = live["onchain"]
-    assert growing["exposure_sat"] == growing["value_sat"] == live["credited_onchain_msat"] // MSAT_PER_SAT
+    assert growing["exposure_sat"] == growing["value_sat"] == live["onchain_credited_msat"] // MSAT_PER_SAT
     assert growing["txid"]
     assert growing["mined_txid"] is None
     assert growing["confirmations"] == 0
@@ -131,7 +131,7 @@ def test_a_cable_without_any_channel_pays_a_whole_session_by_one_transaction(
     status = scene.status()["onchain"]
     assert (status["exposure_sat"], status["unfinished"], status["refused_cables"]) == (0, 0, 0)
     totals = scene.node.rpc.call("wattline-report")
-    assert totals["onchain_credited_msat"] == session["credited_onchain_msat"]
+    assert totals["onchain_credited_msat"] == session["onchain_credited_msat"]
     assert totals["lost_msat"] == 0
     assert scene.node.rpc.call("wattline-refused") == {"refused": []}
 
@@ -243,7 +243,7 @@ def test_the_operator_stops_a_session_and_the_exact_charge_is_paid_all_the_same(
     assert summary["onchain_value_sat"] == settlement.value_sat
     session = check_settled(scene, session_id, settlement)
     assert session["onchain"]["choice_reason"] == "final"
-    assert session["returned_msat"] == session["credited_onchain_msat"] - settlement.value_sat * MSAT_PER_SAT
+    assert session["returned_msat"] == session["onchain_credited_msat"] - settlement.value_sat * MSAT_PER_SAT
 
 
 def test_a_wallet_that_spends_the_input_elsewhere_is_cut_off_and_refused_until_the_operator_forgives(
@@ -272,7 +272,7 @@ def test_a_wallet_that_spends_the_input_elsewhere_is_cut_off_and_refused_until_t
         return session if session["onchain"]["mined_txid"] == rival else None
 
     session = wait_until("the loss is booked", lost, 20)
-    assert session["lost_msat"] == session["credited_onchain_msat"] - session["returned_msat"] > 0
+    assert session["lost_msat"] == session["onchain_credited_msat"] - session["returned_msat"] > 0
     settlement = settlement_of(scene, session_id)
     assert settlement.agrees
     assert settlement.value_sat == 0

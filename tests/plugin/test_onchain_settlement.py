@@ -380,7 +380,7 @@ def test_the_operator_sees_the_aggregate_from_its_first_version_to_its_confirmat
     onchain = seen["onchain"]
     assert (onchain["status"], onchain["increments"], onchain["exposure_sat"]) == ("open", 1, VALUE_SAT)
     assert (onchain["txid"], onchain["confirmations"]) == (wallet.versions[0].txid, 0)
-    assert (seen["credited_onchain_msat"], seen["lost_msat"]) == (VALUE_SAT * MSAT_PER_SAT, 0)
+    assert (seen["onchain_credited_msat"], seen["lost_msat"]) == (VALUE_SAT * MSAT_PER_SAT, 0)
     honest(stall, wallet)
     stall.deliver(1_500_000)
     stall.close_session(session)

@@ -191,7 +191,7 @@ class Report:
         version = self._ledger.version(session_id, number) if number is not None else newest
         tip_height = self._onchain.tip_height if self._onchain is not None else None
         return result | {
-            "credited_onchain_msat": newest.value_sat * MSAT_PER_SAT if newest else 0,
+            "onchain_credited_msat": newest.value_sat * MSAT_PER_SAT if newest else 0,
             "returned_msat": record.session.returned_msat,
             "lost_msat": aggregate.lost_msat,
             "onchain": onchain_object(aggregate, version, self._ledger.increments(session_id), tip_height),

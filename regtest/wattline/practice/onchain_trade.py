@@ -155,10 +155,10 @@ def check_settled(scene: Scene, session_id: str, settlement: Settlement, *, is_f
     tariff = Tariff.of(energy_msat_per_kwh=session["energy_msat_per_kwh"])
     assert session["charged_msat"] == cost_msat(tariff, session["energy_uwh"], session["delivered_ms"], started=True)
     by_keysend_msat = keysend_msat(scene, session_id)
-    assert session["credited_msat"] == by_keysend_msat + session["credited_onchain_msat"]
+    assert session["credited_msat"] == by_keysend_msat + session["onchain_credited_msat"]
     assert session["credited_msat"] - session["charged_msat"] - session["refunded_msat"] == session["balance_msat"] >= 0
     assert session.get("max_unpaid_msat", 0) == 0, "nothing was delivered unpaid"
-    newest_sat = session["credited_onchain_msat"] // MSAT_PER_SAT
+    newest_sat = session["onchain_credited_msat"] // MSAT_PER_SAT
     if is_final:
         due_sat = min(newest_sat, final_value_sat(session["charged_msat"], by_keysend_msat, FLOOR_SAT))
         assert settlement.value_sat == due_sat, (settlement, session)
