@@ -26,11 +26,13 @@ OURS = {
     *("intent_exists", "intent_invalid", "intent_resolved", "not_a_fault", "not_ascii", "record_invalid"),
     *("refund_not_due", "refund_too_large", "session_id_invalid", "session_invalid", "statement_exists"),
     *("terms_invalid", "tariff_invalid", "unknown_intent", "already_paying"),
+    *("aggregate_exists", "aggregate_invalid", "aggregate_not_mined", "aggregate_not_sent", "unknown_aggregate"),
+    *("outpoint_invalid", "signed_fell", "version_in_use", "version_invalid", "version_stale"),
     # Between plugin and guard, or between plugin and payer.
     *("lease_over", "lease_too_long", "malformed_payload", "malformed_record", "session_closed"),
     # What the harness of the tests asks of its nodes.
     *("already_running", "apt_source_invalid", "line_too_short", "node_exists", "node_name_invalid", "not_running"),
-    *("bitcoind_refused", "cannot_start", "value_invalid"),
+    *("bitcoind_refused", "cannot_start", "plugin_away", "value_invalid"),
 }
 
 
