@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -10,7 +10,9 @@ import pytest
 from tests.cable.conftest import Bench
 from tests.cable.fake_funds import RULES, FakeAggregate, script_of
 from tests.cable.fakes import CABLE_NODE, SOCKET_NODE, FakeSigner, fake_signature, wait_for
+from wattline.bitcoin.chain import Outpoint
 from wattline.ledger import CableAggregate, CableAggregateStatus
+from wattline.lightning.onchain import Base
 from wattline.lightning.signing import is_signed_by, signed_text
 from wattline.tariff import Tariff
 from wattline.v1 import charging_pb2 as pb
@@ -144,6 +146,27 @@ def test_an_address_that_does_not_belong_to_its_script_is_never_paid(onchain: Be
     summary = onchain.run()
     assert summary.stop_reason == "payment_failed"
     assert onchain.socket.versions == []
+
+
+def test_inputs_that_another_cable_of_the_same_wallet_took_meanwhile_are_chosen_anew(
+    onchain: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reserve = onchain.funds.reserve
+    taken: list[Outpoint] = []
+
+    def beaten(outpoints: Sequence[Outpoint]) -> Base:
+        if not taken:
+            taken.extend(outpoints)
+            reserve(outpoints)
+        return reserve(outpoints)
+
+    monkeypatch.setattr(onchain.funds, "reserve", beaten)
+    onchain.start()
+    until_versions(onchain, 2)
+    summary = onchain.finish()
+    assert summary.is_good, summary
+    assert taken
+    assert not {item.outpoint for item in row(onchain).inputs} & set(taken)
 
 
 # Before the session.

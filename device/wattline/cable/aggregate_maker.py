@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
-from wattline.cable.funding import Scope, fund
+from wattline.cable.funding import Funding, Scope, fund
 from wattline.cable.memory import AggregateMemory
 from wattline.cable.messages import OnchainInvitation
 from wattline.cable.onchain_event import OnchainTerms
@@ -22,6 +22,7 @@ from wattline.payment.aggregate import SMALLEST_OUTPUT_SAT, OnchainRules
 
 RENEW_BLOCKS = RESERVE_BLOCKS // 2
 """The inputs are reserved anew after so many blocks."""
+RESERVE_TRIES = 5
 
 
 class PayingNode(Signer, Protocol):
@@ -63,11 +64,8 @@ class AggregateMaker:
                 "onchain_mismatch", "the socket claims to hold a version of this session, or names no address"
             )
         height = self._node.check_version().blockheight
-        chosen = fund(
-            self._funds.outputs(), height, self._funds.feerate_per_kw(), invitation.rules, self._settings, scope
-        )
         change_address = self._funds.new_address()
-        base = self._funds.reserve([item.outpoint for item in chosen.outputs])
+        chosen, base = self._reserved(height, invitation.rules, scope)
         try:
             row = CableAggregate(
                 session_id=self._session_id,
@@ -88,6 +86,19 @@ class AggregateMaker:
             raise
         self._renewed_at_height = height
         return row
+
+    def _reserved(self, height: int, rules: OnchainRules, scope: Scope) -> tuple[Funding, Base]:
+        """Chosen and reserved; chosen anew where somebody else was quicker: another cable may use the same wallet."""
+        tries = RESERVE_TRIES
+        while True:
+            tries -= 1
+            outputs, feerate_per_kw = self._funds.outputs(), self._funds.feerate_per_kw()
+            chosen = fund(outputs, height, feerate_per_kw, rules, self._settings, scope)
+            try:
+                return chosen, self._funds.reserve([item.outpoint for item in chosen.outputs])
+            except NodeRefused:
+                if not tries or set(chosen.outputs) <= set(self._funds.outputs()):
+                    raise
 
     def taken_up(self, row: CableAggregate, invitation: OnchainInvitation) -> CableAggregate:
         """``row`` as it stands at the socket, on record. Raises OnchainRefused ``onchain_mismatch``."""
