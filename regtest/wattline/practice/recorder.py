@@ -162,6 +162,9 @@ def _plugins_directory(lines: list[Json]) -> str:
         for plugin in result.get("plugins", []) if isinstance(result, dict) else []:
             if plugin["name"].endswith("/keysend"):
                 return str(Path(plugin["name"]).parent)
+        for option in result.get("configs", {}).values() if isinstance(result, dict) else []:
+            if "plugin" in option:
+                return str(Path(option["plugin"]).parent)
     return "/no/plugins/were/listed"
 
 

@@ -46,7 +46,7 @@ def quietly(call: Callable[[], Any]) -> None:
 
 def alone(recorder: Recorder) -> None:
     """A node without channels: what it knows, signs, and refuses."""
-    recorder.node("socket")
+    recorder.node("socket", autoclean_paidinvoices_age=86_400)
     socket = recorder.wallet("socket")
     heard = recorder.heard("socket", "getmanifest", "init")
     assert [message["method"] for message in heard] == ["getmanifest", "init"]

@@ -122,6 +122,9 @@ class About:
             value = values[-1]
             kind = "value_int" if value.isdigit() else "value_str"
             shown[name] = {kind: int(value) if value.isdigit() else value, "source": "cmdline"}
+            if name.startswith("autoclean-"):
+                # Open to setconfig.
+                shown[name]["dynamic"] = True
         return {"configs": shown}
 
     async def _connect(self, given: Given, _: str) -> Json:

@@ -34,7 +34,6 @@ KNOWN = frozenset(
         "plugin",
         "practice-chain",
         "practice-gossip",
-        "practice-latency-ms",
     }
 )
 
