@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 from wattline.bus import I2CBus
 from wattline.meter import ina219_registers as ina219
 from wattline.meter.link import ChipLink
-from wattline.meter.reading import MeterError
+from wattline.meter.reading import MeterError, refuse_full
 from wattline.meter.sampling import Sample, SampledMeter
 from wattline.meter.shunt_settings import ShuntSettings
 
@@ -60,7 +60,8 @@ class Ina219Settings(ShuntSettings):
     def calibration(self) -> int:
         """CALIBRATION for a CURRENT that is full at ``max_current_a``: 0.04096 x 2**15 / (max_current x R_SHUNT)
         (data sheet 8.5.1), rounded down to an even number. The driver needs it only to know its chip again, and for
-        OVF (which comes a little later where the register is too short: below 20.5 mV)."""
+        OVF. Below 20.5 mV the register is too short for that: at 10 mV OVF would come at twice the current only, so
+        the driver looks at the shunt voltage, too."""
         exact = 4096 * (1 << 15) * 10**10 // (self.max_current_ua * self.shunt_nohm)
         return min(HIGHEST_CALIBRATION, exact & ~1)
 
@@ -76,6 +77,7 @@ class Ina219Chip:
         self._config = settings.config
         self._calibration = settings.calibration
         self._full_nv = AMPLIFIER_UV[settings.amplifier] * 1000
+        self._most_nv = settings.max_current_ua * settings.shunt_nohm // 10**6
         if not self._is_configured():
             self._check_identity()
             link.write(ina219.CALIBRATION, self._calibration)
@@ -128,11 +130,9 @@ class Ina219Chip:
         full = {
             "shunt voltage": abs(shunt_nv) >= self._full_nv,
             "bus voltage": bus_uv > HIGHEST_BUS_UV,
-            "current": bool(overflow),
+            "current": bool(overflow) or abs(shunt_nv) > self._most_nv,
         }
-        if any(full.values()):
-            what = ", ".join(name for name, is_full in full.items() if is_full)
-            raise MeterError("meter_saturated", f"{self.name}: beyond its range ({what})")
+        refuse_full(self.name, full)
 
 
 def open_ina219(

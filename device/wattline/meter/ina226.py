@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from wattline.bus import I2CBus
 from wattline.meter import ina226_registers as ina226
 from wattline.meter.link import ChipLink
-from wattline.meter.reading import MeterError
+from wattline.meter.reading import MeterError, refuse_full
 from wattline.meter.sampling import Sample, SampledMeter
 from wattline.meter.shunt_settings import ShuntSettings
 
@@ -97,9 +97,7 @@ class Ina226Chip:
             "bus voltage": bus * VBUS_UV > HIGHEST_BUS_UV,
             "current": bool(flags & ina226.OVF),
         }
-        if any(full.values()):
-            what = ", ".join(name for name, is_full in full.items() if is_full)
-            raise MeterError("meter_saturated", f"{self.name}: beyond its range ({what})")
+        refuse_full(self.name, full)
 
 
 def open_ina226(

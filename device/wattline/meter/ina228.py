@@ -10,7 +10,7 @@ from wattline.bus import I2CBus
 from wattline.meter import ina228_registers as ina228
 from wattline.meter.ina228_calibration import Calibration, Ina228Settings, voltage_mv
 from wattline.meter.link import ChipLink
-from wattline.meter.reading import MeterError, Reading
+from wattline.meter.reading import MeterError, Reading, refuse_full
 
 log = logging.getLogger(__name__)
 
@@ -155,9 +155,7 @@ class Ina228:
             "current": current in (ina228.CURRENT.lowest, ina228.CURRENT.highest),
             "arithmetic": bool(flags & ina228.MATHOF),
         }
-        if any(full.values()):
-            what = ", ".join(name for name, is_full in full.items() if is_full)
-            raise MeterError("meter_saturated", f"{self._name}: beyond its range ({what})")
+        refuse_full(self._name, full)
 
     def _extended(self, raw: int, flags: int) -> int:
         """The accumulator without its end at 40 bits. Raises MeterError ``meter_backwards``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +18,13 @@ class MeterError(StopError):
     back), ``meter_reset`` (the chip has lost its configuration or its count: more energy than the outlet can deliver
     in that time).
     """
+
+
+def refuse_full(chip: str, full: Mapping[str, bool]) -> None:
+    """What of ``chip`` is at the end of its range tells no truth any more. Raises MeterError ``meter_saturated``."""
+    what = ", ".join(name for name, is_full in full.items() if is_full)
+    if what:
+        raise MeterError("meter_saturated", f"{chip}: beyond its range ({what})")
 
 
 @dataclass(frozen=True, slots=True)
