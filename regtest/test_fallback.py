@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,8 @@ from wattline.practice.waiting import wait_until
 
 pytestmark = [pytest.mark.lightningd, pytest.mark.timeout(180)]
 
+CHEAPER = replace(TRADE, energy_msat_per_kwh=400_000_000)
+"""1300 W cost 144 sat a second."""
 CHANNEL_SAT = 100_000
 PUSH_MSAT = 80_000_000
 DRY_SAT = 1_200
@@ -49,7 +52,7 @@ WORTH_IT = {"max_fee_ratio": 0.9}
 
 @pytest.fixture(scope="module")
 def scene(onchain_module_network: RegtestNetwork) -> Iterator[Scene]:
-    with Scene(onchain_module_network, TRADE) as scene:
+    with Scene(onchain_module_network, CHEAPER) as scene:
         socket = scene.start_node()
         single, twin, bare = onchain_module_network.nodes("single", "twin", "bare")
         for wallet, count in ((single, 1), (twin, 2)):

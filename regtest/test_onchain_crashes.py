@@ -94,6 +94,12 @@ def goes_on(scene: Scene, before: Json) -> Json:
     return session
 
 
+def unplug(scene: Scene) -> None:
+    """The load is taken away, so that nothing more has to be paid: practice nodes cannot sign without bitcoind."""
+    scene.world.plug(0, "constant-0")
+    wait_until("no power", lambda: scene.status()["outlets"][0]["power_mw"] < 1_000, 20)
+
+
 def kill_plugin(scene: Scene) -> None:
     """SIGKILL; returns when the process is gone."""
     pid = scene.plugin_pid()
@@ -186,6 +192,7 @@ def test_while_the_cables_node_is_down_nothing_is_signed_and_the_session_waits_f
 def test_with_bitcoind_down_at_the_close_the_newest_version_is_mined_once_it_is_back(scene: Scene, path: Path) -> None:
     cable, before = begun(scene, path)
     session_id = before["session_id"]
+    unplug(scene)
     chain = scene.network.chain
     chain.stop()
     try:
@@ -207,6 +214,8 @@ def test_with_bitcoind_down_at_the_close_the_newest_version_is_mined_once_it_is_
 def test_with_bitcoind_down_for_a_moment_at_the_close_the_exact_charge_is_mined(scene: Scene, path: Path) -> None:
     cable, before = begun(scene, path)
     session_id = before["session_id"]
+    session_when(scene, session_id, "beyond the floor", lambda session: session["charged_msat"] > 600 * MSAT_PER_SAT)
+    unplug(scene)
     chain = scene.network.chain
     chain.stop()
     try:

@@ -80,7 +80,7 @@ def test_a_cable_without_any_channel_pays_a_whole_session_by_one_transaction(
     assert wallet.rpc.listpeerchannels()["channels"] == []
     path = config(scene, wallet, "whole")
     moves = len(scene.world.history(0))
-    cable = scene.run_cable(path, for_s=8)
+    cable = scene.run_cable(path, for_s=7)
     live = live_session(scene, increments=5)
     session_id = live["session_id"]
     assert (live["method"], live["state"], live["onchain"]["status"]) == ("onchain", "delivering", "open")
@@ -140,7 +140,7 @@ def test_a_session_too_short_to_be_worth_the_fee_is_not_opened_and_the_cable_say
     scene: Scene, wallets: dict[str, Node]
 ) -> None:
     before = len(scene.sessions())
-    summary = refused(scene.run_cable(config(scene, wallets["cable"], "short"), for_s=3))
+    summary = refused(scene.run_cable(config(scene, wallets["cable"], "short"), for_s=1))
     assert summary["stop_reason"] == "onchain_not_worth"
     for words in ("miner fee", "max_fee_ratio", "rated power"):
         assert words in summary["message"]
@@ -254,6 +254,7 @@ def test_a_wallet_that_spends_the_input_elsewhere_is_cut_off_and_refused_until_t
     cable = scene.run_cable(path)
     live = live_session(scene, increments=3)
     session_id = live["session_id"]
+    cable.freeze()  # it would reserve its input again
     row = cable_row(path, session_id)
     (taken,) = row.inputs
     wallet.rpc.call("unreserveinputs", {"psbt": row.base_psbt, "reserve": 2 * 72})
@@ -278,6 +279,7 @@ def test_a_wallet_that_spends_the_input_elsewhere_is_cut_off_and_refused_until_t
     assert settlement.value_sat == 0
     assert session["lost_msat"] <= 10_000 * MSAT_PER_SAT, "the exposure cap"
     assert scene.node.rpc.call("wattline-report")["lost_msat"] == session["lost_msat"]
+    cable.thaw()
     cable.result()
 
     (told,) = scene.node.rpc.call("wattline-refused")["refused"]

@@ -25,8 +25,8 @@ from wattline.practice.settlement import (
 from wattline.practice.waiting import wait_until
 from wattline.tariff import Tariff, cost_msat
 
-PRICE_MSAT_PER_KWH = 400_000_000
-"""1300 W cost 144 sat a second."""
+PRICE_MSAT_PER_KWH = 800_000_000
+"""1300 W cost 289 sat a second, which is two seconds for the floor."""
 FLOOR_SAT = 546
 CONFIRMATIONS = 3
 FUNDS_SAT = 200_000
@@ -57,7 +57,7 @@ def cable_changes(**tables: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             "max_day_msat": 1_000_000_000,
             "max_price_msat_per_kwh": 10**9,
         },
-        "onchain": {"max_prepaid_sat": 600},
+        "onchain": {"max_prepaid_sat": 1_000},
     }
     for table, values in tables.items():
         changes.setdefault(table, {}).update(values)
