@@ -42,6 +42,7 @@ def test_looking_for_registers_on_a_pcf8574_closes_nothing_and_is_refused() -> N
     relay = bench.relay()
     assert code_of(relay.is_closed) == "relay_wrong_chip"
     assert code_of(lambda: relay.set_closed(False)) == "relay_wrong_chip"
+    assert code_of(lambda: relay.set_closed(True)) == "relay_wrong_chip"
     assert bench.moves == 0
     assert bench.world.expander.latch == 0xFF
 

@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 from pydantic import Field, field_validator
 
-from wattline.bus import BusError, check_bus_spec
+from wattline.bus import BusError, I2CBus, check_bus_spec
 from wattline.relay.relay import RelayError
 from wattline.settings import Settings
 
@@ -96,6 +96,27 @@ class Claims:
         for bit, level in self._levels.items():
             value = value & ~(1 << bit) | level << bit
         return value
+
+
+class LatchedExpander:
+    """What the expanders have in common: a bus, an address, and claims."""
+
+    def __init__(self, bus: I2CBus, address: int, name: str, sleep: Callable[[float], None] = time.sleep) -> None:
+        self.name = name
+        self._bus = bus
+        self._address = address
+        self._sleep = sleep
+        self._claims = Claims(name)
+
+    def claim(self, bit: int, level: int) -> None:
+        self._claims.add(bit, level)
+
+    def close(self) -> None:
+        self._bus.close()
+
+    def _attempt(self, transfer: Callable[[], T]) -> T:
+        """Raises RelayError ``relay_bus_error``."""
+        return attempt(self.name, transfer, self._sleep)
 
 
 class ExpanderRelay:

@@ -16,7 +16,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from wattline.bus import BusError, I2CBus, Register
-from wattline.relay.expander import ADDRESSES, Claims, ExpanderSettings, attempt
+from wattline.relay.expander import ADDRESSES, ExpanderSettings, LatchedExpander
 from wattline.relay.relay import RelayError
 
 INPUT = Register(0x00, 8)
@@ -47,28 +47,20 @@ class Pca9554RelaySettings(ExpanderSettings):
         return value
 
 
-class Pca9554:
+class Pca9554(LatchedExpander):
     """One expander as :class:`wattline.relay.expander.Expander`; the pins of strangers are left as they are."""
 
     def __init__(self, bus: I2CBus, address: int, name: str, sleep: Callable[[float], None] = time.sleep) -> None:
-        self.name = name
-        self._bus = bus
-        self._address = address
-        self._sleep = sleep
-        self._claims = Claims(name)
+        super().__init__(bus, address, name, sleep)
         self._echoes: bool | None = None
         """Whether it is a PCF8574; None before the first contact."""
-
-    def claim(self, bit: int, level: int) -> None:
-        self._claims.add(bit, level)
 
     def write(self, bit: int, level: int) -> None:
         """The levels first, then the direction: a pin that becomes an output has its right level at once."""
         if self._is_pcf8574():
-            # What is told is told to the chip that is there: opening a relay must not wait for a better configuration.
-            self._claims.set(bit, level)
-            pins = attempt(self.name, lambda: self._bus.read_byte(self._address), self._sleep)
-            attempt(self.name, lambda: self._bus.write_byte(self._address, self._claims.over(pins)), self._sleep)
+            # Whatever was asked: opening our relays must not wait for a better configuration, and the claims say how.
+            pins = self._attempt(lambda: self._bus.read_byte(self._address))
+            self._attempt(lambda: self._bus.write_byte(self._address, self._claims.over(pins)))
             raise self._wrong_chip()
         latch = self._read(OUTPUT)
         self._claims.set(bit, level)
@@ -82,13 +74,10 @@ class Pca9554:
             raise self._wrong_chip()
         return (self._read(INPUT) ^ self._read(POLARITY)) >> bit & 1
 
-    def close(self) -> None:
-        self._bus.close()
-
     def _is_pcf8574(self) -> bool:
         """Whether a PCF8574 answers, which is found out at the first contact. Raises RelayError."""
         if self._echoes is None:
-            pins = attempt(self.name, lambda: self._bus.read_byte(self._address), self._sleep)
+            pins = self._attempt(lambda: self._bus.read_byte(self._address))
             above = set()
             for register in ECHOED:
                 answer = self._peek(register, pins)
@@ -111,7 +100,7 @@ class Pca9554:
                 self._bus.write_byte(self._address, pins)
                 raise
 
-        return attempt(self.name, transfer, self._sleep)
+        return self._attempt(transfer)
 
     def _wrong_chip(self) -> RelayError:
         return RelayError(
@@ -120,7 +109,7 @@ class Pca9554:
         )
 
     def _read(self, register: Register) -> int:
-        return attempt(self.name, lambda: register.read(self._bus, self._address), self._sleep)
+        return self._attempt(lambda: register.read(self._bus, self._address))
 
     def _write(self, register: Register, value: int) -> None:
-        attempt(self.name, lambda: register.write(self._bus, self._address, value), self._sleep)
+        self._attempt(lambda: register.write(self._bus, self._address, value))

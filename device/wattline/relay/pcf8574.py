@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from typing import Literal
 
 from pydantic import Field, field_validator
 
-from wattline.bus import I2CBus
-from wattline.relay.expander import ADDRESSES, Claims, ExpanderSettings, attempt
+from wattline.relay.expander import ADDRESSES, ExpanderSettings, LatchedExpander
 
 
 class Pcf8574RelaySettings(ExpanderSettings):
@@ -27,31 +24,18 @@ class Pcf8574RelaySettings(ExpanderSettings):
         return value
 
 
-class Pcf8574:
+class Pcf8574(LatchedExpander):
     """One expander as :class:`wattline.relay.expander.Expander`.
 
     The chip tells the levels of its pins, not its latch: so the pins of relays are written from what they were told
     last, and only the pins of strangers are taken as they are read.
     """
 
-    def __init__(self, bus: I2CBus, address: int, name: str, sleep: Callable[[float], None] = time.sleep) -> None:
-        self.name = name
-        self._bus = bus
-        self._address = address
-        self._sleep = sleep
-        self._claims = Claims(name)
-
-    def claim(self, bit: int, level: int) -> None:
-        self._claims.add(bit, level)
-
     def write(self, bit: int, level: int) -> None:
-        pins = attempt(self.name, lambda: self._bus.read_byte(self._address), self._sleep)
+        pins = self._attempt(lambda: self._bus.read_byte(self._address))
         self._claims.set(bit, level)
         value = self._claims.over(pins)
-        attempt(self.name, lambda: self._bus.write_byte(self._address, value), self._sleep)
+        self._attempt(lambda: self._bus.write_byte(self._address, value))
 
     def read(self, bit: int) -> int:
-        return attempt(self.name, lambda: self._bus.read_byte(self._address), self._sleep) >> bit & 1
-
-    def close(self) -> None:
-        self._bus.close()
+        return self._attempt(lambda: self._bus.read_byte(self._address)) >> bit & 1
