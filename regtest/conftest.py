@@ -14,11 +14,14 @@ from typing import NoReturn
 import pytest
 
 from wattline.errors import WattlineError
+from wattline.practice.by_hand import HandCable
 from wattline.practice.chain import Chain
-from wattline.practice.lightningd import find_lightningd
+from wattline.practice.dear_trade import TRADE, end, wait_free
+from wattline.practice.lightningd import Node, find_lightningd
 from wattline.practice.network import RegtestNetwork
 from wattline.practice.node.bitcoin_blocks import RESCAN
 from wattline.practice.practice_network import PracticeChain, PracticeNetwork
+from wattline.practice.scene import Scene
 
 KINDS = ("practice", "lightningd")
 LOG_LINES = 60
@@ -102,6 +105,33 @@ def onchain_module_network(kind: str, onchain_chain: Chain) -> Iterator[RegtestN
     onchain_chain.mine(RESCAN + 1)
     with _network(kind, onchain_chain) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def scene(module_network: RegtestNetwork) -> Iterator[Scene]:
+    """A socket that sells dear, and two nodes with a channel to it; what the tests of one module share."""
+    with Scene(module_network, TRADE) as scene:
+        socket = scene.start_node()
+        for wallet in module_network.nodes("cable", "other"):
+            module_network.open_channel(wallet, socket, 1_000_000, push_msat=200_000_000)
+        scene.wait_running()
+        yield scene
+
+
+@pytest.fixture(scope="module")
+def wallets(scene: Scene) -> dict[str, Node]:
+    """The nodes by their names: socket, cable, other."""
+    return {node.name: node for node in scene.network.all_nodes}
+
+
+@pytest.fixture
+def cable(scene: Scene, wallets: dict[str, Node]) -> Iterator[HandCable]:
+    """A cable worked by hand at a free outlet; its session is ended afterwards."""
+    scene.world.plug(0, "constant-1300")
+    wait_free(scene)
+    with HandCable(scene, wallets["cable"]) as cable:
+        yield cable
+        end(scene, cable)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -18,45 +17,18 @@ from wattline.practice.dear_trade import (
     TRADE,
     check_settled,
     delivered,
-    end,
     exact_cost_msat,
     in_state,
     pay,
     refusal_of,
     restart_plugin,
-    wait_free,
 )
 from wattline.practice.lightningd import Node
-from wattline.practice.network import RegtestNetwork
 from wattline.practice.scene import Scene
 from wattline.practice.wallet_books import check_books
 from wattline.v1 import charging_pb2 as pb
 
 pytestmark = pytest.mark.lightningd
-
-
-@pytest.fixture(scope="module")
-def scene(module_network: RegtestNetwork) -> Iterator[Scene]:
-    with Scene(module_network, TRADE) as scene:
-        socket = scene.start_node()
-        for wallet in module_network.nodes("cable", "other"):
-            module_network.open_channel(wallet, socket, 1_000_000, push_msat=200_000_000)
-        scene.wait_running()
-        yield scene
-
-
-@pytest.fixture(scope="module")
-def wallets(scene: Scene) -> dict[str, Node]:
-    return {node.name: node for node in scene.network.all_nodes}
-
-
-@pytest.fixture
-def cable(scene: Scene, wallets: dict[str, Node]) -> Iterator[HandCable]:
-    scene.world.plug(0, "constant-1300")
-    wait_free(scene)
-    with HandCable(scene, wallets["cable"]) as cable:
-        yield cable
-        end(scene, cable)
 
 
 def set_price(scene: Scene, energy_msat_per_kwh: int) -> str:

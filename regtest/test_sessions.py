@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
 
 import pytest
 from pyln.client import RpcError
@@ -29,10 +28,8 @@ from wattline.practice.dear_trade import (
     refund_at,
     refusal_of,
     statements,
-    wait_free,
 )
 from wattline.practice.lightningd import Node
-from wattline.practice.network import RegtestNetwork
 from wattline.practice.scene import Scene
 from wattline.practice.waiting import wait_until
 from wattline.practice.wallet_books import check_books
@@ -40,30 +37,6 @@ from wattline.tariff import cost_msat, worth_msat
 from wattline.v1 import charging_pb2 as pb
 
 pytestmark = pytest.mark.lightningd
-
-
-@pytest.fixture(scope="module")
-def scene(module_network: RegtestNetwork) -> Iterator[Scene]:
-    with Scene(module_network, TRADE) as scene:
-        socket = scene.start_node()
-        for wallet in module_network.nodes("cable", "other"):
-            module_network.open_channel(wallet, socket, 1_000_000, push_msat=200_000_000)
-        scene.wait_running()
-        yield scene
-
-
-@pytest.fixture(scope="module")
-def wallets(scene: Scene) -> dict[str, Node]:
-    return {node.name: node for node in scene.network.all_nodes}
-
-
-@pytest.fixture
-def cable(scene: Scene, wallets: dict[str, Node]) -> Iterator[HandCable]:
-    scene.world.plug(0, "constant-1300")
-    wait_free(scene)
-    with HandCable(scene, wallets["cable"]) as cable:
-        yield cable
-        end(scene, cable)
 
 
 def test_the_charge_of_a_changing_load_is_the_exact_cost_rounded_up_once(scene: Scene, cable: HandCable) -> None:
