@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from wattline.bus.simulation.pointer import PointedChip
+
 CONFIG, ADC_CONFIG, SHUNT_CAL, SHUNT_TEMPCO = 0x00, 0x01, 0x02, 0x03
 VSHUNT, VBUS, DIETEMP, CURRENT, POWER, ENERGY, CHARGE = 0x04, 0x05, 0x06, 0x07, 0x08, 0x09, 0x0A
 DIAG_ALRT, SOVL, SUVL, BOVL, BUVL, TEMP_LIMIT, PWR_LIMIT = 0x0B, 0x0C, 0x0D, 0x0E, 0x0F, 0x10, 0x11
@@ -55,7 +57,7 @@ class _Window:
 
 
 @dataclass(slots=True)
-class Ina228Model:
+class Ina228Model(PointedChip):
     """One chip. ``sample`` lets time pass with a voltage and a current at its terminals; results change only there."""
 
     gain: float = 1.0
@@ -160,16 +162,6 @@ class Ina228Model:
             self._flags |= MATHOF
         self._results[CURRENT] = max(-TOP_20 - 1, min(TOP_20, current))
         self._results[POWER] = min(TOP_24, power)
-
-    def read_byte(self) -> int:
-        return self.read_block(self._pointer, 1)[0]
-
-    def write_byte(self, value: int) -> None:
-        self._pointer = value & 0xFF
-
-    def write_byte_register(self, register: int, value: int) -> None:
-        """Half a word: only the register pointer is moved."""
-        self._pointer = register
 
     def write_word(self, register: int, value: int) -> None:
         self._pointer = register

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass, field
+
+from wattline.bus.simulation.pointer import PointedChip
 
 SHUNT_OHMS = 0.001
 """The resistor on the simulated board."""
@@ -16,7 +18,7 @@ CONFIG, VSHUNT, VBUS, POWER, CURRENT, CALIBRATION = range(6)
 
 
 @dataclass(slots=True)
-class PowerMonitorModel(ABC):
+class PowerMonitorModel(PointedChip):
     """One chip. ``sample`` lets time pass with a voltage and a current at its terminals; results change only there."""
 
     gain: float = 1.0
@@ -110,16 +112,6 @@ class PowerMonitorModel(ABC):
         self._overflow = not LOWEST <= current <= HIGHEST or power > TOP_16
         self._results[CURRENT] = max(LOWEST, min(HIGHEST, current))
         self._results[POWER] = min(TOP_16, power)
-
-    def read_byte(self) -> int:
-        return self.read_block(self._pointer, 1)[0]
-
-    def write_byte(self, value: int) -> None:
-        self._pointer = value & 0xFF
-
-    def write_byte_register(self, register: int, value: int) -> None:
-        """Half a word: only the register pointer is moved."""
-        self._pointer = register
 
     def write_word(self, register: int, value: int) -> None:
         self._pointer = register
