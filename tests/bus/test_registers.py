@@ -40,6 +40,9 @@ class RecordingBus:
         self.transfers.append(("read_block", address, register, length))
         return self.data
 
+    def peek(self, address: int, register: int, after: int) -> int:
+        raise AssertionError("a register is read, not peeked at")
+
     def close(self) -> None:
         self.transfers.append(("close",))
 

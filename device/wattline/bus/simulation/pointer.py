@@ -8,8 +8,6 @@ from abc import ABC, abstractmethod
 class PointedChip(ABC):
     """A chip that remembers which register was named last."""
 
-    __slots__ = ()
-
     _pointer: int
 
     @abstractmethod
