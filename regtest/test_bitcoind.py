@@ -109,7 +109,10 @@ def test_the_bitcoind_of_a_lightningd_is_found_by_its_options_and_checked(bitcoi
 
 def test_the_tip_follows_the_newest_block(node: RegtestChain, chain: Chain) -> None:
     height = node.mine(1)
-    assert chain.network() == "regtest"
+    chain.check("regtest")
+    with pytest.raises(StopError) as caught:
+        chain.check("bitcoin")
+    assert caught.value.code == "bitcoind_other_network"
     tip = chain.tip()
     assert (tip.height, tip.block_hash) == (height, node.call("getblockhash", height))
     assert chain.confirmations(tip.block_hash) == 1

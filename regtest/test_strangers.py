@@ -280,11 +280,17 @@ def test_an_open_is_signed_by_the_cable_s_own_node(wallet: Node, middle: Scene, 
             tariff_id=cable.offer().tariff.tariff_id,
             method=pb.METHOD_KEYSEND,
             cable_node_id=wallet.node_id,
+            socket_node_id=middle.node.node_id,
         )
         content = opening.SerializeToString(deterministic=True)
         opening.signature = sign(CoreLightning(far.node.rpc_path), "open", content)
         assert refused_first(cable, pb.ChargeRequest(open=opening)).code == "not_allowed"
-        cable.open(signature=sign(cable.wallet, "open", content))
+        elsewhere = pb.Open()
+        elsewhere.CopyFrom(opening)
+        elsewhere.socket_node_id, elsewhere.signature = far.node.node_id, ""
+        elsewhere.signature = sign(cable.wallet, "open", elsewhere.SerializeToString(deterministic=True))
+        assert refused_first(cable, pb.ChargeRequest(open=elsewhere)).code == "not_allowed"
+        cable.open(signature=sign(cable.wallet, "open", content), socket_node_id=middle.node.node_id)
         cable.close()
         cable.receipt()
 

@@ -6,11 +6,11 @@ import secrets
 import threading
 from collections.abc import Callable, Sequence
 
-from trial.nodes import TrustingSigner
+from trial.nodes import SOCKET, TrustingSigner
 from trial.stall import Stall
 from wattline.bitcoin.chain import TxOutput
 from wattline.errors import RetryError, StopError
-from wattline.lightning.signing import sign
+from wattline.lightning.signing import onchain_content, sign
 from wattline.plugin.streams import Stream
 from wattline.practice.attacker import Coin, Draft, Wallet, spend
 from wattline.v1 import charging_pb2 as pb
@@ -55,6 +55,7 @@ class Cable:
             tariff_id=self._stall.seller.tariff.tariff_id,
             method=pb.METHOD_ONCHAIN,
             cable_node_id=self.node_id,
+            socket_node_id=SOCKET,
         )
         request.signature = sign(self._signer, "open", request.SerializeToString(deterministic=True))
         self._listen(self._stall.reception.open(request))
@@ -163,7 +164,7 @@ class Cable:
         self._stall.reception.aggregate_version(self.session_id, message)
 
     def _signature(self, signer: TrustingSigner) -> str:
-        return sign(signer, "onchain", self.session_id.encode("ascii"))
+        return sign(signer, "onchain", onchain_content(SOCKET, self.session_id))
 
     def _answer(self, before: int) -> pb.ChargeResponse:
         with self._heard:

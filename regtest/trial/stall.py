@@ -80,7 +80,7 @@ class Stall:
         receipts = Receipts(self.ledger, signer, SOCKET)
         self.seller = SmartSocket(self.ledger, live, prices, statements, receipts, streams, reservations, ready)
         bookkeeper = Bookkeeper(NoJournal(), self.ledger, self.seller, 1.0)
-        self.onchain = Onchain(settings.onchain, "regtest", self.ledger, chain, funds, signer, self.seller)
+        self.onchain = Onchain(settings.onchain, SOCKET, "regtest", self.ledger, chain, funds, signer, self.seller)
         payer = Payer(NoChannels(), self.ledger.outgoing)
         self._settlement = Settlement(
             self.seller, payer, self.ledger, reservations, bookkeeper, 10.0, 60.0, self.onchain

@@ -68,11 +68,9 @@ def test_a_fee_rate_is_rounded_up_so_that_paying_it_is_enough(sat_per_kvb: int) 
     ("named", "network"),
     [("main", "bitcoin"), ("test", "testnet"), ("testnet4", "testnet4"), ("signet", "signet"), ("regtest", "regtest")],
 )
-def test_networks_are_called_as_core_lightning_calls_them(
-    fake: FakeBitcoind, chain: Chain, named: str, network: str
-) -> None:
+def test_networks_are_called_as_core_lightning_calls_them(fake: FakeBitcoind, named: str, network: str) -> None:
     fake.result("getblockchaininfo", f'{{"chain": "{named}"}}')
-    assert chain.network() == network
+    assert bitcoind(fake).network() == network
 
 
 def test_a_bitcoind_that_still_catches_up_has_no_tip_yet(fake: FakeBitcoind, chain: Chain) -> None:

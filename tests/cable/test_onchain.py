@@ -13,7 +13,7 @@ from tests.cable.fakes import CABLE_NODE, SOCKET_NODE, FakeSigner, fake_signatur
 from wattline.bitcoin.chain import Outpoint
 from wattline.ledger import CableAggregate, CableAggregateStatus
 from wattline.lightning.onchain import Base
-from wattline.lightning.signing import is_signed_by, signed_text
+from wattline.lightning.signing import is_signed_by, onchain_content, signed_text
 from wattline.tariff import Tariff
 from wattline.v1 import charging_pb2 as pb
 
@@ -118,7 +118,7 @@ def test_the_open_and_the_request_are_signed_by_the_cable_s_node(onchain: Bench)
     unsigned.signature = ""
     content = unsigned.SerializeToString(deterministic=True)
     assert is_signed_by(FakeSigner(CABLE_NODE), "open", content, sent.signature, CABLE_NODE)
-    text = signed_text("onchain", onchain.socket.session.session_id.encode())
+    text = signed_text("onchain", onchain_content(SOCKET_NODE, onchain.socket.session.session_id))
     assert onchain.socket.signatures == [fake_signature(text, CABLE_NODE)]
 
 
@@ -495,7 +495,7 @@ def test_a_socket_that_could_not_take_the_final_version_and_owes_the_rest_of_the
     held = aggregate(onchain)
     newest = held.held[held.txids[held.number]]
     assert summary.onchain_value_sat == newest[0] == signed.accepted_sat
-    assert signed.final_sat is None
+    assert (signed.final_sat, signed.agreed_sat) == (held.due_sat, newest[0])
     onchain.funds.mine(newest[1])
     onchain.wish.__init__()  # type: ignore[misc]
     onchain.start()

@@ -132,6 +132,11 @@ class FakeChain:
             self.mempool[tx.txid] = tx
         return Outpoint(tx.txid, 0)
 
+    def forget(self, outpoint: Outpoint) -> None:
+        """A coin never was, as after a deep reorg in which something else took its parent's place."""
+        for block in self.blocks:
+            block.txs = [tx for tx in block.txs if tx.txid != outpoint.txid]
+
     def mine(self, txs: Sequence[Tx] | None = None, count: int = 1) -> None:
         """Blocks, the first of them with these transactions (None: with the whole mempool)."""
         for number in range(count):

@@ -386,7 +386,7 @@ class Stall:
         self.funds = FakeFunds(self.chain)
         rules = OnchainSettings(enabled=True, watch_interval_ms=50, final_timeout_s=5, confirmations=1)
         self.onchain = (
-            Onchain(rules, "regtest", self.ledger, self.chain, self.funds, self.signer, self.socket)
+            Onchain(rules, SOCKET, "regtest", self.ledger, self.chain, self.funds, self.signer, self.socket)
             if takes_onchain
             else None
         )
@@ -435,6 +435,7 @@ class Stall:
             "tariff_id": self.socket.tariff.tariff_id,
             "method": pb.METHOD_KEYSEND,
             "cable_node_id": CABLE,
+            "socket_node_id": SOCKET,
         }
         return pb.Open(**values | changes)
 

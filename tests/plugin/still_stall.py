@@ -38,7 +38,7 @@ from wattline.bitcoin.chain import Outpoint, Tx
 from wattline.errors import RetryError, WattlineError
 from wattline.ledger import Aggregate, Ledger, open_ledger
 from wattline.ledger.database import open_database
-from wattline.lightning.signing import signed_text
+from wattline.lightning.signing import onchain_content, signed_text
 from wattline.offering import OnchainSettings
 from wattline.payment.aggregate import VersionRefused
 from wattline.payment.keysend import Reservations
@@ -266,6 +266,7 @@ class StillStall:
         self.bookkeeper = Bookkeeper(self.journal, ledger, self.socket, 1.0)
         self.onchain = Onchain(
             self.settings,
+            SOCKET,
             "regtest",
             ledger,
             chain,
@@ -317,7 +318,7 @@ class StillStall:
         return session.session_id
 
     def invite(self, session: str, cable_node_id: str = CABLE) -> pb.OnchainInvitation:
-        signature = f"{cable_node_id} says {signed_text('onchain', session.encode())}"
+        signature = f"{cable_node_id} says {signed_text('onchain', onchain_content(SOCKET, session))}"
         return self.desk.invite(session, signature)
 
     def hand_over(self, session: str, number: int, tx: Tx, *, is_final: bool = False) -> str:

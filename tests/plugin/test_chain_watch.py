@@ -522,6 +522,31 @@ def test_a_child_that_cannot_be_made_now_is_made_later(stall: StillStall, sessio
 # The watch itself.
 
 
+def test_a_bitcoind_that_came_back_some_blocks_behind_accuses_nobody(
+    stall: StillStall, session: str, wallet: Wallet
+) -> None:
+    lost = stall.chain.blocks[-2:]
+    del stall.chain.blocks[-2:]
+    assert not stall.look()
+    assert stall.trouble == "bitcoind_unavailable"
+    assert stall.session(session).state.is_live
+    assert stall.ledger.refused_cable(CABLE) is None
+    stall.chain.blocks += lost
+    assert stall.look()
+    assert stall.session(session).state.is_live
+
+
+def test_a_coin_that_is_gone_without_a_spender_ends_the_session_and_accuses_nobody(
+    stall: StillStall, session: str, wallet: Wallet
+) -> None:
+    stall.chain.forget(stall.aggregate(session).inputs[0].outpoint)
+    stall.chain.mine()
+    assert stall.look()
+    assert stall.session(session).stop_reason is StopReason.INPUT_GONE
+    assert not stall.session(session).relay_held
+    assert stall.ledger.refused_cable(CABLE) is None
+
+
 def test_a_bitcoind_of_another_chain_is_not_believed(stall: StillStall, session: str, wallet: Wallet) -> None:
     stall.kill()
     stall.chain.network = "bitcoin"

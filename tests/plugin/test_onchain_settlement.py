@@ -23,11 +23,12 @@ from tests.plugin.still_stall import (
 )
 from wattline.bitcoin.chain import Tx
 from wattline.ledger import AggregateStatus
-from wattline.lightning.signing import sign, signed_text
+from wattline.lightning.signing import onchain_content, sign, signed_text
 from wattline.payment.aggregate import MSAT_PER_SAT
 from wattline.plugin.report import Report
 from wattline.plugin.rpc import add_methods
 from wattline.plugin.service import Refused
+from wattline.plugin.settlement import NothingOnchain
 from wattline.plugin.streams import Stream
 from wattline.session import CableLost, RefundStatus, State, StopReason, Tick
 from wattline.v1 import charging_pb2 as pb
@@ -260,6 +261,22 @@ def test_a_loss_is_taken_out_of_what_goes_back_by_lightning(stall: StillStall, s
     assert saved.account.balance_msat == 500_000, "which is what was lost"
 
 
+def test_a_loss_counts_also_when_nothing_is_taken_on_the_chain_any_more(
+    stall: StillStall, session: str, wallet: Wallet
+) -> None:
+    silent(stall, wallet)
+    stall.deliver(1_000_000)
+    stall.close_session(session)
+    stall.work()
+    assert NothingOnchain(stall.ledger).is_owed(stall.saved(session))
+    stall.chain.mine([wallet.double_spend(1000)])
+    stall.mine(CONFIRMATIONS)
+    after = NothingOnchain(stall.ledger)
+    assert not after.is_owed(stall.saved(session))
+    assert after.lost_msat(session) == VALUE_SAT * MSAT_PER_SAT
+    assert after.lost_msat("no such session") == 0
+
+
 # Restarts.
 
 
@@ -485,7 +502,7 @@ def heard(stream: Stream, what: str) -> Any:
 def invited(stall: Stall) -> tuple[str, Stream, Wallet]:
     stream = stall.reception.open(signed_open(stall))
     session = heard(stream, "opened").session_id
-    signature = f"{CABLE} says {signed_text('onchain', session.encode())}"
+    signature = f"{CABLE} says {signed_text('onchain', onchain_content(SOCKET, session))}"
     stall.reception.onchain_request(session, pb.OnchainRequest(signature=signature))
     return session, stream, Wallet.of(stall.chain, heard(stream, "onchain_invitation").script)
 

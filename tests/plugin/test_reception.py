@@ -195,6 +195,10 @@ def test_only_cables_on_the_list_are_served_when_there_is_one(stall: Stall) -> N
     assert refusal(stall) == "not_allowed", "not signed"
     stranger = stall.request(cable_node_id=node_id(3))
     assert refusal(stall, cable_node_id=node_id(3), signature=signature(stranger, node_id(3))) == "not_allowed"
+    elsewhere = stall.request(socket_node_id=node_id(7))
+    said = signature(elsewhere, CABLE)
+    assert refusal(stall, socket_node_id=node_id(7), signature=said) == "not_allowed", "signed for another socket"
+    assert refusal(stall, signature=said) == "not_allowed"
     request = stall.request()
     request.signature = signature(request, CABLE)
     assert hello(stall.reception.open(request)).session_id

@@ -25,7 +25,7 @@ from wattline.cable.settings import OnchainSettings
 from wattline.errors import RetryError, WattlineError
 from wattline.ledger import CableAggregate, LedgerBusy
 from wattline.lightning.onchain import PayingFunds
-from wattline.lightning.signing import sign
+from wattline.lightning.signing import onchain_content, sign
 from wattline.payment.aggregate import MSAT_PER_SAT
 
 ANSWER_S = 10.0
@@ -81,6 +81,7 @@ class AggregatePurse:
         timeout_s: float | None = None,
         executor: Executor | None = None,
     ) -> None:
+        self._socket_node_id = socket_node_id
         self._maker = AggregateMaker(funds, memory, node, settings, session_id, socket_node_id, now)
         self._memory = memory
         self._node = node
@@ -161,7 +162,9 @@ class AggregatePurse:
 
     def _ask(self) -> None:
         try:
-            self._signature = self._signature or sign(self._node, "onchain", self._session_id.encode("ascii"))
+            self._signature = self._signature or sign(
+                self._node, "onchain", onchain_content(self._socket_node_id, self._session_id)
+            )
         except WattlineError as error:
             self._emit(OnchainFailed(error.code, error.message, isinstance(error, RetryError)))
             return
@@ -326,6 +329,6 @@ class AggregatePurse:
             row = replace(row, accepted_sat=max(row.accepted_sat, self._underway.value_sat))
         self._row = finish(row)
         self._memory.save(self._row)
-        if not self._row.status.is_live or self._row.final_sat == 0:
+        if not self._row.status.is_live or self._row.agreed_sat == 0:
             self._maker.release(self._row)
         return self._row

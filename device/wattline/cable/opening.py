@@ -137,6 +137,7 @@ def _opening(
         tariff_id=remembered.tariff.tariff_id,
         method=METHODS[method],
         cable_node_id=node.node_id,
+        socket_node_id=remembered.node_id,
     )
     if settings.node.identify or settings.payment.method != "keysend":
         opening.signature = sign(equipment.node, "open", opening.SerializeToString(deterministic=True))

@@ -13,6 +13,12 @@ from wattline.lightning.node import Signer
 Kind = Literal["offer", "onchain", "open", "receipt"]
 
 
+def onchain_content(socket_node_id: str, session_id: str) -> bytes:
+    """What a cable signs when it asks for the address of its on-chain payment: good for this session of this socket
+    alone, since another socket could name any session_id."""
+    return f"{socket_node_id}:{session_id}".encode("ascii")
+
+
 def signed_text(kind: Kind, content: bytes) -> str:
     """The message that is signed for ``content``."""
     return f"wattline:{kind}:1:{hashlib.sha256(content).hexdigest()}"

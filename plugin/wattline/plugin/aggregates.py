@@ -18,7 +18,7 @@ from wattline.errors import StopError
 from wattline.ledger import Aggregate, AggregateInput, Ledger, LedgerError, Version
 from wattline.lightning.node import Signer
 from wattline.lightning.onchain import ReceivingFunds
-from wattline.lightning.signing import is_signed_by
+from wattline.lightning.signing import is_signed_by, onchain_content
 from wattline.offering import OnchainSettings
 from wattline.payment.aggregate import MSAT_PER_SAT, OnchainRules, Proven, VersionRefused
 from wattline.plugin.admission import Admission
@@ -56,6 +56,7 @@ class Aggregates:
         chain: Chain,
         funds: ReceivingFunds,
         signer: Signer,
+        node_id: str,
         sessions: Sessions,
         desks: Desks,
         now: Callable[[], int] = lambda: int(time.time()),
@@ -65,6 +66,7 @@ class Aggregates:
         self._chain = chain
         self._funds = funds
         self._signer = signer
+        self._node_id = node_id
         self._sessions = sessions
         self._now = now
         self._admission = Admission(settings, ledger, chain)
@@ -86,8 +88,9 @@ class Aggregates:
         if self.trouble:
             raise VersionRefused("onchain_unavailable", "the socket cannot look at the chain just now")
         cable_node_id = self._sessions.cable_of(session_id)
-        if not is_signed_by(self._signer, "onchain", session_id.encode("ascii"), signature, cable_node_id):
-            raise VersionRefused("not_invited", "the request is not signed by the cable's node")
+        content = onchain_content(self._node_id, session_id)
+        if not is_signed_by(self._signer, "onchain", content, signature, cable_node_id):
+            raise VersionRefused("not_invited", "the request is not signed by the cable's node for this socket")
         self._check_cable(cable_node_id)
         with self._desks.of(session_id).lock:
             aggregate = self._ledger.aggregate(session_id)

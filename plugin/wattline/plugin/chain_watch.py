@@ -135,6 +135,7 @@ class ChainWatch:
         if not aggregates and not is_slow:
             return
         tip = self._tip = self._chain.tip()
+        self._check_height(aggregates, tip)
         is_thorough = is_slow or tip != self._looked_through
         growing = [each for each in aggregates if each.status is AggregateStatus.OPEN]
         self._watch_growing(growing, is_thorough=is_thorough)
@@ -150,6 +151,13 @@ class ChainWatch:
         if not self._is_right_chain:
             self._chain.check(self._network)
             self._is_right_chain = True
+
+    def _check_height(self, aggregates: Sequence[Aggregate], tip: Tip) -> None:
+        """A bitcoind that is behind (restarted after a crash, or just catching up) does not know yet of inputs that it
+        has shown us before. Raises ChainUnavailable."""
+        known = max((each.first_height for each in aggregates), default=0)
+        if tip.height < known:
+            raise ChainUnavailable("bitcoind_unavailable", f"bitcoind is at block {tip.height}, and was at {known}")
 
     def _on_its_own(self, aggregate: Aggregate, work: Callable[[Aggregate], None]) -> None:
         """What is wrong with one settlement must not keep the others."""
@@ -190,12 +198,18 @@ class ChainWatch:
             return
         txids = {spenders[item.outpoint] for item in aggregate.inputs if item.outpoint in spenders}
         if not txids and is_thorough:
-            txids = self._spenders.of_growing(aggregate)
+            mined = self._spenders.mined(aggregate)
+            txids = {mined.tx.txid} if mined is not None else set()
+        is_gone = not txids and is_thorough and self._spenders.are_gone(aggregate)
         final = self._ledger.final_version(session_id)
         if final is not None and txids == {final.txid}:
             return  # it is about to be chosen
         if txids:
             self._inputs_spent(aggregate, newest, txids)
+        elif is_gone:
+            # Nobody is accused of it: a reorg may have done it, or whoever sent the coin to the cable.
+            log.error("session %s: an input of its payment does not exist any more", session_id)
+            self._seize(aggregate, newest, StopReason.INPUT_GONE, set())
         elif is_thorough:
             reason = self._reason_to_end(aggregate, newest)
             if reason is not None:
@@ -212,10 +226,15 @@ class ChainWatch:
             is_older = all(self._ledger.version_value_sat(session_id, txid) is not None for txid in txids)
             reason = StopReason.OLDER_VERSION if is_older else StopReason.DOUBLE_SPENT
             log.error("session %s: %s: its inputs are spent by %s", session_id, reason, ", ".join(sorted(txids)))
+        self._seize(aggregate, newest, reason, txids)
+
+    def _seize(self, aggregate: Aggregate, newest: Version, reason: StopReason, txids: set[str]) -> None:
+        """End the session at once, and try to have the newest version mined."""
+        session_id = aggregate.session_id
         # The relay first. That the session ends is written before the choice: no restart lets it deliver again.
         self._sessions.post(session_id, Fault(reason))
         self._sessions.save(session_id)
-        if reason is not StopReason.PAID_EARLY:
+        if reason in (StopReason.DOUBLE_SPENT, StopReason.OLDER_VERSION):
             self._spenders.refuse(aggregate, reason)
         chosen = self._choice.seize(session_id, reason)
         detail = {"reason": reason, "newest": newest.txid, "spent_by": sorted(txids)}

@@ -21,11 +21,12 @@ from wattline.session import Session
 
 class Onchain:
     """What a socket that takes payments on the chain has beside the others
-    (:class:`wattline.plugin.settlement.OnchainDesk`). ``network``: lightningd's."""
+    (:class:`wattline.plugin.settlement.OnchainDesk`). ``node_id`` and ``network``: lightningd's."""
 
     def __init__(
         self,
         settings: OnchainSettings,
+        node_id: str,
         network: str,
         ledger: Ledger,
         chain: Chain,
@@ -37,7 +38,7 @@ class Onchain:
     ) -> None:
         """``now``: Unix seconds; ``clock``: monotonic, in s."""
         desks = Desks()
-        self.desk = Aggregates(settings, ledger, chain, funds, signer, seller, desks, now)
+        self.desk = Aggregates(settings, ledger, chain, funds, signer, node_id, seller, desks, now)
         self.choice = Choice(settings, ledger, seller, desks, now)
         self.watch = ChainWatch(settings, network, ledger, chain, funds, self.desk, self.choice, seller, now, clock)
 

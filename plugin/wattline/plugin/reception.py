@@ -226,6 +226,9 @@ class Reception:
         must_sign = bool(allowed) or request.method == pb.METHOD_ONCHAIN
         if not request.signature and not must_sign:
             return
+        if request.socket_node_id != self._identity.node_id:
+            # Another socket, which the cable talks to, could use the cable's signature here.
+            raise Refused("not_allowed", "the open is signed for another socket: socket_node_id must be this node's id")
         unsigned = pb.Open()
         unsigned.CopyFrom(request)
         unsigned.signature = ""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, NoReturn, Protocol
 
 import grpc
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 
 MAX_STREAMS = 64
 """Cables connected at once: each holds a thread."""
+MAX_WAITING = 16
+"""On-chain messages of one stream that may wait; a cable has one version under way."""
 FIRST_MESSAGE_S = 5.0
 """A connection that has not said by then what it wants is cut: it would keep its thread from a cable that pays."""
 
@@ -48,6 +51,40 @@ class Seller(Protocol):
     def gone(self, stream: Stream) -> None: ...
 
     def receipt(self, session_id: str, token: bytes) -> pb.SignedReceipt: ...
+
+
+class OnchainLane:
+    """What one stream wants of the chain, one after the other, in a thread of its own: a bitcoind that is slow to
+    answer must hold up neither a close nor a sign of life."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._pool: ThreadPoolExecutor | None = None
+        self._room = threading.BoundedSemaphore(MAX_WAITING)
+
+    def do(self, work: Callable[[], None]) -> None:
+        """Soon. A stream that asks for too much at once is ended."""
+        if not self._room.acquire(blocking=False):
+            self._stream.put(refusal("bad_request", f"more than {MAX_WAITING} on-chain messages wait for an answer"))
+            self._stream.end()
+            return
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(1, thread_name_prefix=f"chain {self._stream.session_id}")
+        self._pool.submit(self._work, work)
+
+    def close(self) -> None:
+        """Begin nothing any more."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _work(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception:
+            log.exception("the on-chain payments of session %s failed", self._stream.session_id)
+            self._stream.end()  # the cable takes it up again
+        finally:
+            self._room.release()
 
 
 class ChargingService(charging_pb2_grpc.ChargingServiceServicer):
@@ -109,6 +146,7 @@ class ChargingService(charging_pb2_grpc.ChargingServiceServicer):
 
     def _read(self, requests: Iterator[pb.ChargeRequest], stream: Stream) -> None:
         """What comes up, until the cable goes away."""
+        lane = OnchainLane(stream)
         try:
             for request in requests:
                 match request.WhichOneof("message"):
@@ -117,9 +155,9 @@ class ChargingService(charging_pb2_grpc.ChargingServiceServicer):
                     case "close":
                         self._seller.close(stream.session_id, request.close.reason)
                     case "onchain_request":
-                        self._seller.onchain_request(stream.session_id, request.onchain_request)
+                        lane.do(partial(self._seller.onchain_request, stream.session_id, request.onchain_request))
                     case "aggregate_version":
-                        self._seller.aggregate_version(stream.session_id, request.aggregate_version)
+                        lane.do(partial(self._seller.aggregate_version, stream.session_id, request.aggregate_version))
                     case other:
                         stream.put(refusal("bad_request", f"{other or 'an empty message'} is not allowed here"))
                         stream.end()
@@ -128,6 +166,9 @@ class ChargingService(charging_pb2_grpc.ChargingServiceServicer):
             pass  # the connection was cut: the stream's end is told by context's callback
         except Exception:
             log.exception("the stream of session %s failed", stream.session_id)
+            stream.end()  # the cable takes it up again
+        finally:
+            lane.close()
         # A cable that has only finished sending still gets its receipt: the stream itself ends elsewhere.
 
 

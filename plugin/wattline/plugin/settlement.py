@@ -75,7 +75,10 @@ class OnchainDesk(Protocol):
 
 
 class NothingOnchain:
-    """The desk of a socket that takes nothing on the chain."""
+    """The desk of a socket that takes nothing on the chain (any more): what the ledger knows of earlier sessions."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
 
     def close(self, session_id: str) -> None:
         pass
@@ -84,10 +87,12 @@ class NothingOnchain:
         return 0
 
     def is_owed(self, session: Session) -> bool:
-        return False
+        aggregate = self._ledger.aggregate(session.session_id)
+        return aggregate is not None and aggregate.status.is_live
 
     def lost_msat(self, session_id: str) -> int:
-        return 0
+        aggregate = self._ledger.aggregate(session_id)
+        return aggregate.lost_msat if aggregate is not None else 0
 
     def conclude(self, session: Session) -> None:
         pass
@@ -117,7 +122,7 @@ class Settlement:
         self._bookkeeper = bookkeeper
         self._drain_timeout_s = drain_timeout_s
         self._retry_s = retry_s
-        self._onchain = onchain or NothingOnchain()
+        self._onchain = onchain or NothingOnchain(ledger)
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="settlement")
         self._stopping = threading.Event()
         self._refunding = threading.Condition()

@@ -273,7 +273,7 @@ class Shop:
         funds = CoreLightningFunds(node.rpc)
         options = self._patiently(funds.bitcoin_options)
         chain = Bitcoind(locate(premises.settings.bitcoind, options, info.network))
-        return Onchain(settings, info.network, ledger, chain, funds, node, seller)
+        return Onchain(settings, info.node_id, info.network, ledger, chain, funds, node, seller)
 
     def _patiently(self, work: Callable[[], T]) -> T:
         """Until the node answers. Raises what is not worth waiting for."""

@@ -23,16 +23,6 @@ class Spenders:
         self._chain = chain
         self._now = now
 
-    def of_growing(self, aggregate: Aggregate) -> set[str]:
-        """The txids of what spends inputs in the chain, or ``unknown`` when an input is simply gone; empty when all of
-        them are there."""
-        mined = self.mined(aggregate)
-        if mined is not None:
-            return {mined.tx.txid}
-        # An input whose own block was taken out of the chain is not confirmed, but there.
-        vanished = any(self._chain.unspent(item.outpoint, include_mempool=True) is None for item in aggregate.inputs)
-        return {"unknown"} if vanished else set()
-
     def mined(self, aggregate: Aggregate) -> MinedTx | None:
         """What was mined instead of, or as, a version: it need not spend all the inputs."""
         for item in aggregate.inputs:
@@ -44,8 +34,8 @@ class Spenders:
         return None
 
     def are_gone(self, aggregate: Aggregate) -> bool:
-        """An input is neither there nor spent by anything: a reorg took it out of the chain, and something else stands
-        in its parent's place."""
+        """An input is neither there (one whose own block was taken out of the chain is not confirmed, but there) nor
+        spent by anything: something else stands in its parent's place."""
         outpoints = [item.outpoint for item in aggregate.inputs]
         if self._chain.mempool_spenders(outpoints):
             return False

@@ -55,6 +55,7 @@ class StopReason(StrEnum):
     RELAY_FAULT = "relay_fault"  # the relay cannot be switched, or power flows although it is open
     GUARD_LOST = "guard_lost"  # the process that holds the relays cannot be reached
     DOUBLE_SPENT = "double_spent"  # what the cable paid with was seen spent elsewhere
+    INPUT_GONE = "input_gone"  # what the cable paid with is not there any more, and nothing is seen to spend it
     OLDER_VERSION = "older_version"  # the cable broadcast a version that pays less than the newest one
     PAID_EARLY = "paid_early"  # the cable broadcast the newest version before the end: it can pay no more
     EXPOSURE_CAP = "exposure_cap"  # no more is credited before a confirmation, and the credit is used up
@@ -76,6 +77,7 @@ FAULTS = frozenset(
         StopReason.RELAY_FAULT,
         StopReason.GUARD_LOST,
         StopReason.DOUBLE_SPENT,
+        StopReason.INPUT_GONE,
         StopReason.OLDER_VERSION,
         StopReason.PAID_EARLY,
         StopReason.EXPOSURE_CAP,

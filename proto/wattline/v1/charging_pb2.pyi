@@ -370,8 +370,8 @@ class OnchainRequest(google.protobuf.message.Message):
 
     SIGNATURE_FIELD_NUMBER: builtins.int
     signature: builtins.str
-    """By Open.cable_node_id over "wattline:onchain:1:<SHA-256 of the ASCII session_id, lower-case hex>": a cable that pays
-    on-chain has an identity that can be refused later.
+    """By Open.cable_node_id over "wattline:onchain:1:<SHA-256 of the ASCII text 'socket_node_id:session_id', lower-case
+    hex>": a cable that pays on-chain has an identity that can be refused later, and no other socket can use it.
     """
     def __init__(
         self,
@@ -418,6 +418,7 @@ class Open(google.protobuf.message.Message):
     METHOD_FIELD_NUMBER: builtins.int
     CABLE_NODE_ID_FIELD_NUMBER: builtins.int
     SIGNATURE_FIELD_NUMBER: builtins.int
+    SOCKET_NODE_ID_FIELD_NUMBER: builtins.int
     token: builtins.bytes
     """32 random bytes chosen by the cable and kept secret: who holds the token owns the session. Opening again with the
     token of a session that has not ended is answered with that session.
@@ -427,11 +428,13 @@ class Open(google.protobuf.message.Message):
     """Tariff.tariff_id of the offer that the cable agrees to; refused when it is no longer the current one."""
     method: Global___Method.ValueType
     cable_node_id: builtins.str
-    """The cable's Lightning node: where a refund goes. Hex; required for METHOD_KEYSEND."""
+    """The cable's Lightning node: where a refund goes. Hex."""
     signature: builtins.str
-    """Optional: by cable_node_id over "wattline:open:1:<SHA-256 of this message serialized with `signature` empty, hex>",
-    so that an operator can keep an allow-list.
+    """By cable_node_id over "wattline:open:1:<SHA-256 of this message serialized with `signature` empty, hex>". Required
+    for METHOD_ONCHAIN and by sockets with an allow-list; else it may be empty.
     """
+    socket_node_id: builtins.str
+    """Offer.node_id of the socket that this is said to: no other one can use a signed open. Required with a signature."""
     def __init__(
         self,
         *,
@@ -441,8 +444,9 @@ class Open(google.protobuf.message.Message):
         method: Global___Method.ValueType = ...,
         cable_node_id: builtins.str = ...,
         signature: builtins.str = ...,
+        socket_node_id: builtins.str = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["cable_node_id", b"cable_node_id", "method", b"method", "outlet_id", b"outlet_id", "signature", b"signature", "tariff_id", b"tariff_id", "token", b"token"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["cable_node_id", b"cable_node_id", "method", b"method", "outlet_id", b"outlet_id", "signature", b"signature", "socket_node_id", b"socket_node_id", "tariff_id", b"tariff_id", "token", b"token"]) -> None: ...
 
 Global___Open: typing_extensions.TypeAlias = Open
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from wattline.bitcoin.chain import Outpoint
 from wattline.lightning.cln_onchain import CoreLightningFunds
 from wattline.lightning.onchain import Base, WalletOutput
-from wattline.lightning.signing import sign
+from wattline.lightning.signing import onchain_content, sign
 from wattline.practice.by_hand import HandCable
 from wattline.practice.lightningd import Node
 from wattline.practice.scene import Scene
@@ -67,6 +67,7 @@ class OnchainHandCable(HandCable):
             "tariff_id": self.offer().tariff.tariff_id,
             "method": pb.METHOD_ONCHAIN,
             "cable_node_id": self.wallet_node.node_id,
+            "socket_node_id": self._socket_id,
         }
         unsigned = pb.Open(**values)  # type: ignore[arg-type]
         signature = sign(self.wallet, "open", unsigned.SerializeToString(deterministic=True))
@@ -76,7 +77,7 @@ class OnchainHandCable(HandCable):
         """Ask for the address of the session's aggregate; ``signature`` in place of the node's own. After a resume it
         tells what the socket holds, and versions are numbered from there. Raises VersionRefusedError."""
         if signature is None:
-            signature = sign(self.wallet, "onchain", self.session_id.encode("ascii"))
+            signature = sign(self.wallet, "onchain", onchain_content(self._socket_id, self.session_id))
         seen = len(self.messages)
         self._up.put(pb.ChargeRequest(onchain_request=pb.OnchainRequest(signature=signature)))
         answer = self._hear(
