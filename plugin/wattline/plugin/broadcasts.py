@@ -71,6 +71,7 @@ class Broadcasts:
             log.error("session %s: %s: %s", session_id, error.code, error.message)
             return
         log.info("session %s: broadcast %s, %d sat", session_id, chosen.txid, chosen.value_sat)
+        self._waits_since.setdefault(session_id, self._chain.tip().height)
         self._tell_node(session_id, chosen)
 
     def tend(self, aggregate: Aggregate, chosen: Version, tip: Tip) -> None:
