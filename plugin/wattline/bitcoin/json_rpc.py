@@ -118,7 +118,9 @@ class BitcoindRpc:
                 status, text = self._post(method, body, fresh)
         if status in (_UNAUTHORIZED, _FORBIDDEN):
             who = self._access.cookie or f"user {self._access.user}"
-            reason = f"does not accept {who}" if status == _UNAUTHORIZED else "does not let us in (rpcallowip, rpcwhitelist)"
+            reason = (
+                f"does not accept {who}" if status == _UNAUTHORIZED else "does not let us in (rpcallowip, rpcwhitelist)"
+            )
             raise ChainRefused("bitcoind_not_permitted", f"bitcoind at {self._access.address} {reason}: {_WHAT_TO_DO}")
         try:
             return json.loads(text, parse_float=Decimal)
