@@ -181,7 +181,7 @@ def test_a_session_that_ends_before_anything_is_owed_on_chain_broadcasts_nothing
 
     row = cable_row(path, session_id)
     # The socket still holds what was signed: the cable goes on looking, though nothing may rightly be mined.
-    assert (row.status, row.final_sat) == ("ended", 0)
+    assert (row.status, row.agreed_sat) == ("ended", 0)
     (taken,) = row.inputs
     chain = scene.network.chain
     assert onchain["txid"] is None or onchain["txid"] not in chain.call("getrawmempool")

@@ -323,7 +323,8 @@ def test_a_plugin_killed_at_any_moment_between_close_and_broadcast_broadcasts_on
     status, summary = cable.result()
     assert (status, summary["objections"]) == (0, []), cable.log_text()
     row = cable_row(path, session_id)
-    assert row.status in ("ended", "settled"), "it may have ended before the block came"
+    # It may have ended before the block came; and of the newest version it is owed what is not due.
+    assert row.status in ("ended", "settled" if session["returned_msat"] else "unanswered")
     assert agreed_sat(row) == settlement.value_sat
 
 

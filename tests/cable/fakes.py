@@ -334,6 +334,9 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
         self.final_timeout_s = 3.0
         self.refuses_finals = False
         """As a socket whose bitcoind is away."""
+        self.swallows_finals = False
+        """As one that means to have the newest mined: it never says that it has the final one."""
+        self.gives_receipt = True
         self.versions: list[tuple[int, int, bool]] = []
         """Number, value in sat and whether it is final, of every version that reached it."""
         self.signatures: list[str] = []
@@ -535,6 +538,8 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
                 self.loses_versions -= 1
                 return
             self.versions.append((version.number, value_sat, version.is_final))
+            if version.is_final and self.swallows_finals:
+                return
             refused = self._refusal(account, aggregate, version, value_sat, tx.txid)
             if refused is not None:
                 answer = pb.VersionRefused(number=version.number, code=refused[0], message=refused[1])
@@ -651,6 +656,8 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
             onchain_value_sat=value_sat,
         )
         self.lie_receipt(receipt)
+        if not self.gives_receipt:
+            return
         content = receipt.SerializeToString(deterministic=True)
         text = f"wattline:receipt:1:{hashlib.sha256(content).hexdigest()}"
         account.receipt = pb.SignedReceipt(receipt=content, signature=self.signer.sign(text))

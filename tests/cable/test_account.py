@@ -31,6 +31,25 @@ def test_the_end_of_a_payment_counts_once() -> None:
     assert account.settled_msat == 1_000
 
 
+def test_a_refused_version_counts_as_sent_and_exposed_until_a_later_one_takes_its_place() -> None:
+    account = Account()
+    account.miner_fee_msat = 156_000
+    account.begin(1, 600_000, 0, "onchain")
+    assert account.arrived(1, 600_000, 5)
+    account.begin(2, 400_000, 0, "onchain")
+    assert account.came_back(2)
+    account.onchain_signed(1_000)
+    assert account.onchain_excess_msat == 400_000
+    assert (account.handed_over_msat, account.exposed_msat) == (600_000, 1_000_000)
+    assert account.sent_msat == 1_156_000
+    # For the next version there is as much room as before: only one can be mined.
+    assert account.onchain_spending(0, account.sent_msat).session_sent_msat == 756_000
+    account.begin(3, 300_000, 0, "onchain")
+    assert (account.onchain_excess_msat, account.exposed_msat, account.sent_msat) == (100_000, 1_000_000, 1_156_000)
+    account.begin(4, 200_000, 0, "onchain")
+    assert (account.onchain_excess_msat, account.exposed_msat, account.sent_msat) == (0, 1_100_000, 1_256_000)
+
+
 def test_one_number_is_not_begun_twice() -> None:
     account = Account()
     account.begin(1, 1_000, 50)

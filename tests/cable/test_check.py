@@ -112,3 +112,20 @@ def test_with_auto_one_way_of_paying_is_enough(bench: Bench, monkeypatch: pytest
     bench.onchain["max_fee_ratio"] = 0.2
     assert problems(bench) == set()
     assert findings(bench)["channel"].verdict is Verdict.WARNING
+
+
+def test_with_auto_and_no_channel_it_is_said_that_the_session_begins_on_chain(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dear(bench)
+    bench.payment["method"] = "auto"
+    bench.limits["max_prepaid_msat"] = 10_000  # a cap of Lightning's: on-chain it does not bind
+    assert findings(bench)["prepaid"].verdict is Verdict.WARNING
+    bench.onchain["max_prepaid_sat"] = 3_000
+    monkeypatch.setattr(bench.node, "channels", list)
+    found = findings(bench)
+    assert "no_channel: " in found["channel"].text
+    assert "nothing over Lightning; it begins on-chain" in found["channel"].text
+    assert "prepaid" not in found
+    bench.funds.free = []
+    assert "nothing can be paid" in findings(bench)["channel"].text

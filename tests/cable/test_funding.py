@@ -96,6 +96,57 @@ def test_the_node_s_estimate_is_kept_within_the_bounds_of_both_sides() -> None:
     assert chosen([50_000], feerate=1).feerate_per_kw == 253
 
 
+def test_a_miner_fee_above_the_absolute_limit_is_refused_whatever_the_session_is_worth() -> None:
+    # One input and two outputs are at most 658 weight units: 2000 sat at 3039 sat/kw. The socket wants more.
+    dear = replace(TOASTER, tariff=Tariff.of(900_000_000))
+    rules = replace(RULES, exposure_cap_sat=10**6, min_feerate_per_kw=3_100)
+    with pytest.raises(OnchainRefused) as caught:
+        chosen([2_000_000], dear, rules)
+    assert caught.value.code == "onchain_fee_too_high"
+    assert "exceeds 2000 sat (onchain.max_fee_sat)" in caught.value.message
+    assert chosen([2_000_000], dear, replace(rules, min_feerate_per_kw=3_000)).fee_sat <= 2_000
+
+
+def test_no_output_is_added_that_would_take_the_fee_above_the_absolute_limit() -> None:
+    # A second input would make it 930 weight units: 2325 sat.
+    funding = chosen([15_000, 14_000], feerate=2_500)
+    assert values(funding) == [15_000]
+    assert sorted(values(chosen([15_000, 14_000], feerate=2_000))) == [14_000, 15_000]
+
+
+@pytest.mark.parametrize(("estimate", "lowest", "aimed_at"), [(300, 700, 700), (900, 700, 900), (253, 253, 253)])
+def test_nothing_above_the_own_estimate_is_aimed_at_but_the_socket_s_lowest(
+    estimate: int, lowest: int, aimed_at: int
+) -> None:
+    funding = chosen([50_000], rules=replace(RULES, min_feerate_per_kw=lowest), feerate=estimate)
+    assert funding.feerate_per_kw == aimed_at
+
+
+@pytest.mark.parametrize(
+    ("scope", "values_sat", "exposure_sat", "name"),
+    [
+        (
+            Scope.within(Tariff.of(300_000), 1_400_000, 900_000, 10**9, None),
+            [50_000],
+            20_000,
+            "limits.max_session_msat",
+        ),
+        (Scope.within(Tariff.of(300_000), 1_400_000, 10**9, 900_000, None), [50_000], 20_000, "limits.max_day_msat"),
+        (Scope.within(Tariff.of(300_000), 1_400_000, 10**9, -5, None), [50_000], 20_000, "limits.max_day_msat"),
+        (TOASTER, [50_000], 610, "the socket's exposure cap"),
+        (replace(TOASTER, for_ms=30_000), [50_000], 20_000, r"its length of 30 s \(--for\)"),
+        (TOASTER, [1_400], 20_000, "what the wallet's outputs hold"),
+    ],
+    ids=["session", "day", "day spent", "exposure", "length", "wallet"],
+)
+def test_what_makes_a_session_too_small_for_the_fee_is_named(
+    scope: Scope, values_sat: list[int], exposure_sat: int, name: str
+) -> None:
+    with pytest.raises(OnchainRefused, match=rf"sat at the most \(by {name}") as caught:
+        chosen(values_sat, scope, replace(RULES, exposure_cap_sat=exposure_sat))
+    assert caught.value.code == "onchain_not_worth"
+
+
 def test_fee_rates_that_cannot_meet_are_an_error() -> None:
     for rules in (replace(RULES, min_feerate_per_kw=26_000), replace(RULES, max_feerate_per_kw=252)):
         with pytest.raises(OnchainRefused) as caught:
@@ -120,12 +171,14 @@ def test_the_fee_is_never_below_the_rate_nor_below_one_sat_per_virtual_byte(weig
     assert fee_for(weight, rate) - 1 < max(-(-vsize * 4 * rate // 1000), vsize)
 
 
-@given(st.lists(st.integers(1, 30_000), max_size=8), st.integers(1, 5), st.integers(253, 5_000))
+@given(
+    st.lists(st.integers(1, 30_000), max_size=8), st.integers(1, 5), st.integers(253, 5_000), st.integers(100, 10_000)
+)
 def test_what_is_chosen_is_in_the_wallet_once_and_is_enough_where_anything_is(
-    values_sat: list[int], max_inputs: int, feerate: int
+    values_sat: list[int], max_inputs: int, feerate: int, max_fee_sat: int
 ) -> None:
     rules = replace(RULES, max_inputs=max_inputs, exposure_cap_sat=8_000)
-    settings = OnchainSettings(max_fee_ratio=1)
+    settings = OnchainSettings(max_fee_ratio=1, max_fee_sat=max_fee_sat)
     try:
         funding = fund(wallet(*values_sat), 100, feerate, rules, settings, TOASTER)
     except OnchainRefused:
@@ -133,10 +186,12 @@ def test_what_is_chosen_is_in_the_wallet_once_and_is_enough_where_anything_is(
     assert len(set(funding.outputs)) == len(funding.outputs) <= max_inputs
     assert set(funding.outputs) <= set(wallet(*values_sat))
     assert funding.most_sat >= rules.floor_sat
+    assert funding.fee_sat <= max_fee_sat
     if funding.most_sat < 8_000:
         # Not even the largest would have been enough.
         best = max(
             sum(sorted(values_sat, reverse=True)[:n]) - fee_for(42 + 272 * n + 344, feerate) - 546
             for n in range(1, min(max_inputs, len(values_sat)) + 1)
+            if fee_for(42 + 272 * n + 344, feerate) <= max_fee_sat
         )
         assert funding.most_sat == best

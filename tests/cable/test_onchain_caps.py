@@ -74,6 +74,10 @@ class Memory:
         del node_id
         return None
 
+    def unanswered(self, node_id: str | None = None) -> Sequence[CableAggregate]:
+        del node_id
+        return []
+
     def sent_msat(self, session_id: str | None = None, since: int | None = None) -> int:
         del session_id, since
         return sum((row.signed_sat + row.fee_sat) * 1000 for row in self.rows.values())

@@ -15,7 +15,7 @@ from wattline.errors import StopError
 from wattline.ledger import CableAggregate, CableAggregateStatus, Ledger, LedgerError, open_ledger
 from wattline.ledger.schema import cable_aggregates
 
-OPEN, ENDED, SETTLED, CHEATED, VOID = CableAggregateStatus
+OPEN, ENDED, SETTLED, UNANSWERED, CHEATED, VOID = CableAggregateStatus
 TXID = "ee" * 32
 
 
@@ -28,6 +28,8 @@ def test_an_aggregate_comes_back_as_it_was_saved(tmp_path: Path) -> None:
         signed_sat=5000,
         accepted_sat=4000,
         final_sat=1500,
+        agreed_sat=4000,
+        due_sat=1501,
         status=SETTLED,
         mined_txid=TXID,
         mined_sat=1500,
@@ -61,6 +63,7 @@ def test_what_is_not_over_is_found_oldest_first(ledger: Ledger) -> None:
         cable_aggregate(4, status=VOID, closed_at=9),
         cable_aggregate(5, status=SETTLED, closed_at=9),
         cable_aggregate(6, status=CHEATED, closed_at=9),
+        cable_aggregate(7, status=UNANSWERED, closed_at=9),
     ]
     for row in rows:
         store.save(row)
@@ -76,6 +79,26 @@ def test_a_socket_that_took_more_than_agreed_is_remembered(ledger: Ledger) -> No
     store.save(cheated)
     assert store.cheating_socket(NODE_ID) == cheated
     assert store.cheating_socket(other) is None
+
+
+def test_what_a_socket_owes_is_remembered_apart_from_cheating(ledger: Ledger) -> None:
+    other = "03" + "cd" * 32
+    store = ledger.cable_aggregates
+    rows = [
+        cable_aggregate(
+            n, status=UNANSWERED, signed_sat=2425, due_sat=1400, mined_txid=TXID, mined_sat=2425, closed_at=9
+        )
+        for n in (1, 2)
+    ]
+    rows[1] = replace(rows[1], node_id=other)
+    for row in rows:
+        store.save(row)
+    assert store.unanswered() == rows
+    assert store.unanswered(NODE_ID) == rows[:1]
+    assert store.cheating_socket(NODE_ID) is None
+    assert rows[0].owed_sat == 1025
+    assert replace(rows[0], due_sat=None).owed_sat == 0
+    assert replace(rows[0], due_sat=3000).owed_sat == 0
 
 
 @pytest.mark.parametrize(
@@ -94,6 +117,11 @@ def test_a_socket_that_took_more_than_agreed_is_remembered(ledger: Ledger) -> No
             {"signed_sat": 5000, "final_sat": 1500, "status": CHEATED, "mined_txid": TXID, "mined_sat": 5000}
             | {"closed_at": 9},
             5154,
+        ),
+        (
+            {"signed_sat": 5000, "final_sat": 1500, "status": UNANSWERED, "mined_txid": TXID, "mined_sat": 4000}
+            | {"closed_at": 9},
+            4154,
         ),
         ({"signed_sat": 5000, "status": SETTLED, "closed_at": 9}, 5154),
         ({"signed_sat": 5000, "status": VOID, "closed_at": 9}, 0),

@@ -1,47 +1,71 @@
 """How a session's aggregate ends at the cable, and what was mined of it in the end.
 
 The socket holds every version that was handed over, and an honest one has the agreed one mined. The cable cannot
-prevent another choice, but it sees it: then the loss is told, and that socket is refused from then on.
+prevent another choice, but it sees it: then the loss is told, and that socket is refused from then on. An honest socket
+may also have been unable to take the final version; what it had mined too much it then owes, over Lightning. So where
+it never said that it takes less, it is remembered for what it owes, and refused when that happens again.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from wattline.cable.listener import Listener
 from wattline.cable.memory import AggregateMemory
 from wattline.cable.offer import OfferError
-from wattline.cable.receipt import Receipt
+from wattline.cable.receipt import Receipt, RefundSearch
 from wattline.errors import WattlineError
 from wattline.ledger import CableAggregate, CableAggregateStatus
+from wattline.lightning.node import Journal
 from wattline.lightning.onchain import Base, PayingFunds, WalletTx
+from wattline.payment.aggregate import MSAT_PER_SAT, final_value_sat
 
 KEEP_S = 14 * 86_400
 """For so long the inputs of a transaction that is not mined yet are kept for it: as long as nodes keep one in their
 mempools."""
 LOOK_S = 0.25
+FORBEARANCE = 1
+"""So many sessions at a time a socket may owe something for, and still be bought from."""
+REFUND_FEE_PERCENT = 5
+REFUND_FEE_MSAT = 10_000
+"""A refund pays its own way out of what is owed: by so much together it may be less."""
 
 
-def ended(row: CableAggregate, receipt: Receipt | None, is_final_known: bool, now_s: int) -> CableAggregate:
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What a session can have come to by the cable's own account."""
+
+    most_charge_msat: int
+    """The highest charge that an honest meter can have come to."""
+    keysend_msat: int
+    """Surely arrived over Lightning."""
+
+
+def ended(
+    row: CableAggregate, receipt: Receipt | None, is_final_known: bool, bill: Bill | None, now_s: int
+) -> CableAggregate:
     """``row`` when its session is over. What may rightly be mined is the final version, if the socket took one, else
     the newest; and no more than the socket's own signed receipt says.
 
     ``is_final_known``: the socket has said that it has the final version. Without that it may never have come, or the
     socket could not check it (its bitcoind was away): an honest one takes the newest then, and owes what that is too
-    much."""
+    much. How much that is follows from the final version where one was signed, else from ``bill``; None: not known."""
     if row.signed_sat == 0:
         return replace(row, status=CableAggregateStatus.VOID, closed_at=now_s)
-    final_sat = row.final_sat if is_final_known else None
-    if receipt is not None and receipt.onchain_value_sat < (row.accepted_sat if final_sat is None else final_sat):
-        final_sat = receipt.onchain_value_sat
-    return replace(row, status=CableAggregateStatus.ENDED, final_sat=final_sat)
+    agreed = row.final_sat if is_final_known and row.final_sat is not None else row.accepted_sat
+    if receipt is not None:
+        agreed = min(agreed, receipt.onchain_value_sat)
+    due = row.final_sat
+    if due is None and bill is not None:
+        due = final_value_sat(bill.most_charge_msat, bill.keysend_msat, row.floor_sat)
+    return replace(row, status=CableAggregateStatus.ENDED, agreed_sat=agreed, due_sat=due)
 
 
 def agreed_sat(row: CableAggregate) -> int:
     """What may rightly be mined of an ended aggregate."""
-    return row.accepted_sat if row.final_sat is None else row.final_sat
+    return row.accepted_sat if row.agreed_sat is None else row.agreed_sat
 
 
 def judged(row: CableAggregate, mined: WalletTx, now_s: int) -> CableAggregate:
@@ -49,13 +73,22 @@ def judged(row: CableAggregate, mined: WalletTx, now_s: int) -> CableAggregate:
     paid_sat = mined.paid_to(row.script)
     if paid_sat > agreed_sat(row):
         status = CableAggregateStatus.CHEATED
+    elif row.due_sat is not None and paid_sat > row.due_sat:
+        status = CableAggregateStatus.UNANSWERED
     else:
         status = CableAggregateStatus.SETTLED if paid_sat else CableAggregateStatus.VOID
     return replace(row, status=status, mined_txid=mined.txid, mined_sat=paid_sat, closed_at=now_s)
 
 
+def least_refund_msat(row: CableAggregate) -> int:
+    """What has to come back at the least of what is owed for an UNANSWERED aggregate."""
+    owed_msat = row.owed_sat * MSAT_PER_SAT
+    return max(1, owed_msat - owed_msat * REFUND_FEE_PERCENT // 100 - REFUND_FEE_MSAT)
+
+
 def check_honest(memory: AggregateMemory, node_id: str) -> None:
-    """Raises OfferError ``socket_cheated`` when this socket had more mined than agreed before."""
+    """Raises OfferError ``socket_cheated`` when this socket had more mined than agreed before, ``socket_owes`` when it
+    owes something for more than one session."""
     row = memory.cheating_socket(node_id)
     if row is not None:
         raise OfferError(
@@ -64,12 +97,38 @@ def check_honest(memory: AggregateMemory, node_id: str) -> None:
             f"{agreed_sat(row)} sat were agreed, so nothing is bought there any more; `wattline cable forgive` lets it "
             "sell again",
         )
+    owing = memory.unanswered(node_id)
+    if len(owing) > FORBEARANCE:
+        raise OfferError(
+            "socket_owes",
+            f"node {node_id} had more mined than was due for {len(owing)} sessions, {_owed(owing)}, and has sent none "
+            f"of it back, so nothing is bought there until it does; `wattline cable forgive` lets it sell again",
+        )
+
+
+def warning_of(memory: AggregateMemory, node_id: str) -> str | None:
+    """What to know before a session is opened at a socket that is not refused; None when there is nothing. Raises the
+    ledger's errors."""
+    owing = memory.unanswered(node_id)
+    if not owing:
+        return None
+    return (
+        f"this socket owes something on-chain: {_owed(owing)}; it had that mined beyond what was due, and has not sent "
+        "it back; should that happen again, nothing is bought there any more (socket_owes)"
+    )
+
+
+def _owed(rows: Sequence[CableAggregate]) -> str:
+    return ", ".join(f"{row.owed_sat} sat for session {row.session_id}" for row in rows)
 
 
 def forgive(memory: AggregateMemory, node_id: str) -> int:
-    """Let a socket that cheated sell again; how many of its sessions that concerns."""
+    """Let a socket sell again that cheated or owes something; how many of its sessions that concerns."""
     count = 0
     while (row := memory.cheating_socket(node_id)) is not None:
+        memory.save(replace(row, status=CableAggregateStatus.SETTLED))
+        count += 1
+    for row in memory.unanswered(node_id):
         memory.save(replace(row, status=CableAggregateStatus.SETTLED))
         count += 1
     return count
@@ -78,10 +137,11 @@ def forgive(memory: AggregateMemory, node_id: str) -> int:
 @dataclass(frozen=True, slots=True)
 class Aftermath:
     """Looks what was mined, now and at each later start. One confirmation is taken for the end: a reorg after it may
-    bring another version, which this does not see."""
+    bring another version, which this does not see. What a socket owes is looked for in the own node's invoices."""
 
     funds: PayingFunds
     memory: AggregateMemory
+    journal: Journal
     listener: Listener
     now: Callable[[], float]
 
@@ -89,6 +149,7 @@ class Aftermath:
         """At a start: whatever is open, but the session ``but_not`` that is taken up again. Raises nothing."""
         try:
             rows = [row for row in self.memory.unfinished() if row.session_id != but_not]
+            rows += self.memory.unanswered()
         except WattlineError as error:
             self.listener.event(f"the on-chain payments of earlier sessions cannot be read: {error.message}")
             return
@@ -117,20 +178,37 @@ class Aftermath:
         now_s = int(self.now())
         if row.status is CableAggregateStatus.OPEN:
             # That run died: nobody knows how far the last version came, so it counts as credited.
-            row = ended(replace(row, accepted_sat=row.signed_sat), None, False, now_s)
+            row = ended(replace(row, accepted_sat=row.signed_sat), None, False, None, now_s)
             self.memory.save(row)
             if not row.status.is_live:
                 self.funds.release(Base(row.base_psbt, row.inputs_weight))
                 return row
+        if row.status is CableAggregateStatus.UNANSWERED:
+            return self._answered(row)
         if not row.status.is_live:
             return row
         mined = self._spender(row)
         if mined is not None:
             row = judged(row, mined, now_s)
             self.memory.save(row)
+            if row.status is CableAggregateStatus.UNANSWERED:
+                row = self._answered(row)
             self._tell(row)
         elif keep and agreed_sat(row) and now_s - row.created_at < KEEP_S:
             self.funds.renew(Base(row.base_psbt, row.inputs_weight))
+        return row
+
+    def _answered(self, row: CableAggregate) -> CableAggregate:
+        """An UNANSWERED ``row``, SETTLED once what is owed has come back."""
+        try:
+            if not RefundSearch(self.journal, row.session_id, least_refund_msat(row)).found():
+                return row
+        except WattlineError as error:
+            self.listener.event(f"the own node's invoices cannot be read: {error.message}")
+            return row
+        row = replace(row, status=CableAggregateStatus.SETTLED)
+        self.memory.save(row)
+        self.listener.event(f"what the socket owed for session {row.session_id} has come back")
         return row
 
     def _spender(self, row: CableAggregate) -> WalletTx | None:
@@ -146,6 +224,12 @@ class Aftermath:
             self.listener.event(
                 f"warning: the socket {row.node_id} had {row.mined_sat} sat mined where {agreed} sat were agreed "
                 f"({row.mined_txid}): {row.mined_sat - agreed} sat are lost, and it is refused from now on"
+            )
+        elif row.status is CableAggregateStatus.UNANSWERED:
+            self.listener.event(
+                f"warning: the socket {row.node_id} had {row.mined_sat} sat mined where {row.due_sat} sat are due "
+                f"({row.mined_txid}): it owes {row.owed_sat} sat for session {row.session_id}, and is remembered until "
+                "they come back over Lightning"
             )
         elif row.status is CableAggregateStatus.SETTLED:
             self.listener.event(

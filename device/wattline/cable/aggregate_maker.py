@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
-from wattline.cable.funding import Funding, Scope, fund
+from wattline.cable.funding import Funding, Scope, check_fee, fund
 from wattline.cable.memory import AggregateMemory
 from wattline.cable.messages import OnchainInvitation
 from wattline.cable.onchain_event import OnchainTerms
@@ -67,6 +67,8 @@ class AggregateMaker:
         change_address = self._funds.new_address()
         chosen, base = self._reserved(height, invitation.rules, scope)
         try:
+            weighed = chosen.weighed(base.inputs_weight, invitation.script)
+            check_fee(weighed, self._settings)
             row = CableAggregate(
                 session_id=self._session_id,
                 node_id=self._socket_node_id,
@@ -76,7 +78,7 @@ class AggregateMaker:
                 base_psbt=base.psbt,
                 inputs_weight=base.inputs_weight,
                 inputs=tuple(AggregateInput(item.outpoint, item.value_sat) for item in chosen.outputs),
-                fee_sat=chosen.weighed(base.inputs_weight, invitation.script).fee_sat,
+                fee_sat=weighed.fee_sat,
                 floor_sat=invitation.rules.floor_sat,
                 created_at=int(self._now()),
             )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol
 
-from wattline.cable.method import check_onchain, smallest_payment_msat
+from wattline.cable.method import check_onchain, choose_method, smallest_payment_msat
 from wattline.cable.offer import (
     Offer,
     OfferedOutlet,
@@ -39,6 +39,7 @@ class Verdict(StrEnum):
 
 
 _SEVERITY = (Verdict.OK, Verdict.WARNING, Verdict.PROBLEM)
+NOTHING_PAID = "nothing can be paid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def check(
         except WattlineError as error:
             yield _problem("outlet", error)
         if outlet is not None:
-            yield from _costs(settings, opened.offer, outlet)
+            yield from _costs(settings, opened.offer, outlet, _begins_onchain(settings, node, opened.offer))
         yield from _payment(settings, node, opened.offer, outlet, info, funds)
     yield from _meter(open_meter, outlet.max_power_mw if outlet is not None else None)
 
@@ -114,13 +115,22 @@ def _socket(settings: CableSettings, offer: Offer) -> Iterator[Finding]:
         yield _problem("price", error)
 
 
-def _costs(settings: CableSettings, offer: Offer, outlet: OfferedOutlet) -> Iterator[Finding]:
+def _begins_onchain(settings: CableSettings, node: CheckedNode, offer: Offer) -> bool:
+    """Whether a session would be paid on-chain from its beginning. Raises nothing: a node that fails is a problem of
+    its own."""
+    try:
+        return choose_method(settings, node, offer) == "onchain"
+    except WattlineError:
+        return False
+
+
+def _costs(settings: CableSettings, offer: Offer, outlet: OfferedOutlet, begins_onchain: bool) -> Iterator[Finding]:
     hour_msat = worth_msat(offer.tariff, outlet.max_power_mw, MS_PER_HOUR) + offer.tariff.session_fee_msat
     yield Finding(Verdict.OK, "cost", f"an hour at rated power costs {sat(hour_msat)}")
     load = Load(offer.tariff, outlet.max_power_mw, outlet.max_power_mw, offer.tariff.session_fee_msat)
     wanted_msat = target_msat(load, Conditions(Latency.FIRST_MS, offer.statement_interval_ms))
     cap_msat, key = settings.limits.max_prepaid_msat, "max_prepaid_msat"
-    if settings.payment.method == "onchain" and offer.onchain is not None:
+    if begins_onchain and offer.onchain is not None:
         cap_msat = (offer.onchain.floor_sat + settings.onchain.max_prepaid_sat) * MSAT_PER_SAT
         key = "onchain.max_prepaid_sat beside the floor"
     if cap_msat < wanted_msat:
@@ -130,7 +140,7 @@ def _costs(settings: CableSettings, offer: Offer, outlet: OfferedOutlet) -> Iter
             f"at rated power up to {sat(wanted_msat)} would be kept paid in advance; {key} allows "
             f"{sat(cap_msat)}: the power may pause",
         )
-    if settings.payment.method == "onchain":
+    if begins_onchain:
         return
     if offer.credit_cap_msat and offer.credit_cap_msat < cap_msat:
         yield Finding(Verdict.OK, "prepaid", f"the socket takes at most {sat(offer.credit_cap_msat)} in advance")
@@ -154,10 +164,11 @@ def _payment(
     """By the configured method; with ``auto`` one way of paying is enough."""
     method = settings.payment.method
     if method == "keysend":
-        yield from _ways(settings, node, offer)
+        yield from _ways(settings, node, offer, NOTHING_PAID)
         return
-    ways = [] if method == "onchain" else list(_ways(settings, node, offer))
     onchain = _onchain(settings, offer, outlet, info, funds)
+    otherwise = "nothing over Lightning; it begins on-chain" if onchain.verdict is Verdict.OK else NOTHING_PAID
+    ways = [] if method == "onchain" else list(_ways(settings, node, offer, otherwise))
     if method == "auto" and onchain.verdict is Verdict.OK:
         ways = [replace(way, verdict=min(way.verdict, Verdict.WARNING, key=_SEVERITY.index)) for way in ways]
     elif method == "auto" and all(way.verdict is not Verdict.PROBLEM for way in ways):
@@ -187,7 +198,8 @@ def _onchain(
     )
 
 
-def _ways(settings: CableSettings, node: CheckedNode, offer: Offer) -> Iterator[Finding]:
+def _ways(settings: CableSettings, node: CheckedNode, offer: Offer, without_channel: str) -> Iterator[Finding]:
+    """Over Lightning; ``without_channel``: what it means when there is none."""
     payment, caps = settings.payment, settings.limits.caps
     amount_msat = smallest_payment_msat(settings, offer)
     try:
@@ -199,7 +211,7 @@ def _ways(settings: CableSettings, node: CheckedNode, offer: Offer) -> Iterator[
         yield Finding(
             Verdict.PROBLEM,
             "channel",
-            "no_channel: the node has no usable channel (open, peer connected): nothing can be paid",
+            f"no_channel: the node has no usable channel (open, peer connected): {without_channel}",
         )
         return
     kind = "a channel straight to the socket" if ways.direct else "no channel straight to the socket"

@@ -66,7 +66,7 @@ class Closing:
         buyer.end("socket_closed", f"the socket ended the session: {receipt.stop_reason or 'no reason given'}")
         self.receipt = receipt
         if receipt.refund_status == "sent" and receipt.refunded_by_payment_msat:
-            self._refund = RefundSearch(self._equipment.node, receipt)
+            self._refund = RefundSearch(self._equipment.node, receipt.session_id, receipt.refunded_by_payment_msat)
             self._refund_until_ms = now_ms + REFUND_MS
         self._listener.event(
             f"receipt: {receipt.charged_msat} msat charged, {receipt.refunded_msat} msat refunded "

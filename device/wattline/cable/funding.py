@@ -17,11 +17,13 @@ INPUT_WEIGHT = 272
 """Of a P2WPKH input with its witness, the heaviest of the kinds that the wallet gives; a P2TR input weighs 230."""
 OUTPUT_WEIGHT = 172
 """Of a P2TR output: value, length, 34 bytes of script."""
+SESSION_LIMIT = "limits.max_session_msat"
+DAY_LIMIT = "limits.max_day_msat"
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """How much a session may come to."""
+    """How much a session may come to, and what says so."""
 
     tariff: Tariff
     rated_power_mw: int
@@ -29,6 +31,14 @@ class Scope:
     """What may leave the wallet for it, the miner's fee included."""
     for_ms: int | None = None
     """How long it will last at the most; None when that is open."""
+    budget_name: str = SESSION_LIMIT
+    """What the budget follows from."""
+
+    @classmethod
+    def within(cls, tariff: Tariff, rated_power_mw: int, session_msat: int, day_msat: int, for_ms: int | None) -> Scope:
+        """By what is left of the limits on a session and on a day."""
+        name = SESSION_LIMIT if session_msat <= day_msat else DAY_LIMIT
+        return cls(tariff, rated_power_mw, max(0, min(session_msat, day_msat)), for_ms, name)
 
     @property
     def charge_msat(self) -> int | None:
@@ -40,9 +50,19 @@ class Scope:
     def most_sat(self, rules: OnchainRules, fee_sat: int) -> int:
         """The largest value that the session can need, rounded up to whole sats; what the wallet holds is another
         matter."""
-        most_sat = min(max(0, self.budget_msat // MSAT_PER_SAT - fee_sat), rules.exposure_cap_sat)
-        charge_msat = self.charge_msat
-        return most_sat if charge_msat is None else min(most_sat, -(-charge_msat // MSAT_PER_SAT))
+        return self.bound(rules, fee_sat)[0]
+
+    def bound(self, rules: OnchainRules, fee_sat: int) -> tuple[int, str]:
+        """The same, and what says that it is not more."""
+        bounds = [
+            (max(0, self.budget_msat // MSAT_PER_SAT - fee_sat), f"{self.budget_name}, the miner's fee included"),
+            (rules.exposure_cap_sat, "the socket's exposure cap"),
+        ]
+        if self.charge_msat is not None:
+            bounds.append(
+                (-(-self.charge_msat // MSAT_PER_SAT), f"its length of {(self.for_ms or 0) // 1000} s (--for)")
+            )
+        return min(bounds, key=lambda item: item[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +106,9 @@ def fund(
     """Choose inputs for a session within ``scope``: confirmed ones, the fewest that are enough for all that it may come
     to, of those the smallest sum; where nothing is enough, the largest, and their value then bounds the session.
 
-    ``height`` is that of the chain, ``feerate_per_kw`` the node's own estimate. Raises OnchainRefused
-    ``no_onchain_funds``, ``onchain_not_worth``, and as :func:`check_rules`.
+    ``height`` is that of the chain, ``feerate_per_kw`` the node's own estimate: what is aimed at, or the lowest that
+    both sides take, whichever is higher, and nothing above. Raises OnchainRefused ``no_onchain_funds``,
+    ``onchain_fee_too_high``, ``onchain_not_worth``, and as :func:`check_rules`.
     """
     bounds = check_rules(rules, settings)
     chosen = _choose(outputs, height, bounds.clamp(feerate_per_kw), rules, settings, scope)
@@ -109,7 +130,10 @@ def _choose(
     best: Funding | None = None
     for count in range(1, min(rules.max_inputs, len(usable)) + 1):
         fee_sat = fee_for(TX_WEIGHT + count * INPUT_WEIGHT + 2 * OUTPUT_WEIGHT, feerate_per_kw)
+        if count > 1 and fee_sat > settings.max_fee_sat:
+            break  # what one or some hold bounds the session then
         largest = Funding(tuple(usable[:count]), fee_sat, feerate_per_kw)
+        check_fee(largest, settings)
         if largest.most_sat >= max(scope.most_sat(rules, fee_sat), rules.floor_sat):
             wanted_sat = max(scope.most_sat(rules, fee_sat), rules.floor_sat) + fee_sat + SMALLEST_OUTPUT_SAT
             return replace(largest, outputs=_smaller(usable, count, wanted_sat))
@@ -145,11 +169,24 @@ def _smaller(usable: list[WalletOutput], count: int, wanted_sat: int) -> tuple[W
     return tuple(chosen)
 
 
+def check_fee(chosen: Funding, settings: OnchainSettings) -> None:
+    """The miner's fee is lost to whatever session, so it has a limit of its own. Raises OnchainRefused
+    ``onchain_fee_too_high``."""
+    if chosen.fee_sat > settings.max_fee_sat:
+        raise OnchainRefused(
+            "onchain_fee_too_high",
+            f"a miner fee of {chosen.fee_sat} sat, at {chosen.feerate_per_kw} sat/kw, exceeds {settings.max_fee_sat} "
+            "sat (onchain.max_fee_sat)",
+        )
+
+
 def check_worth(chosen: Funding, rules: OnchainRules, settings: OnchainSettings, scope: Scope) -> None:
     """What a session costs besides its energy, the miner's fee and what the floor exceeds the energy by, must stay
     within max_fee_ratio of the most that it can come to. Raises OnchainRefused ``onchain_not_worth``."""
     fee_sat, ratio = chosen.fee_sat, settings.max_fee_ratio
-    most_sat = min(scope.most_sat(rules, fee_sat), chosen.most_sat)
+    most_sat, name = min(
+        scope.bound(rules, fee_sat), (chosen.most_sat, "what the wallet's outputs hold"), key=lambda item: item[0]
+    )
     wasted_sat = fee_sat + max(0, rules.floor_sat - most_sat)
     if most_sat > 0 and wasted_sat <= ratio * most_sat:
         return
@@ -157,9 +194,9 @@ def check_worth(chosen: Funding, rules: OnchainRules, settings: OnchainSettings,
     lasts_s = lasts_ms(scope.tariff, need_sat * MSAT_PER_SAT, scope.rated_power_mw) // 1000 + 1
     raise OnchainRefused(
         "onchain_not_worth",
-        f"a miner fee of {fee_sat} sat, for a session that comes to {most_sat} sat at the most and pays "
-        f"{rules.floor_sat} sat at the least, exceeds {ratio:g} of it (onchain.max_fee_ratio); worth it is a session "
-        f"that may come to {need_sat} sat ({lasts_s} s at rated power)",
+        f"a miner fee of {fee_sat} sat, for a session that comes to {most_sat} sat at the most (by {name}) "
+        f"and pays {rules.floor_sat} sat at the least, exceeds {ratio:g} of it (onchain.max_fee_ratio); worth it is a "
+        f"session that may come to {need_sat} sat ({lasts_s} s at rated power)",
     )
 
 

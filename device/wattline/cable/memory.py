@@ -48,6 +48,9 @@ class AggregateMemory(Protocol):
     def cheating_socket(self, node_id: str) -> CableAggregate | None:
         """The aggregate of which this socket had more mined than agreed."""
 
+    def unanswered(self, node_id: str | None = None) -> Sequence[CableAggregate]:
+        """Those of which more was mined than is due, and has not come back, oldest first; of this socket or of any."""
+
     def sent_msat(self, session_id: str | None = None, since: int | None = None) -> int:
         """What left or may leave the wallet, the miner's fee included."""
 

@@ -65,6 +65,6 @@ def check_onchain(
     if funds is None:
         raise OnchainRefused("no_onchain_funds", "this cable has no on-chain wallet")
     limits = settings.limits
-    budget_msat = max(0, min(limits.max_session_msat, limits.max_day_msat - day_sent_msat))
-    scope = Scope(offer.tariff, rated_power_mw, budget_msat, for_ms)
+    day_msat = limits.max_day_msat - day_sent_msat
+    scope = Scope.within(offer.tariff, rated_power_mw, limits.max_session_msat, day_msat, for_ms)
     return fund(funds.outputs(), height, funds.feerate_per_kw(), offer.onchain, settings.onchain, scope)

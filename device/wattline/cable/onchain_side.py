@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 
-from wattline.cable.aggregate_end import ended
+from wattline.cable.aggregate_end import Bill, ended
 from wattline.cable.aggregate_purse import AggregatePurse
 from wattline.cable.buyer import Buyer
 from wattline.cable.connection import Connection
@@ -198,8 +198,13 @@ class OnchainSide:
             day_msat = buyer.day_sent_msat
         except WattlineError:
             day_msat = buyer.account.sent_msat  # the cap on a day holds all the same when it comes to paying
-        budget_msat = min(limits.max_session_msat - buyer.account.sent_msat, limits.max_day_msat - day_msat)
-        return Scope(buyer.terms.tariff, buyer.terms.rated_power_mw, max(0, budget_msat), self._left_ms())
+        return Scope.within(
+            buyer.terms.tariff,
+            buyer.terms.rated_power_mw,
+            limits.max_session_msat - buyer.account.sent_msat,
+            limits.max_day_msat - day_msat,
+            self._left_ms(),
+        )
 
     def _on_final_due(self, due: FinalDue, now_ms: int) -> None:
         buyer, ready = self._buyer, self._ready
@@ -243,11 +248,12 @@ class OnchainSide:
     def finish(self, receipt: Receipt | None) -> CableAggregate | None:
         """Write down how it ended; None when nothing was reserved. What cannot be written now is done at the next
         start."""
-        is_known = self._is_final_known or (
-            receipt is not None and self._final_sat is not None and receipt.onchain_value_sat <= self._final_sat
-        )
+        buyer, bill = self._buyer, None
+        if buyer.statement is not None:
+            bill = Bill(buyer.most_charge_msat(self._equipment.clock_ms()), buyer.account.keysend_settled_msat)
+        now_s, is_known = int(self._equipment.now()), self._is_final_known
         try:
-            self.row = self.purse.end(lambda row: ended(row, receipt, is_known, int(self._equipment.now())), END_S)
+            self.row = self.purse.end(lambda row: ended(row, receipt, is_known, bill, now_s), END_S)
         except (WattlineError, TimeoutError) as error:
             self._listener.event(f"the end of the on-chain payment is written down later: {error}")
         if receipt is not None and receipt.onchain_value_sat == 0:

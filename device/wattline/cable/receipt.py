@@ -193,10 +193,11 @@ def _onchain_objections(receipt: Receipt, known: OnchainKnown | None) -> list[st
 class RefundSearch:
     """Looks for a refund in the own node's paid invoices; every look goes on where the last one ended."""
 
-    def __init__(self, journal: Journal, receipt: Receipt) -> None:
+    def __init__(self, journal: Journal, session_id: str, amount_msat: int) -> None:
+        """``amount_msat``: what it has to be at the least."""
         self._journal = journal
-        self._description = f"{DESCRIPTION_PREFIX}{format_record(receipt.session_id, REFUND_SEQUENCE)}"
-        self._amount_msat = receipt.refunded_by_payment_msat
+        self._description = f"{DESCRIPTION_PREFIX}{format_record(session_id, REFUND_SEQUENCE)}"
+        self._amount_msat = amount_msat
         self._cursor = 0
 
     def found(self) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import grpc
 
-from wattline.cable.aggregate_end import Aftermath, agreed_sat
+from wattline.cable.aggregate_end import Aftermath, agreed_sat, warning_of
 from wattline.cable.listener import Listener
 from wattline.cable.messages import SignedReceipt
 from wattline.cable.offer import OfferError
@@ -44,7 +44,9 @@ class CableService:
         self._wish = wish
         onchain = equipment.onchain
         self._aftermath = (
-            Aftermath(onchain.funds, onchain.memory, listener, equipment.now) if onchain is not None else None
+            Aftermath(onchain.funds, onchain.memory, equipment.node, listener, equipment.now)
+            if onchain is not None
+            else None
         )
 
     def run(self) -> Summary:
@@ -73,6 +75,7 @@ class CableService:
             agreement = agree(self._settings, self._equipment, self._wish.left_ms(self._equipment.clock_ms()))
             self._tell_trust(agreement)
             self._tell_refund(agreement)
+            self._tell_owed(agreement)
             run = SessionRun(self._settings, self._equipment, agreement, self._listener, self._wish)
             try:
                 return self._with_aftermath(run.run(), run)
@@ -187,6 +190,12 @@ class CableService:
         receivable_msat = max((channel.receivable_msat for channel in self._equipment.node.channels()), default=0)
         if not can_come_back(receivable_msat, agreement.opened.offer):
             self._listener.event(f"warning: {NO_WAY_BACK}: {owed(self._settings.limits.max_prepaid_msat)}")
+
+    def _tell_owed(self, agreement: Agreement) -> None:
+        onchain = self._equipment.onchain
+        warning = warning_of(onchain.memory, agreement.opened.offer.node_id) if onchain is not None else None
+        if warning is not None:
+            self._listener.event(f"warning: {warning}")
 
     def _tell_trust(self, agreement: Agreement) -> None:
         if self._settings.socket.parsed.node_id is None:

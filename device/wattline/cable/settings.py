@@ -207,6 +207,9 @@ class OnchainSettings(Settings):
         description="The highest miner fee as a part of the most that the session may come to, 0 to 1; where it is "
         "higher, no session is opened.",
     )
+    max_fee_sat: Sat = Field(
+        default=2_000, description="The highest miner fee of a session, whatever the fee rate and the session, sat."
+    )
     min_confirmations: Annotated[int, Field(ge=1, le=100)] = Field(
         default=1, description="Confirmations that an output of the wallet needs to be spent for a session."
     )

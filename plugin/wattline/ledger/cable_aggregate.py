@@ -26,7 +26,8 @@ class CableAggregateStatus(StrEnum):
     OPEN = "open"  # versions are made and handed over
     ENDED = "ended"  # the session is over; waiting to see what is mined
     SETTLED = "settled"  # mined as agreed
-    CHEATED = "cheated"  # a version was mined that pays more than agreed
+    UNANSWERED = "unanswered"  # mined is more than is due; the socket never took less, and the rest has not come back
+    CHEATED = "cheated"  # a version was mined that pays more than the socket itself had agreed to
     VOID = "void"  # nothing was owed, or nothing was handed over: the inputs are free again
 
     @property
@@ -65,7 +66,12 @@ class CableAggregate:
     accepted_sat: int = 0
     """The largest value that the socket has credited."""
     final_sat: int | None = None
-    """What was agreed at the end."""
+    """The value of the one final version that was signed, whatever became of it; None when none was."""
+    agreed_sat: int | None = None
+    """The most that may rightly be mined by the socket's own word; None before the end."""
+    due_sat: int | None = None
+    """The most that is due by the cable's own account; what is mined beyond it is owed back. None before the end, and
+    where it is not known."""
     status: CableAggregateStatus = CableAggregateStatus.OPEN
     mined_txid: str | None = None
     mined_sat: int = 0
@@ -73,7 +79,12 @@ class CableAggregate:
     created_at: int
     """Unix seconds."""
     closed_at: int | None = None
-    """Unix seconds; set exactly when it is SETTLED, CHEATED or VOID."""
+    """Unix seconds; set exactly when it is neither OPEN nor ENDED."""
+
+    @property
+    def owed_sat(self) -> int:
+        """What was mined beyond what is due."""
+        return 0 if self.due_sat is None else max(0, self.mined_sat - self.due_sat)
 
     def __post_init__(self) -> None:
         names = ("inputs_weight", "fee_sat", "floor_sat", "number", "signed_sat", "accepted_sat", "mined_sat")
@@ -124,13 +135,20 @@ class CableAggregateStore(Store):
         found = self._records(select(cable_aggregates).where(cable_aggregates.c.node_id == node_id, cheated))
         return found[0] if found else None
 
+    def unanswered(self, node_id: str | None = None) -> Sequence[CableAggregate]:
+        """All that are UNANSWERED, of this node or of any, oldest first."""
+        query = select(cable_aggregates).where(cable_aggregates.c.status == CableAggregateStatus.UNANSWERED)
+        return self._records(query if node_id is None else query.where(cable_aggregates.c.node_id == node_id))
+
     def sent_msat(self, session_id: str | None = None, since: int | None = None) -> int:
         """What left or may yet leave the wallet, the miner's fee included, for aggregates made from ``since`` (Unix
         seconds) on: the largest version signed while the end is open, then what was mined (or agreed, where that is
         not known); nothing when VOID."""
         columns = cable_aggregates.c
         mined = case((columns.mined_txid.is_not(None), columns.mined_sat), else_=columns.final_sat)
-        ended = columns.status.in_([CableAggregateStatus.SETTLED, CableAggregateStatus.CHEATED])
+        ended = columns.status.in_(
+            [CableAggregateStatus.SETTLED, CableAggregateStatus.UNANSWERED, CableAggregateStatus.CHEATED]
+        )
         leaves = case(
             (columns.status == CableAggregateStatus.VOID, 0),
             (ended, func.coalesce(mined, columns.signed_sat) + columns.fee_sat),

@@ -89,13 +89,16 @@ CREATE TABLE cable_aggregates (
     signed_sat BIGINT NOT NULL,
     accepted_sat BIGINT NOT NULL,
     final_sat BIGINT,
+    agreed_sat BIGINT,
+    due_sat BIGINT,
     status TEXT NOT NULL,
     mined_txid VARCHAR(64),
     mined_sat BIGINT NOT NULL,
     created_at BIGINT NOT NULL,
     closed_at BIGINT,
     PRIMARY KEY (session_id),
-    CONSTRAINT cable_aggregates_status CHECK (status IN ('open', 'ended', 'settled', 'cheated', 'void'))
+    CONSTRAINT cable_aggregates_status
+        CHECK (status IN ('open', 'ended', 'settled', 'unanswered', 'cheated', 'void'))
 );
 CREATE INDEX ix_cable_aggregates_node_id ON cable_aggregates (node_id);
 CREATE INDEX ix_cable_aggregates_status ON cable_aggregates (status);

@@ -299,10 +299,14 @@ cable_aggregates = Table(
     Column("signed_sat", BigInteger, nullable=False),
     Column("accepted_sat", BigInteger, nullable=False),
     Column("final_sat", BigInteger),
+    Column("agreed_sat", BigInteger),
+    Column("due_sat", BigInteger),
     Column("status", Text, nullable=False, index=True),
     Column("mined_txid", String(64)),
     Column("mined_sat", BigInteger, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("closed_at", BigInteger),
-    CheckConstraint("status IN ('open', 'ended', 'settled', 'cheated', 'void')", name="cable_aggregates_status"),
+    CheckConstraint(
+        "status IN ('open', 'ended', 'settled', 'unanswered', 'cheated', 'void')", name="cable_aggregates_status"
+    ),
 )
