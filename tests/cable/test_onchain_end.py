@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from tests.cable.test_buyer import SESSION
 from tests.cable.test_onchain import aggregate, dear, row, until_charged, until_versions
 from tests.cable.test_onchain_caps import TARIFF, Trade
 from wattline.bitcoin.chain import Outpoint
-from wattline.cable.aggregate_end import Bill, agreed_sat, ended, forgive, judged, least_refund_msat
+from wattline.cable.aggregate_end import Aftermath, Bill, agreed_sat, ended, forgive, judged, least_refund_msat
 from wattline.cable.messages import SignedReceipt
 from wattline.cable.onchain_event import FinalFailed, FinalSigned, OnchainEvent
 from wattline.cable.psbt import unsigned_tx
@@ -245,20 +246,6 @@ def newest_is_mined(onchain: Bench) -> CableAggregate:
     return over
 
 
-def next_start(onchain: Bench) -> str:
-    """The stop reason of a run that ends at once, unless it is refused before."""
-    onchain.wish.__init__()  # type: ignore[misc]
-    onchain.start()
-    count = len(onchain.socket.sessions)
-    wait_for(lambda: onchain.summary is not None or len(onchain.socket.sessions) > count or not is_running(onchain))
-    return onchain.finish().stop_reason
-
-
-def is_running(onchain: Bench) -> bool:
-    assert onchain._thread is not None
-    return onchain._thread.is_alive()
-
-
 def now(onchain: Bench, over: CableAggregate) -> CableAggregate:
     found = onchain.ledger.cable_aggregates.of(over.session_id)
     assert found is not None
@@ -341,7 +328,7 @@ def test_a_socket_that_said_that_it_has_the_final_version_and_has_the_newest_min
     assert now(onchain, over).status is CHEATED
 
 
-def test_a_session_whose_cable_died_after_its_final_version_is_held_against_it(onchain: Bench) -> None:
+def test_after_a_final_version_whose_cable_died_the_rest_of_the_newest_is_owed_all_the_same(onchain: Bench) -> None:
     silent(onchain)
     onchain.start()
     until_charged(onchain)
@@ -351,7 +338,14 @@ def test_a_session_whose_cable_died_after_its_final_version_is_held_against_it(o
     onchain.crash()
     died = row(onchain)
     assert died.status is CableAggregateStatus.OPEN
-    assert died.final_sat == aggregate(onchain).due_sat
+    held = aggregate(onchain)
+    assert died.final_sat == held.due_sat
+    value_sat, tx = held.held[held.txids[held.number]]
+    onchain.funds.mine(tx)
+    memory = onchain.ledger.cable_aggregates
+    Aftermath(onchain.funds, memory, onchain.node, onchain.listener, time.time).look_at_all(None)
+    owed = now(onchain, died)
+    assert (owed.status, owed.owed_sat) == (UNANSWERED, value_sat - held.due_sat)
 
 
 def test_a_weight_that_takes_the_fee_above_its_limit_reserves_nothing(onchain: Bench) -> None:
