@@ -37,9 +37,10 @@ class Spenders:
         """An input is neither there (one whose own block was taken out of the chain is not confirmed, but there) nor
         spent by anything: something else stands in its parent's place."""
         outpoints = [item.outpoint for item in aggregate.inputs]
-        if self._chain.mempool_spenders(outpoints):
+        if all(self._chain.unspent(outpoint, include_mempool=True) is not None for outpoint in outpoints):
             return False
-        return any(self._chain.unspent(outpoint, include_mempool=True) is None for outpoint in outpoints)
+        # In this order: what was spent between two questions has a spender by now, in the mempool or in a block.
+        return not self._chain.mempool_spenders(outpoints) and self.mined(aggregate) is None
 
     def fraud(self, session_id: str, txid: str) -> StopReason:
         """What it is called that ``txid`` spends the inputs and pays less than was promised."""
