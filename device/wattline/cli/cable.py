@@ -90,7 +90,7 @@ def forgive(
     config: ConfigOption,
     node_id: Annotated[str, typer.Argument(help="The socket's node id, as the error names it.")],
 ) -> None:
-    """Buy again from a socket that once had more mined on-chain than was agreed."""
+    """Buy again from a socket that had more mined on-chain than was agreed, or still owes what it took too much."""
     cable = cable_in(config)
     with _alone(cable.storage_path), open_ledger(cable.storage_path) as ledger:
         count = forgive_socket(ledger.cable_aggregates, node_id)
