@@ -128,6 +128,7 @@ def test_of_a_cable_killed_before_it_signed_the_final_version_the_newest_is_mine
 ) -> None:
     cable, before = begun(scene, path)
     session_id = before["session_id"]
+    owed = scene.status()["refunds_owed"]  # to earlier sessions, which came to less than the floor
     cable.freeze()
     scene.node.rpc.call("wattline-stop", {"session_id": session_id})
     session_when(scene, session_id, "settling", lambda session: session["state"] in ("settling", "closed"))
@@ -139,7 +140,7 @@ def test_of_a_cable_killed_before_it_signed_the_final_version_the_newest_is_mine
     assert settlement.value_sat * MSAT_PER_SAT == session["onchain_credited_msat"] > session["charged_msat"]
     assert session["refund_status"] == "owed"
     assert session["balance_msat"] == session["credited_msat"] - session["charged_msat"] > MSAT_PER_SAT
-    assert scene.status()["refunds_owed"] == 1
+    assert scene.status()["refunds_owed"] == owed + 1
     # Without a channel it cannot be sent, final or not; it is not forgotten.
     assert bury(scene, session_id)["refund_status"] == "owed"
 

@@ -99,6 +99,7 @@ def signed_open(cable: HandCable, signer: Node, claimed_id: str) -> dict[str, ob
         "tariff_id": cable.offer().tariff.tariff_id,
         "method": pb.METHOD_KEYSEND,
         "cable_node_id": claimed_id,
+        "socket_node_id": cable.offer().node_id,
     }
     unsigned = pb.Open(token=cable.token, **values)  # type: ignore[arg-type]
     text = signed_text("open", unsigned.SerializeToString(deterministic=True))
