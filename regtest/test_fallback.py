@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from wattline.payment.aggregate import MSAT_PER_SAT
 from wattline.practice.books import books_of
 from wattline.practice.direct_payment import channels, level
 from wattline.practice.lightningd import Node
@@ -29,7 +30,7 @@ from wattline.practice.onchain_trade import (
     session_when,
 )
 from wattline.practice.scene import Json, Scene
-from wattline.practice.settlement import MSAT_PER_SAT, Settlement
+from wattline.practice.settlement import Settlement
 from wattline.practice.waiting import wait_until
 
 pytestmark = [pytest.mark.lightningd, pytest.mark.timeout(180)]

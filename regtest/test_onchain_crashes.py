@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from wattline.cable.aggregate_end import agreed_sat
+from wattline.payment.aggregate import MSAT_PER_SAT
 from wattline.practice.lightningd import Node
 from wattline.practice.network import RegtestNetwork
 from wattline.practice.onchain_trade import (
@@ -30,14 +31,7 @@ from wattline.practice.onchain_trade import (
     told,
 )
 from wattline.practice.scene import CableProcess, Json, Scene
-from wattline.practice.settlement import (
-    MSAT_PER_SAT,
-    confirmed,
-    seen_in_block,
-    settlement_of,
-    transaction,
-    wait_sent,
-)
+from wattline.practice.settlement import confirmed, seen_in_block, settlement_of, transaction, wait_sent
 from wattline.practice.waiting import wait_until
 from wattline.relay.process import process_start_time
 

@@ -7,10 +7,10 @@ import subprocess
 
 import pytest
 
-from wattline.payment.aggregate import final_value_sat
+from wattline.payment.aggregate import MSAT_PER_SAT, final_value_sat
 from wattline.practice.chain import Chain
 from wattline.practice.scene import script
-from wattline.practice.settlement import MSAT_PER_SAT, smallest_vsize
+from wattline.practice.settlement import smallest_vsize
 from wattline.tariff import Tariff, cost_msat
 
 pytestmark = [pytest.mark.lightningd, pytest.mark.timeout(180)]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from wattline.payment.aggregate import MSAT_PER_SAT
 from wattline.practice.lightningd import Node
 from wattline.practice.network import RegtestNetwork
 from wattline.practice.onchain_trade import (
@@ -25,14 +26,7 @@ from wattline.practice.onchain_trade import (
     live_session,
 )
 from wattline.practice.scene import CableProcess, Json, Scene, Trade
-from wattline.practice.settlement import (
-    MSAT_PER_SAT,
-    confirmed,
-    seen_in_block,
-    settlement_of,
-    transaction,
-    wait_sent,
-)
+from wattline.practice.settlement import confirmed, seen_in_block, settlement_of, transaction, wait_sent
 from wattline.practice.waiting import wait_until
 
 pytestmark = [pytest.mark.lightningd, pytest.mark.timeout(180)]

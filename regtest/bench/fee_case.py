@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
+from wattline.payment.aggregate import MSAT_PER_SAT
 from wattline.tariff import Tariff, cost_msat
-
-MSAT_PER_SAT = 1000
 
 
 class Way(StrEnum):

@@ -7,7 +7,9 @@ import math
 from collections.abc import Iterator, Sequence
 from xml.sax.saxutils import escape
 
-from bench.fee_case import MSAT_PER_SAT, Case, Load, Outcome, Price, Way
+from bench.fee_case import Case, Load, Outcome, Price, Way
+
+from wattline.payment.aggregate import MSAT_PER_SAT
 
 COLOURS = {Way.NAIVE: "#c2410c", Way.AGGREGATE: "#1d4ed8", Way.KEYSEND: "#15803d"}
 NAMES = {

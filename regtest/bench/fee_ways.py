@@ -9,13 +9,13 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Any, Self
 
-from bench.fee_case import MSAT_PER_SAT, Case, Outcome, Way
+from bench.fee_case import Case, Outcome, Way
 from pyln.client import RpcError
 
 from wattline.ledger import Purpose, open_ledger
 from wattline.lightning.node import SendStatus
 from wattline.lightning.record import format_record
-from wattline.payment.aggregate import SMALLEST_OUTPUT_SAT
+from wattline.payment.aggregate import MSAT_PER_SAT, SMALLEST_OUTPUT_SAT
 from wattline.payment.payer import Order, Payer
 from wattline.practice.bitcoind_rpc import SAT_PER_BTC
 from wattline.practice.by_hand import HandCable

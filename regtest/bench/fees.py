@@ -32,13 +32,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.fee_case import COUNTS, LOADS, MSAT_PER_SAT, PRICES, Case, Load, Outcome
+from bench.fee_case import COUNTS, LOADS, PRICES, Case, Load, Outcome
 from bench.fee_plot import plot
 from bench.fee_report import increments_per_s, markdown, ratios, refusals, table
 from bench.fee_ways import FEERATE_PER_KW, Ways
 from rich.console import Console
 
 from wattline.errors import WattlineError
+from wattline.payment.aggregate import MSAT_PER_SAT
 
 ENOUGH_PER_S = 20
 """Increments of the aggregate, one after the other."""

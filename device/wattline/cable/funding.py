@@ -7,12 +7,10 @@ from dataclasses import dataclass, replace
 
 from wattline.cable.onchain_rules import OnchainRefused, check_rules
 from wattline.cable.settings import OnchainSettings
-from wattline.lightning.onchain import WalletOutput
+from wattline.lightning.onchain import EMPTY_TX_WEIGHT, WalletOutput
 from wattline.payment.aggregate import MSAT_PER_SAT, SMALLEST_OUTPUT_SAT, WEIGHT_PER_VBYTE, OnchainRules
 from wattline.tariff import Tariff, lasts_ms, worth_msat
 
-TX_WEIGHT = 42
-"""Of a segwit transaction without inputs and outputs: version, marker and flag, two counts, locktime (BIP 144)."""
 INPUT_WEIGHT = 272
 """Of a P2WPKH input with its witness, the heaviest of the kinds that the wallet gives; a P2TR input weighs 230."""
 OUTPUT_WEIGHT = 172
@@ -129,7 +127,7 @@ def _choose(
     usable.sort(key=lambda item: (-item.value_sat, item.outpoint))
     best: Funding | None = None
     for count in range(1, min(rules.max_inputs, len(usable)) + 1):
-        fee_sat = fee_for(TX_WEIGHT + count * INPUT_WEIGHT + 2 * OUTPUT_WEIGHT, feerate_per_kw)
+        fee_sat = fee_for(EMPTY_TX_WEIGHT + count * INPUT_WEIGHT + 2 * OUTPUT_WEIGHT, feerate_per_kw)
         if count > 1 and fee_sat > settings.max_fee_sat:
             break  # what one or some hold bounds the session then
         largest = Funding(tuple(usable[:count]), fee_sat, feerate_per_kw)

@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from wattline.cli.chart import Chart
+from wattline.payment.aggregate import MSAT_PER_SAT
 from wattline.practice.scene import Json, Scene
 from wattline.practice.toast import Toast, ToastMeter, ToastOrder, toast
 from wattline.session import Method
 
 END_TIMEOUT_S = 120.0
 """How long the cable may take to close its session after its time is up."""
-MSAT_PER_SAT = 1000
 
 
 class DemoNode(StrEnum):

@@ -20,8 +20,7 @@ from wattline.ledger.aggregate_record import (
 )
 from wattline.ledger.schema import aggregate_inputs, aggregate_versions, aggregates, schema_version
 from wattline.ledger.store import Store
-
-MSAT_PER_SAT = 1000
+from wattline.payment.aggregate import MSAT_PER_SAT
 
 
 class VersionStore(Store):

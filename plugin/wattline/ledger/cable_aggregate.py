@@ -16,8 +16,7 @@ from wattline.ledger.aggregate_record import AggregateInput
 from wattline.ledger.database import LedgerError
 from wattline.ledger.schema import cable_aggregates
 from wattline.ledger.store import Store
-
-MSAT_PER_SAT = 1000
+from wattline.payment.aggregate import MSAT_PER_SAT
 
 
 class CableAggregateStatus(StrEnum):

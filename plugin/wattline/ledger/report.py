@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, func, select, true
 from sqlalchemy.sql import ColumnElement
 
-from wattline.ledger.aggregate_version import MSAT_PER_SAT
 from wattline.ledger.outgoing import IntentStatus, Purpose
 from wattline.ledger.payment import Kind
 from wattline.ledger.schema import aggregate_versions, aggregates, intents, payments, sessions
 from wattline.ledger.store import Store
+from wattline.payment.aggregate import MSAT_PER_SAT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,10 +10,10 @@ from typing import Any
 from sqlalchemy import Row, ScalarSelect, Select, func, insert, select, update
 
 from wattline.errors import StopError
-from wattline.ledger.aggregate_version import MSAT_PER_SAT
 from wattline.ledger.payment import Kind
 from wattline.ledger.schema import aggregate_versions, payments, sessions
 from wattline.ledger.store import Store
+from wattline.payment.aggregate import MSAT_PER_SAT
 from wattline.session import Account, Method, RefundStatus, Session, State, StopReason, Terms
 from wattline.tariff import Tariff
 

@@ -10,15 +10,13 @@ from wattline.bitcoin.chain import Outpoint
 from wattline.errors import RetryError
 from wattline.lightning.answers import msat_of, reading
 from wattline.lightning.node import NodeRefused
-from wattline.lightning.onchain import RESERVE_BLOCKS, Base, WalletOutput, WalletTx
+from wattline.lightning.onchain import EMPTY_TX_WEIGHT, RESERVE_BLOCKS, Base, WalletOutput, WalletTx
 from wattline.lightning.rpc import NodeRpc, RpcRefused
 
 MSAT_PER_SAT = 1000
 ESTIMATE_BLOCKS = 6
 FOREVER_BLOCKS = 1_000_000
 """More than any reservation lasts. lightningd adds it to a height in 32 bits: the largest number would overflow."""
-EMPTY_TX_WEIGHT = 42
-"""Of a segwit transaction without inputs and outputs: version, locktime, two counts, marker and flag (BIP 141)."""
 
 # scriptPubKey of P2TR and P2WPKH (BIP 341, BIP 141): what the wallet's own addresses are, and what weighs as expected.
 # Others may be spent only after a delay (outputs of an anchor channel), or with more weight.

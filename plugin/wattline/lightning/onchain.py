@@ -12,6 +12,8 @@ from typing import Protocol
 
 from wattline.bitcoin.chain import Outpoint
 
+EMPTY_TX_WEIGHT = 42
+"""Of a segwit transaction without inputs and outputs: version, locktime, two counts, marker and flag (BIP 141)."""
 RESERVE_BLOCKS = 72
 """For how long inputs are reserved at a time (about 12 hours); to be renewed before."""
 

@@ -138,7 +138,7 @@ def _write_wrappers(home: Path) -> None:
             'self=$0; [ ! -L "$self" ] || self=$(readlink -f "$self")\n'
             "home=${self%/*}/..\n"
             f'exec "$home"/{shlex.quote(loader)} --library-path {search} --argv0 {name} '
-            f'"$home"/root/usr/bin/{name} "$@"\n',
+            f'"$home"/{shlex.quote(program.relative_to(home).as_posix())} "$@"\n',
             encoding="ascii",
         )
         script.chmod(0o755)

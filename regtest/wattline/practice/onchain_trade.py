@@ -11,17 +11,10 @@ from pyln.client import RpcError
 
 from wattline.errors import RetryError
 from wattline.ledger import CableAggregate, Kind, open_ledger
-from wattline.payment.aggregate import final_value_sat
+from wattline.payment.aggregate import MSAT_PER_SAT, final_value_sat
 from wattline.practice.lightningd import Node
 from wattline.practice.scene import CableProcess, Json, Scene, Trade
-from wattline.practice.settlement import (
-    MSAT_PER_SAT,
-    Settlement,
-    confirmed,
-    prevouts,
-    smallest_vsize,
-    transaction,
-)
+from wattline.practice.settlement import Settlement, confirmed, prevouts, smallest_vsize, transaction
 from wattline.practice.waiting import wait_until
 from wattline.tariff import Tariff, cost_msat
 

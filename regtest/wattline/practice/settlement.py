@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from wattline.payment.aggregate import MSAT_PER_SAT
 from wattline.practice.bitcoind_rpc import SAT_PER_BTC, BitcoindRefusedError
 from wattline.practice.chain import Chain
 from wattline.practice.network import RegtestNetwork
 from wattline.practice.scene import Json, Scene
 from wattline.practice.waiting import wait_until
 
-MSAT_PER_SAT = 1000
 FRAME_WEIGHT = 42
 """Of a segwit transaction without inputs and outputs (BIP 144)."""
 INPUT_WEIGHTS = {"witness_v1_taproot": 230, "witness_v0_keyhash": 271}
