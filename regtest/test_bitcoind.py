@@ -20,6 +20,7 @@ from wattline.bitcoin.connection import BitcoindSettings, locate
 from wattline.bitcoin.json_rpc import Access
 from wattline.errors import StopError, WattlineError
 from wattline.practice.bitcoind import find_bitcoind
+from wattline.practice.chain import FIRST_BLOCKS
 from wattline.practice.chain import Chain as RegtestChain
 from wattline.practice.waiting import wait_until
 
@@ -105,6 +106,19 @@ def test_the_bitcoind_of_a_lightningd_is_found_by_its_options_and_checked(bitcoi
     with pytest.raises(StopError, match="lightningd is on signet") as caught:
         bitcoind.check("signet")
     assert caught.value.code == "bitcoind_other_network"
+
+
+def test_every_locktime_that_a_wallet_may_choose_on_a_new_chain_is_taken(node: RegtestChain, purse: Purse) -> None:
+    coin = purse.coin()
+    refused = {}
+    # As far back as bitcoind's wallet and lightningd's date a transaction (against fee sniping).
+    for locktime in range(FIRST_BLOCKS - 100, FIRST_BLOCKS + 1):
+        raw = purse.unsigned([coin], COIN_SAT - FEE_SAT, locktime)
+        signed = node.call("signrawtransactionwithwallet", raw)["hex"]
+        (answer,) = node.call("testmempoolaccept", [signed])
+        if not answer["allowed"]:
+            refused[locktime] = answer["reject-reason"]
+    assert refused == {}
 
 
 def test_the_tip_follows_the_newest_block(node: RegtestChain, chain: Chain) -> None:

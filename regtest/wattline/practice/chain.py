@@ -18,13 +18,14 @@ from wattline.practice.bitcoind_rpc import SAT_PER_BTC, BitcoindRpc
 from wattline.practice.daemon import Daemon, free_port
 from wattline.practice.waiting import wait_until
 
-FIRST_BLOCKS = 101
-"""So many that the first coinbase may be spent (coinbase maturity is 100)."""
+FIRST_BLOCKS = 130
+"""So many that coinbases may be spent (coinbase maturity is 100), and that no wallet's locktime can be 21: wallets set it
+up to 100 blocks below the tip against fee sniping, and Knots takes such a transaction for a token and refuses it."""
 _WALLET = "regtest"
 
 
 class Chain:
-    """``with Chain() as chain:`` runs bitcoind on loopback with 101 blocks and coins to spend.
+    """``with Chain() as chain:`` runs bitcoind on loopback with its first blocks and coins to spend.
 
     ``directory`` is made when missing and kept when given; without it a temporary one is used, which is removed at the
     end unless the block raised. Raises RetryError or StopError when there is no bitcoind or it does not start.
