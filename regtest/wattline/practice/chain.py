@@ -19,8 +19,8 @@ from wattline.practice.daemon import Daemon, free_port
 from wattline.practice.waiting import wait_until
 
 FIRST_BLOCKS = 130
-"""So many that coinbases may be spent (coinbase maturity is 100), and that no wallet's locktime can be 21: wallets set it
-up to 100 blocks below the tip against fee sniping, and Knots takes such a transaction for a token and refuses it."""
+"""So many that coinbases may be spent (coinbase maturity is 100), and that no wallet's locktime can be 21: wallets set
+it up to 100 blocks below the tip against fee sniping, and Knots takes such a transaction for a token and refuses it."""
 _WALLET = "regtest"
 
 
