@@ -112,7 +112,7 @@ def test_every_locktime_that_a_wallet_may_choose_on_a_new_chain_is_taken(node: R
     coin = purse.coin()
     refused = {}
     # As far back as bitcoind's wallet and lightningd's date a transaction (against fee sniping).
-    for locktime in range(FIRST_BLOCKS - 100, FIRST_BLOCKS + 1):
+    for locktime in range(FIRST_BLOCKS - 100, node.height + 1):
         raw = purse.unsigned([coin], COIN_SAT - FEE_SAT, locktime)
         signed = node.call("signrawtransactionwithwallet", raw)["hex"]
         (answer,) = node.call("testmempoolaccept", [signed])
