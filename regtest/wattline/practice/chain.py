@@ -31,7 +31,8 @@ class Chain:
     """``with Chain() as chain:`` runs bitcoind on loopback with 101 blocks and coins to spend.
 
     ``directory`` is made when missing and kept when given, with the ``bitcoin.conf`` that lies in it; without it a
-    temporary one is used, which is removed at the end unless the block raised. Raises RetryError or StopError when there is no bitcoind or it does not start.
+    temporary one is used, which is removed at the end unless the block raised. Raises RetryError or StopError when
+    there is no bitcoind or it does not start.
     """
 
     def __init__(self, directory: Path | None = None, programs: BitcoindPrograms | None = None) -> None:
