@@ -209,6 +209,8 @@ class StillStall:
             path.write_bytes(_empty_ledger())
         self.settings = settings or onchain_settings()
         self.time_s = 1_000_000
+        self.terms = TERMS
+        """Of sessions that are opened from now on."""
         self.tripwire = Tripwire()
         self.chain = FakeChain()
         self.funds = FakeFunds(self.chain)
@@ -308,7 +310,7 @@ class StillStall:
     # What a cable does.
 
     def open(self, number: int = 1, outlet_id: str = "A1", cable_node_id: str = CABLE) -> str:
-        session = opened(session_id(number), outlet_id, Method.ONCHAIN, TERMS, now_ms())
+        session = opened(session_id(number), outlet_id, Method.ONCHAIN, self.terms, now_ms())
         outlet = self.outlets[outlet_id]
         outlet.measure()
         record = record_of(session, number.to_bytes(32, "big"), cable_node_id=cable_node_id, opened_at=self.time_s)

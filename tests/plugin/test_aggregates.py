@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,93 @@ def test_nobody_is_invited_while_the_chain_cannot_be_watched(stall: StillStall, 
     with pytest.raises(VersionRefused) as refused:
         stall.invite(session)
     assert refused.value.code == "onchain_unavailable"
+
+
+def test_no_version_earns_credit_while_the_chain_cannot_be_watched(
+    stall: StillStall, session: str, wallet: Wallet
+) -> None:
+    assert stall.hand_over(session, 1, wallet.sign(1500)) == ""
+    stall.desk.trouble = "bitcoind_unavailable: still catches up with the chain"
+    assert stall.hand_over(session, 2, wallet.sign(1600)) == "onchain_unavailable"
+    assert credited_sat(stall, session) == 1500
+    assert stall.hand_over(session, 1, wallet.versions[0]) == "", "what it holds it may say again"
+    stall.desk.trouble = ""
+    assert stall.hand_over(session, 2, wallet.versions[1]) == ""
+    assert credited_sat(stall, session) == 1600
+
+
+def test_no_version_earns_credit_from_a_bitcoind_that_is_behind(
+    stall: StillStall, session: str, wallet: Wallet
+) -> None:
+    assert stall.hand_over(session, 1, wallet.sign(1500)) == ""
+    lost = stall.chain.blocks.pop()
+    assert stall.hand_over(session, 2, wallet.sign(1600)) == "onchain_unavailable"
+    assert credited_sat(stall, session) == 1500
+    stall.chain.blocks.append(lost)
+    assert stall.hand_over(session, 2, wallet.versions[1]) == ""
+
+
+def test_a_close_waits_for_no_version_whose_check_hangs(stall: StillStall, session: str, wallet: Wallet) -> None:
+    assert stall.hand_over(session, 1, wallet.sign(1500)) == ""
+    verdict = stall.chain.verdict
+    under_way, may_answer = threading.Event(), threading.Event()
+
+    def hangs(raw: str) -> object:
+        found = verdict(raw)
+        under_way.set()
+        assert may_answer.wait(10)
+        return found
+
+    stall.chain.verdict = hangs  # type: ignore[method-assign,assignment]
+    with ThreadPoolExecutor(1) as pool:
+        handed_over = pool.submit(stall.hand_over, session, 2, wallet.sign(1600))
+        assert under_way.wait(5)
+        stall.close_session(session)
+        stall.work()
+        assert stall.saved(session).state is State.CLOSED
+        may_answer.set()
+        assert handed_over.result(5) == "session_closed"
+    newest = stall.ledger.newest_version(session)
+    assert newest is not None
+    assert newest.number == 1
+
+
+def test_of_two_versions_handed_over_at_once_one_is_taken(stall: StillStall, session: str, wallet: Wallet) -> None:
+    verdict = stall.chain.verdict
+    both = threading.Barrier(2, timeout=5)
+
+    def at_once(raw: str) -> object:
+        both.wait()
+        return verdict(raw)
+
+    stall.chain.verdict = at_once  # type: ignore[method-assign,assignment]
+    with ThreadPoolExecutor(2) as pool:
+        handed_over = [pool.submit(stall.hand_over, session, 1, wallet.sign(value)) for value in (1500, 1600)]
+        assert sorted(each.result(5) for each in handed_over) == ["", "bad_version"]
+    newest = stall.ledger.newest_version(session)
+    assert newest is not None
+    assert credited_sat(stall, session) == newest.value_sat
+
+
+def test_of_two_sessions_that_promise_one_input_at_once_one_gets_credit(stall: StillStall, session: str) -> None:
+    other = stall.open(2, "A2", OTHER_CABLE)
+    first = Wallet.of(stall.chain, stall.invite(session).script)
+    second = Wallet(stall.chain, first.inputs, stall.invite(other, OTHER_CABLE).script)
+    verdict = stall.chain.verdict
+    both = threading.Barrier(2, timeout=5)
+
+    def at_once(raw: str) -> object:
+        both.wait()
+        return verdict(raw)
+
+    stall.chain.verdict = at_once  # type: ignore[method-assign,assignment]
+    with ThreadPoolExecutor(2) as pool:
+        promised = [
+            pool.submit(stall.hand_over, session, 1, first.sign(1500)),
+            pool.submit(stall.hand_over, other, 1, second.sign(1500)),
+        ]
+        assert sorted(each.result(5) for each in promised) == ["", "input_refused"]
+    assert credited_sat(stall, session) + credited_sat(stall, other) == 1500
 
 
 def test_without_the_node_there_is_no_address_and_nothing_is_written(stall: StillStall, session: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.plugin.fakes import CABLE, node_id, wait_until
+from tests.plugin.fakes import CABLE, node_id
 from tests.plugin.still_stall import (
     CONFIRMATIONS,
     EXPOSURE_CAP_SAT,
@@ -189,29 +189,35 @@ def test_the_cable_is_refused_even_when_bitcoind_goes_before_ours_is_broadcast(
     check_fraud(stall, session, wallet, StopReason.DOUBLE_SPENT)
 
 
-def test_a_fraud_and_a_version_that_is_being_handed_over_do_not_wait_for_each_other(
+def test_a_version_whose_check_hangs_holds_up_the_watch_on_no_session(
     stall: StillStall, session: str, wallet: Wallet
 ) -> None:
+    other = stall.open(2, "A2", OTHER_CABLE)
+    second = Wallet.of(stall.chain, stall.invite(other, OTHER_CABLE).script)
+    assert stall.hand_over(other, 1, second.sign(VALUE_SAT)) == ""
     verdict = stall.chain.verdict
-    under_way = threading.Event()
+    under_way, may_answer = threading.Event(), threading.Event()
 
-    def slow(raw: str) -> object:
+    def hangs(raw: str) -> object:
         found = verdict(raw)
         under_way.set()
-        wait_until(lambda: stall.ledger.refused_cable(CABLE) is not None)
+        assert may_answer.wait(BUSY_TIMEOUT_MS / 1000)
         return found
 
-    stall.chain.verdict = slow  # type: ignore[method-assign,assignment]
+    stall.chain.verdict = hangs  # type: ignore[method-assign,assignment]
     with ThreadPoolExecutor(1) as pool:
         handed_over = pool.submit(stall.hand_over, session, 3, wallet.sign(VALUE_SAT + 100))
         assert under_way.wait(5)
         stall.chain.offer(wallet.double_spend(1000))
+        stall.chain.offer(second.double_spend(1000))
         begun = time.monotonic()
         assert stall.look()
-        assert handed_over.result(5) == ""
-    assert time.monotonic() - begun < BUSY_TIMEOUT_MS / 1000 / 2
-    assert stall.aggregate(session).chosen_number == 3, "the newest is what was just taken"
-    check_fraud(stall, session, wallet, StopReason.DOUBLE_SPENT)
+        assert time.monotonic() - begun < BUSY_TIMEOUT_MS / 1000 / 2
+        assert not stall.is_live(session)
+        assert not stall.is_live(other)
+        may_answer.set()
+        assert handed_over.result(5) == "session_closed"
+    assert stall.aggregate(session).chosen_number == 2, "what came too late was not taken"
 
 
 def test_an_input_whose_own_block_is_taken_back_is_no_fraud(stall: StillStall, session: str) -> None:

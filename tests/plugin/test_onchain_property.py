@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -305,8 +305,9 @@ class World:
 
 
 @contextmanager
-def world(coins: tuple[int, ...] = (100_000,)) -> Iterator[World]:
+def world(coins: tuple[int, ...] = (100_000,), min_refund_msat: int = 100) -> Iterator[World]:
     with TemporaryDirectory() as folder, StillStall(Path(folder) / "socket.sqlite3") as stall:
+        stall.terms = replace(stall.terms, min_refund_msat=min_refund_msat)
         session = stall.open()
         invitation = stall.invite(session)
         made = World(stall, session, Wallet.of(stall.chain, invitation.script, *coins, fee_sat=FEE_SAT))
@@ -388,9 +389,11 @@ def test_in_the_end_the_ledger_equals_the_chain(coins: tuple[int, ...], history:
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(honest_histories)
-def test_an_honest_cable_pays_exactly_what_it_owes_and_is_never_refused(history: list[Act]) -> None:
-    with world() as made:
+@given(honest_histories, st.sampled_from([100, 20_000, 10_000_000]))
+def test_an_honest_cable_pays_exactly_what_it_owes_and_is_never_refused(
+    history: list[Act], min_refund_msat: int
+) -> None:
+    with world(min_refund_msat=min_refund_msat) as made:
         run(made, history)
         stall = made.stall
         session, aggregate = stall.saved(made.session), stall.aggregate(made.session)

@@ -108,6 +108,25 @@ def test_the_cable_is_asked_for_exactly_what_it_owes_and_that_is_mined(
     assert (said.onchain_credited_msat, said.returned_msat) == (3_000_000, 1_765_000)
 
 
+@pytest.mark.parametrize(("delivered_msat", "taken_sat"), [(2_995_000, 2995), (1_500_000, 1500), (0, 0)])
+def test_what_need_never_be_taken_is_given_back_however_little_a_refund_is_worth(
+    stall: StillStall, delivered_msat: int, taken_sat: int
+) -> None:
+    stall.terms = replace(stall.terms, min_refund_msat=5_000_000)
+    session = stall.open()
+    wallet = Wallet.of(stall.chain, stall.invite(session).script)
+    assert stall.hand_over(session, 1, wallet.sign(VALUE_SAT)) == ""
+    honest(stall, wallet)
+    if delivered_msat:
+        stall.deliver(delivered_msat)
+    stall.finish(session)
+    aggregate, saved = stall.aggregate(session), stall.saved(session)
+    assert aggregate.mined_value_sat == taken_sat
+    assert (saved.returned_msat, saved.account.balance_msat) == ((VALUE_SAT - taken_sat) * MSAT_PER_SAT, 0)
+    assert aggregate.status is (AggregateStatus.SETTLED if taken_sat else AggregateStatus.VOID)
+    assert not stall.wallet.sends
+
+
 def test_what_is_owed_below_the_floor_is_asked_for_as_the_floor(
     stall: StillStall, session: str, wallet: Wallet
 ) -> None:

@@ -350,11 +350,12 @@ def test_nothing_left_means_no_refund() -> None:
     assert effects == [WriteReceipt()]
 
 
-def test_too_little_is_kept() -> None:
+def test_even_what_is_too_little_to_be_sent_may_be_given_back_in_another_way() -> None:
     session, effects = run(settling(1039), (0, BooksClosed()))
+    assert effects == [Refund(999)]
+    session, effects = run(session, (0, RefundKept()))
     assert (session.refund_status, session.account.balance_msat) == (RefundStatus.KEPT, 999)
     assert effects == [WriteReceipt()]
-    assert run(settling(1040), (0, BooksClosed()))[1] == [Refund(1000)]
 
 
 def test_a_refund_that_was_sent_closes_the_session() -> None:

@@ -3,7 +3,9 @@ that is left for it."""
 
 from __future__ import annotations
 
-from wattline.bitcoin.chain import Chain, Outpoint, Tx, Unspent
+from collections.abc import Sequence
+
+from wattline.bitcoin.chain import Chain, ChainUnavailable, Outpoint, Tip, Tx, Unspent
 from wattline.ledger import Aggregate, AggregateInput, Ledger, Version
 from wattline.offering import OnchainSettings
 from wattline.payment.aggregate import MSAT_PER_SAT, OnchainRules, Proven, VersionRefused, prove
@@ -43,21 +45,31 @@ class Admission:
         if not verdict.allowed:
             raise VersionRefused("policy", f"the mempool would not take it: {verdict.reason}")
 
-    def first_inputs(self, aggregate: Aggregate, proven: Proven) -> list[AggregateInput]:
-        """The inputs of the first version, when nobody else has a claim to them."""
+    def tip_for(self, aggregate: Aggregate) -> Tip:
+        """The newest block. A bitcoind that is behind (restarted after a crash, or just catching up) may take an input
+        for unspent that it has shown us spent before."""
+        tip = self._chain.tip()
+        check_height(tip, [aggregate])
+        return tip
+
+    def first_inputs(self, proven: Proven) -> list[AggregateInput]:
+        """The inputs of the first version, when nobody spends them elsewhere."""
         inputs = []
         for outpoint in sorted(proven.tx.outpoints):
-            refused = self._ledger.refused_input(outpoint)
-            if refused is not None:
-                raise VersionRefused("input_refused", f"input {outpoint} was part of a fraud: {refused}")
-            other = self._ledger.input_in_use(outpoint, but_not=aggregate.session_id)
-            if other is not None:
-                raise VersionRefused("input_refused", f"input {outpoint} pays another session already")
             unspent = self._chain.unspent(outpoint, include_mempool=True)
             if unspent is None:
                 raise VersionRefused("input_spent", f"input {outpoint} is being spent elsewhere")
             inputs.append(AggregateInput(outpoint, unspent.value_sat))
         return inputs
+
+    def check_claims(self, session_id: str, inputs: Sequence[AggregateInput]) -> None:
+        """Nobody else has a claim to the inputs of a first version."""
+        for item in inputs:
+            refused = self._ledger.refused_input(item.outpoint)
+            if refused is not None:
+                raise VersionRefused("input_refused", f"input {item.outpoint} was part of a fraud: {refused}")
+            if self._ledger.input_in_use(item.outpoint, but_not=session_id) is not None:
+                raise VersionRefused("input_refused", f"input {item.outpoint} pays another session already")
 
     def check_room(self, session: Session, value_sat: int, newest: Version | None, rules: OnchainRules) -> None:
         """The version is larger than the newest, and no cap is exceeded."""
@@ -78,3 +90,10 @@ class Admission:
                 "credit_cap",
                 f"{increment_sat} sat and {unused_msat} msat unused exceed the cap of {rules.credit_cap_sat} sat",
             )
+
+
+def check_height(tip: Tip, aggregates: Sequence[Aggregate]) -> None:
+    """Raises ChainUnavailable when bitcoind is behind the block at which it has shown us inputs of these."""
+    known = max((each.first_height for each in aggregates), default=0)
+    if tip.height < known:
+        raise ChainUnavailable("bitcoind_unavailable", f"bitcoind is at block {tip.height}, and was at {known}")

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from wattline.bitcoin.chain import Chain, ChainRefused, ChainUnavailable, NotATransaction, Tx
+from wattline.bitcoin.chain import Chain, ChainRefused, ChainUnavailable, NotATransaction, Tip, Tx
 from wattline.errors import StopError
 from wattline.ledger import Aggregate, AggregateInput, Ledger, LedgerError, Version
 from wattline.lightning.node import Signer
@@ -47,7 +47,7 @@ class Sessions(Protocol):
 
 
 class Aggregates:
-    """Thread-safe; one version of one session at a time."""
+    """Thread-safe; one version of one session is taken at a time."""
 
     def __init__(
         self,
@@ -74,7 +74,8 @@ class Aggregates:
         """Held from the last look at the room that is left until it is taken."""
         self._desks = desks
         self.trouble = "the chain was not looked at yet"
-        """Why nobody is invited just now; empty when all is well. Set by whoever watches the chain."""
+        """Why nobody is invited and no version taken just now; empty when all is well. Set by whoever watches the
+        chain: what nobody watches earns no credit."""
 
     @property
     def rules(self) -> OnchainRules:
@@ -126,9 +127,7 @@ class Aggregates:
             raise VersionRefused("not_signed", f"the PSBT has {len(message.psbt)} bytes; at most {LARGEST_PSBT}")
         psbt = base64.b64encode(message.psbt).decode("ascii")
         try:
-            tx = self._chain.finalized(psbt)
-            with self._desks.of(session_id).lock:
-                version = self._take(aggregate, message.number, psbt, tx, is_final=message.is_final)
+            version = self._take(aggregate, message.number, psbt, is_final=message.is_final)
         except NotATransaction as error:
             raise VersionRefused("not_signed", error.message) from error
         except (ChainUnavailable, ChainRefused) as error:
@@ -165,19 +164,24 @@ class Aggregates:
             raise VersionRefused("session_closed", f"the outlet cannot deliver: {view.fault}")
         return view.session
 
-    def _take(self, aggregate: Aggregate, number: int, psbt: str, tx: Tx, *, is_final: bool) -> Version:
+    def _take(self, aggregate: Aggregate, number: int, psbt: str, *, is_final: bool) -> Version:
+        """The chain is asked while the desk is free: a bitcoind that hangs holds up this version, and neither the
+        session's end nor the watch."""
         session_id = aggregate.session_id
-        known = self._ledger.version(session_id, number)
-        if known is not None and known.txid == tx.txid:
-            self._credit_all(session_id)
-            return known  # told again
-        newest = self._ledger.newest_version(session_id)
-        if number != (newest.number if newest else 0) + 1:
-            raise VersionRefused("bad_version", f"the next version has number {(newest.number if newest else 0) + 1}")
-        # As it stands now that nobody else is at the desk: the first version brought its inputs.
-        aggregate = self._ledger.aggregate(session_id) or aggregate
+        tx = self._chain.finalized(psbt)
+        with self._desks.of(session_id).lock:
+            known = self._ledger.version(session_id, number)
+            if known is not None and known.txid == tx.txid:
+                self._credit_all(session_id)
+                return known  # told again
+            self._check_turn(session_id, number, is_final=is_final)
+            # As it stands now that nobody else is at the desk: the first version brought its inputs.
+            aggregate = self._ledger.aggregate(session_id) or aggregate
+        if self.trouble:
+            raise ChainUnavailable("bitcoind_unavailable", self.trouble)
         if not is_final:
             self._check_cable(aggregate.cable_node_id)
+        tip = self._admission.tip_for(aggregate)
         proven = self._admission.proven(aggregate, tx)
         version = Version(
             session_id=session_id,
@@ -195,36 +199,52 @@ class Aggregates:
         if is_final:
             self._take_final(version, tx)
         else:
-            self._take_larger(version, proven, newest, aggregate)
+            self._take_larger(version, proven, aggregate, tip)
         return version
 
-    def _take_larger(self, version: Version, proven: Proven, newest: Version | None, aggregate: Aggregate) -> None:
-        session_id = version.session_id
-        if self._desks.of(session_id).is_closed:
+    def _check_turn(self, session_id: str, number: int, *, is_final: bool) -> Version | None:
+        """With the desk kept: this is the next version, and one of its kind is still taken; the newest so far."""
+        newest = self._ledger.newest_version(session_id)
+        following = (newest.number if newest else 0) + 1
+        if number != following:
+            raise VersionRefused("bad_version", f"the next version has number {following}")
+        if not is_final and self._desks.of(session_id).is_closed:
             raise VersionRefused("session_closed", "the session takes no payment any more")
-        session = self._check_live(session_id)
-        self._admission.check_room(session, version.value_sat, newest, aggregate.rules)
+        return newest
+
+    def _take_larger(self, version: Version, proven: Proven, aggregate: Aggregate, tip: Tip) -> None:
+        session_id, rules = version.session_id, aggregate.rules
+        newest = self._ledger.newest_version(session_id)
+        self._admission.check_room(self._check_live(session_id), version.value_sat, newest, rules)
         self._admission.check_policy(proven.tx)
-        inputs = [] if newest else self._admission.first_inputs(aggregate, proven)
-        height = self._chain.tip().height if inputs else 0
-        with self._room:  # looked at once more, or two sessions could both take what is left of it
-            self._admission.check_room(session, version.value_sat, newest, aggregate.rules)
-            self._store(version, inputs, height)
-        if not self._sessions.credit_stored(session_id, version.txid, version.value_sat * MSAT_PER_SAT):
-            self._ledger.drop_version(session_id, version.number)
-            raise VersionRefused("session_closed", f"the session is {session.state} and takes no payment any more")
+        inputs = [] if aggregate.inputs else self._admission.first_inputs(proven)
+        with self._desks.of(session_id).lock:
+            newest = self._check_turn(session_id, version.number, is_final=False)
+            session = self._check_live(session_id)
+            with self._room:  # or two sessions could both take what is left of it, or the same input
+                self._admission.check_room(session, version.value_sat, newest, rules)
+                self._admission.check_claims(session_id, inputs)
+                self._store(version, inputs, tip.height if inputs else 0)
+            if not self._sessions.credit_stored(session_id, version.txid, version.value_sat * MSAT_PER_SAT):
+                self._ledger.drop_version(session_id, version.number)
+                raise VersionRefused("session_closed", f"the session is {session.state} and takes no payment any more")
 
     def _take_final(self, version: Version, tx: Tx) -> None:
-        desk = self._desks.of(version.session_id)
-        if desk.final_sat == 0:
-            raise VersionRefused("session_closed", "no final version is wanted (now)")
-        if version.value_sat != desk.final_sat:
-            raise VersionRefused(
-                "wrong_output", f"the final version must pay {desk.final_sat} sat, not {version.value_sat}"
-            )
+        self._check_due(version)
         self._admission.check_policy(tx)
-        self._store(version, [], 0)
-        desk.final_came.set()
+        desk = self._desks.of(version.session_id)
+        with desk.lock:
+            self._check_turn(version.session_id, version.number, is_final=True)
+            self._check_due(version)
+            self._store(version, [], 0)
+            desk.final_came.set()
+
+    def _check_due(self, version: Version) -> None:
+        due_sat = self._desks.of(version.session_id).final_sat
+        if due_sat == 0:
+            raise VersionRefused("session_closed", "no final version is wanted (now)")
+        if version.value_sat != due_sat:
+            raise VersionRefused("wrong_output", f"the final version must pay {due_sat} sat, not {version.value_sat}")
 
     def _store(self, version: Version, inputs: list[AggregateInput], height: int) -> None:
         try:

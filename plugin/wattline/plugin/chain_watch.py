@@ -19,6 +19,7 @@ from wattline.ledger import Aggregate, AggregateStatus, Ledger, Version
 from wattline.lightning.onchain import ReceivingFunds
 from wattline.offering import OnchainSettings
 from wattline.payment.aggregate import MSAT_PER_SAT, feerate_per_kw
+from wattline.plugin.admission import check_height
 from wattline.plugin.aggregates import Aggregates
 from wattline.plugin.broadcasts import Broadcasts
 from wattline.plugin.choice import Choice
@@ -135,7 +136,7 @@ class ChainWatch:
         if not aggregates and not is_slow:
             return
         tip = self._tip = self._chain.tip()
-        self._check_height(aggregates, tip)
+        check_height(tip, aggregates)
         is_thorough = is_slow or tip != self._looked_through
         growing = [each for each in aggregates if each.status is AggregateStatus.OPEN]
         self._watch_growing(growing, is_thorough=is_thorough)
@@ -151,13 +152,6 @@ class ChainWatch:
         if not self._is_right_chain:
             self._chain.check(self._network)
             self._is_right_chain = True
-
-    def _check_height(self, aggregates: Sequence[Aggregate], tip: Tip) -> None:
-        """A bitcoind that is behind (restarted after a crash, or just catching up) does not know yet of inputs that it
-        has shown us before. Raises ChainUnavailable."""
-        known = max((each.first_height for each in aggregates), default=0)
-        if tip.height < known:
-            raise ChainUnavailable("bitcoind_unavailable", f"bitcoind is at block {tip.height}, and was at {known}")
 
     def _on_its_own(self, aggregate: Aggregate, work: Callable[[Aggregate], None]) -> None:
         """What is wrong with one settlement must not keep the others."""

@@ -196,6 +196,9 @@ class Settlement:
             if record is None or record.session.state is State.CLOSED:
                 return
         unused_msat = record.session.account.balance_msat
+        if unused_msat < record.session.terms.min_refund_msat:
+            self._sessions.post(session_id, RefundKept())
+            return
         if self._onchain.is_owed(record.session):
             # Lightning money must not go out for what the chain may yet take away; less than a sat is its rounding.
             self._sessions.post(session_id, RefundOwed() if unused_msat >= MSAT_PER_SAT else RefundKept())

@@ -32,7 +32,8 @@ class Settle:
 
 @dataclass(frozen=True, slots=True)
 class Refund:
-    """Send unused credit back, then say RefundSent, RefundOwed or RefundKept. May come again for the same refund after
+    """Send unused credit back, then say RefundSent, RefundOwed or RefundKept (it is not worth it); before that, say
+    CreditReturned for what need never be taken. May come again for the same refund after
     a restart: the sender's durable intents see to it that it is paid once."""
 
     budget_msat: int

@@ -232,8 +232,6 @@ def _close_books(session: Session) -> Step:
     unused_msat = session.account.balance_msat
     if unused_msat <= 0:
         return _close(session, RefundStatus.NONE)
-    if unused_msat < session.terms.min_refund_msat:
-        return _close(session, RefundStatus.KEPT)
     return replace(session, refund_budget_msat=unused_msat), (Refund(unused_msat),)
 
 
