@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from terminal import Frame, picture, record
@@ -33,13 +33,15 @@ def main() -> None:
         scene.wait_running()
         config = scene.write_cable_config(cable)
         os.chdir(config.parent)
-        frames = taken(["cable", "check", "--config", config.name], (130, 24))
+        frames = taken(["cable", "check", "--config", config.name], (130, 24), worlds=network.environment)
         save("cable-check", frames[-1:], 130, "wattline cable check: everything that a session needs")
 
 
-def taken(words: Sequence[str], size: tuple[int, int], every_s: float = 1e9) -> list[Frame]:
-    """What ``wattline WORDS`` shows."""
-    environment = {**os.environ, "TERM": "xterm-256color", "PYTHONUNBUFFERED": "1"}
+def taken(
+    words: Sequence[str], size: tuple[int, int], every_s: float = 1e9, worlds: Mapping[str, str] | None = None
+) -> list[Frame]:
+    """What ``wattline WORDS`` shows; ``worlds`` says in its environment where simulated worlds are."""
+    environment = {**os.environ, "TERM": "xterm-256color", "PYTHONUNBUFFERED": "1", **(worlds or {})}
     for name in ("NO_COLOR", "COLUMNS", "LINES"):
         environment.pop(name, None)
     columns, rows = size

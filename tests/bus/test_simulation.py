@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -85,10 +86,28 @@ def test_a_world_ends_when_nobody_is_left_and_begins_anew_for_the_next() -> None
     bus.close()
     world.close()
     wait_for(lambda: is_gone(pid))
-    assert not Place.of("sim:toaster/ends").socket.exists()
+    place = Place.of("sim:toaster/ends")
+    assert [path for path in (place.socket, place.lock, place.log) if path.exists()] == []
     with SimulatedWorld.connect("sim:toaster/ends") as again:
         assert again.pid() != pid
         assert not again.relay_closed(0)
+
+
+def test_a_world_whose_place_was_removed_ends_at_once_and_does_not_make_it_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATTLINE_SIM_IDLE_S", "600")
+    place = tmp_path / "network" / "worlds"
+    place.parent.mkdir()
+    world = SimulatedWorld.connect("sim:toaster/removed", place)
+    pid = world.pid()
+    shutil.rmtree(place.parent)
+    world.close()
+    wait_for(lambda: is_gone(pid))
+    with pytest.raises(BusError) as caught:
+        SimulatedWorld.connect("sim:toaster/removed", place)
+    assert caught.value.code == "no_bus"
+    assert not place.parent.exists()
 
 
 def test_a_world_that_dies_is_a_bus_error_and_the_next_call_finds_a_new_one() -> None:

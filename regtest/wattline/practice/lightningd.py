@@ -80,7 +80,9 @@ def lightningd_available() -> bool:
 
 
 class Node:
-    """One lightningd with its own directory. Its node id is made from ``name``, so it is the same in every run."""
+    """One lightningd with its own directory. Its node id is made from ``name``, so it is the same in every run.
+
+    ``environment`` is what its process, and so its plugins, have besides this process's own."""
 
     def __init__(
         self,
@@ -89,6 +91,7 @@ class Node:
         directory: Path,
         options: Mapping[str, OptionValue],
         program: LightningdProgram | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         if not re.fullmatch(r"[a-z][a-z0-9-]{0,31}", name):
             raise StopError("node_name_invalid", f"node name {name!r}: lower-case letters, digits and hyphens only")
@@ -108,8 +111,8 @@ class Node:
         secret.chmod(0o400)
         # The plugins of a person's own may look for bitcoin-cli on PATH; lightningd's bcli is told where it is.
         path = f"{chain.programs.directory}:{os.environ.get('PATH', '/usr/bin:/bin')}"
-        environment = {**os.environ, "PATH": path}
-        self._daemon = Daemon(f"lightningd {name}", self._command(), self.log_path, environment)
+        inherited = {**os.environ, "PATH": path, **(environment or {})}
+        self._daemon = Daemon(f"lightningd {name}", self._command(), self.log_path, inherited)
 
     @property
     def rpc(self) -> LightningRpc:

@@ -18,6 +18,7 @@ from typing import Any, NoReturn, Self
 
 from pyln.client import RpcError
 
+from wattline.bus.simulation.place import DIRECTORY_VARIABLE
 from wattline.errors import StopError
 from wattline.practice.chain import Chain
 from wattline.practice.lightningd import LightningdProgram, Node, OptionValue, find_lightningd
@@ -44,9 +45,9 @@ class Channel:
 class RegtestNetwork:
     """``with RegtestNetwork() as network:`` gives nodes on a regtest chain; all of them end with the block.
 
-    Everything lives in one temporary directory, which is removed at the end unless the block raised; then its path is
-    written to stderr. A ``chain`` that is handed in is used and left running. Raises RetryError or StopError when
-    lightningd or bitcoind are not to be had.
+    Everything lives in one temporary directory, the simulated worlds too. It is removed at the end unless something
+    failed; then its path is written to stderr. A ``chain`` that is handed in is used and left running. Raises
+    RetryError or StopError when lightningd or bitcoind are not to be had.
     """
 
     def __init__(self, chain: Chain | None = None) -> None:
@@ -68,15 +69,15 @@ class RegtestNetwork:
         if self._own_chain:
             try:
                 self.chain.start()
-            except BaseException:
-                self.close(keep=True)
+            except BaseException as error:
+                self.close(keep=_is_failure(error))
                 raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close(keep=error is not None)
+        self.close(keep=_is_failure(error))
 
     def close(self, keep: bool = False) -> None:
         """End all nodes at the same time, then the own chain; with ``keep`` the logs stay and their path is written."""
@@ -84,16 +85,23 @@ class RegtestNetwork:
         with ExitStack() as steps:
             for number, handler in self._handlers.items():
                 steps.callback(signal.signal, number, handler)
+            steps.callback(self._keep_directory if keep or self.keep_logs else self._remove_directory)
             if self._own_chain:
                 steps.callback(self.chain.close)
             for node in self._nodes.values():
                 steps.callback(node.close)
                 node.terminate()
         self._handlers.clear()
-        if keep or self.keep_logs:
-            sys.stderr.write(f"the nodes' logs are kept: {self.directory}\n")
-        else:
-            shutil.rmtree(self.directory, ignore_errors=True)
+
+    @property
+    def worlds(self) -> Path:
+        """The directory of the simulated worlds that are played with here; it goes with the network's."""
+        return self.directory / "worlds"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process needs besides to find these worlds."""
+        return {DIRECTORY_VARIABLE: str(self.worlds)}
 
     @property
     def all_nodes(self) -> tuple[Node, ...]:
@@ -195,6 +203,12 @@ class RegtestNetwork:
 
         wait_until(f"a route for {amount_msat} msat from {source.name} to {destination.name}", routed)
 
+    def _keep_directory(self) -> None:
+        sys.stderr.write(f"the nodes' logs are kept: {self.directory}\n")
+
+    def _remove_directory(self) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)
+
     def _catch_termination(self) -> None:
         """While the block runs, SIGTERM and SIGHUP unwind it as Ctrl-C does, so that no node is left running."""
         if threading.current_thread() is not threading.main_thread():
@@ -207,7 +221,7 @@ class RegtestNetwork:
     def _make(self, name: str, options: dict[str, OptionValue]) -> Node:
         if name in self._nodes:
             raise StopError("node_exists", f"there is a node {name} already")
-        node = Node(name, self.chain, self.directory / name, options, self._program)
+        node = Node(name, self.chain, self.directory / name, options, self._program, self.environment)
         self._nodes[name] = node
         return node
 
@@ -245,6 +259,11 @@ class RegtestNetwork:
             if push_msat > _reserve_msat(value_sat):
                 self.wait_for_route(peer, opener)
         return channels
+
+
+def _is_failure(error: BaseException | None) -> bool:
+    """Whether the logs may tell why. Who interrupts, or reads no further, knows why."""
+    return error is not None and not isinstance(error, KeyboardInterrupt | SystemExit | BrokenPipeError)
 
 
 def _unwind(number: int, frame: FrameType | None) -> NoReturn:

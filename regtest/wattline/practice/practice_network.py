@@ -122,7 +122,8 @@ class PracticeNetwork(RegtestNetwork):
     def _make(self, name: str, options: dict[str, OptionValue]) -> Node:
         if name in self._nodes:
             raise StopError("node_exists", f"there is a node {name} already")
-        node = PracticeLightningd(name, self.chain, self.directory / name, options, self._program)
+        directory = self.directory / name
+        node = PracticeLightningd(name, self.chain, directory, options, self._program, self.environment)
         self._nodes[name] = node
         return node
 

@@ -97,7 +97,7 @@ class Scene:
         self.write_config(trade)
         self._name = name
         self._processes: list[CableProcess] = []
-        self.world = SimulatedWorld.connect(self.world_spec)
+        self.world = SimulatedWorld.connect(self.world_spec, network.worlds)
         for circuit, profile in enumerate(trade.profiles):
             self.world.plug(circuit, profile)
         self._node: Node | None = None
@@ -311,7 +311,7 @@ class Scene:
 
     def run_cable(self, config: Path, for_s: float | None = None, *, quiet: bool = True) -> CableProcess:
         """``wattline cable run --json`` in a process of its own."""
-        process = CableProcess(config, for_s, quiet=quiet)
+        process = CableProcess(config, for_s, self.network.environment, quiet=quiet)
         self._processes.append(process)
         return process
 
@@ -319,7 +319,7 @@ class Scene:
 class CableProcess:
     """A running cable."""
 
-    def __init__(self, config: Path, for_s: float | None, *, quiet: bool) -> None:
+    def __init__(self, config: Path, for_s: float | None, environment: Mapping[str, str], *, quiet: bool) -> None:
         command = [str(script("wattline")), "cable", "run", "--config", str(config), "--json"]
         if for_s is not None:
             command += ["--for", str(for_s)]
@@ -331,7 +331,7 @@ class CableProcess:
             stdout=subprocess.PIPE,
             stderr=self._log or sys.stderr,
             text=True,
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
         )
 
     @property

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
 import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +70,7 @@ class WorldConnection:
 
 def _connect(place: Place) -> socket.socket:
     try:
-        with place.lock.open("a") as lock:
-            # Two openers must not start two worlds; released with the file.
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with _locked(place.lock):
             with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
                 return connect_unix(place.socket, ANSWER_TIMEOUT_S)
             _start(place)
@@ -79,11 +79,24 @@ def _connect(place: Place) -> socket.socket:
         raise BusError("no_bus", f"{place.spec}: the simulated world cannot be reached: {error}") from error
 
 
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Two openers must not start two worlds. A world that leaves takes the file away, so who has waited for it may
+    hold one that nobody else will see."""
+    while True:
+        with path.open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if os.fstat(lock.fileno()).st_nlink > 0:
+                yield
+                return
+
+
 def _start(place: Place) -> None:
     """Start the world's process behind a socket that listens already, so nobody has to wait for it."""
     listener = listen_unix(place.socket)
     command = [sys.executable, "-P", "-m", "wattline.bus.simulation.server", "--profile", place.profile]
-    command += ["--listener", str(listener.fileno()), "--socket", str(place.socket), "--lock", str(place.lock)]
+    command += ["--listener", str(listener.fileno()), "--socket", str(place.socket)]
+    command += ["--lock", str(place.lock), "--log", str(place.log)]
     with listener, place.log.open("ab") as log:
         started = subprocess.run(
             command,

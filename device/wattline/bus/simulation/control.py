@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -25,9 +26,10 @@ class SimulatedWorld:
         self._connection = connection
 
     @classmethod
-    def connect(cls, spec: str) -> Self:
-        """The world that ``sim:PROFILE[/INSTANCE]`` names, started when needed. Raises BusError, ValueError."""
-        return cls(WorldConnection(Place.of(spec)))
+    def connect(cls, spec: str, directory: Path | None = None) -> Self:
+        """The world that ``sim:PROFILE[/INSTANCE]`` names, started when needed; in ``directory``, if it is not where
+        this process has its worlds. Raises BusError, ValueError."""
+        return cls(WorldConnection(Place.of(spec, directory)))
 
     def __enter__(self) -> Self:
         return self

@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,23 @@ LONGEST_LINE = 65_536
 DEFAULT_IDLE_S = 30.0
 
 
+@dataclass(frozen=True, slots=True)
+class Files:
+    """What a world has on disk while it runs."""
+
+    socket: Path
+    lock: Path
+    """Held by who connects or starts a world, and by the world when it leaves."""
+    log: Path
+
+
 class WorldServer:
     """Answers requests of any number of connections."""
 
-    def __init__(self, world: World, listener: socket.socket, lock: Path, path: Path, idle_s: float) -> None:
+    def __init__(self, world: World, listener: socket.socket, files: Files, idle_s: float) -> None:
         self._world = world
         self._listener = listener
-        self._lock = lock
-        self._path = path
+        self._files = files
         self._idle_s = idle_s
         self._selector = selectors.DefaultSelector()
         self._buffers: dict[socket.socket, bytes] = {}
@@ -54,12 +63,22 @@ class WorldServer:
             self._world.advance()
             if self._buffers:
                 last_seen = time.monotonic()
-            elif time.monotonic() - last_seen > self._idle_s and self._leave():
+            elif self._is_over(last_seen) and self._leave():
                 return
 
+    def _is_over(self, last_seen: float) -> bool:
+        # Without its socket nobody finds it any more: what it was started for has been removed.
+        return time.monotonic() - last_seen > self._idle_s or not self._files.socket.exists()
+
     def _leave(self) -> bool:
-        """Take the socket away, unless somebody is just connecting (clients hold the lock meanwhile)."""
-        with self._lock.open("a") as lock:
+        """Take the socket and all else away, unless somebody is just connecting (clients hold the lock meanwhile)."""
+        try:
+            lock = self._files.lock.open("a")
+        except FileNotFoundError:
+            # Its directory was removed, so nobody finds it any more.
+            self._listener.close()
+            return True
+        with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -67,8 +86,11 @@ class WorldServer:
             self._accept()
             if self._buffers:
                 return False
-            self._path.unlink(missing_ok=True)
+            self._files.socket.unlink(missing_ok=True)
             self._listener.close()
+            self._files.log.unlink(missing_ok=True)
+            # The last thing: who waits for it sees then that it is another file, and takes the new one.
+            self._files.lock.unlink(missing_ok=True)
             return True
 
     def _accept(self) -> None:
@@ -145,11 +167,13 @@ def main() -> int:
     parser.add_argument("--listener", type=int, required=True, help="descriptor of the listening socket")
     parser.add_argument("--socket", type=Path, required=True)
     parser.add_argument("--lock", type=Path, required=True)
+    parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--idle", type=float, default=float(os.environ.get("WATTLINE_SIM_IDLE_S", DEFAULT_IDLE_S)))
     arguments = parser.parse_args()
     listener = socket.socket(fileno=arguments.listener)
     world = World(arguments.profile, time.monotonic_ns)
-    server = WorldServer(world, listener, arguments.lock, arguments.socket, arguments.idle)
+    files = Files(arguments.socket, arguments.lock, arguments.log)
+    server = WorldServer(world, listener, files, arguments.idle)
     # Whoever started us waits for this process only; its child belongs to nobody.
     if os.fork():
         os._exit(0)

@@ -1,0 +1,86 @@
+"""The demo leaves no file outside of the checkout, however it ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from wattline.practice.scene import script
+
+pytestmark = pytest.mark.timeout(180)
+
+Demo = subprocess.Popen[str]
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> dict[str, Path]:
+    """Where programs leave things, by the variable of the environment that says it; empty at first."""
+    made = {name: tmp_path / name.lower() for name in ("TMPDIR", "XDG_RUNTIME_DIR", "XDG_STATE_HOME", "HOME")}
+    for path in made.values():
+        path.mkdir(mode=0o700)
+    return made
+
+
+def start(places: dict[str, Path], seconds: int) -> Demo:
+    environment = {**os.environ, **{name: str(path) for name, path in places.items()}, "PYTHONUNBUFFERED": "1"}
+    environment.pop("WATTLINE_SIM_DIR", None)
+    command = [str(script("wattline")), "demo", "--seconds", str(seconds)]
+    # A group of its own, so that all of it can be interrupted as by a terminal.
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def left(places: dict[str, Path]) -> list[Path]:
+    return [path for place in places.values() for path in place.rglob("*")]
+
+
+def test_a_demo_that_ends_leaves_no_file_behind(places: dict[str, Path]) -> None:
+    with start(places, 3) as demo:
+        said = demo.communicate(timeout=150)
+    assert demo.returncode == 0, said
+    assert left(places) == []
+
+
+def by_signal(number: signal.Signals, demo: Demo) -> None:
+    os.killpg(demo.pid, number)
+
+
+def by_closed_pipe(demo: Demo) -> None:
+    assert demo.stdout is not None
+    demo.stdout.close()
+
+
+@pytest.mark.parametrize("moment", ["starting two practice nodes", "opening a channel", "the cable buys"])
+@pytest.mark.parametrize(
+    "interrupt",
+    [
+        pytest.param(partial(by_signal, signal.SIGINT), id="Ctrl-C"),
+        pytest.param(partial(by_signal, signal.SIGTERM), id="SIGTERM"),
+        pytest.param(by_closed_pipe, id="closed pipe"),
+    ],
+)
+def test_a_demo_that_is_interrupted_leaves_no_file_behind(
+    places: dict[str, Path], moment: str, interrupt: Callable[[Demo], None]
+) -> None:
+    with start(places, 5) as demo:
+        assert demo.stdout is not None
+        assert demo.stderr is not None
+        assert any(moment in line for line in demo.stdout)
+        assert left(places) != [], "the network is where this test looks for what it leaves"
+        interrupt(demo)
+        said = demo.stderr.read()
+        demo.wait(60)
+    assert "logs are kept" not in said
+    assert left(places) == [], said
