@@ -62,6 +62,7 @@ sys.exit(main())
         ("invoices", "invoice_object", "pay_index", "direct"),
         ("payments", "sendpay_object", "amount_sent_msat", "held"),
         ("about", "forward_object", "out_msat", "line"),
+        ("strangers", "keysend_object", "parts", "other"),
     ],
 )
 def test_a_practice_node_that_calls_a_field_otherwise_is_found_out(

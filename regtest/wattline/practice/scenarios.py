@@ -310,6 +310,33 @@ def line(recorder: Recorder) -> None:
     del socket
 
 
+def other(recorder: Recorder) -> None:
+    """What wattline itself does not ask, but tests and people do: deprecated commands, and the end."""
+    recorder.node("cable", allow_deprecated_apis="true")
+    recorder.node("socket", allow_deprecated_apis="true")
+    recorder.channel("cable", "socket")
+    socket_id = recorder.stage.node("socket").node_id
+    recorder.call("cable", "connect", {"id": socket_id})
+    recorder.call("cable", "notifications", {"enable": True})
+    recorder.call("cable", "keysend", {"destination": socket_id, "amount_msat": 10_000})
+    recorder.heard("socket", "htlc_accepted", "invoice_creation", "invoice_payment")
+    tlvs = {"133773311": b"I like toast".hex()}
+    recorder.call(
+        "cable", "keysend", {"destination": socket_id, "amount_msat": 1_001, "label": "a label", "extratlvs": tlvs}
+    )
+    recorder.heard("socket", "htlc_accepted", "invoice_creation", "invoice_payment")
+    recorder.do("quiet")
+    recorder.call("cable", "listsendpays")
+    recorder.call("socket", "listinvoices")
+    recorder.call("cable", "keysend", {"destination": socket_id})
+    recorder.call("cable", "keysend", {"amount_msat": 1_000})
+    recorder.call("cable", "fundchannel", {"id": NOBODY, "amount": 100_000})
+    recorder.call("cable", "fundchannel", {"id": socket_id})
+    recorder.call("socket", "plugin", {"subcommand": "list"})
+    recorder.call("socket", "notifications")
+    recorder.call("socket", "stop")
+
+
 def cheapened(route: Route) -> Route:
     """The same way, with one msat for the node in the middle."""
     from dataclasses import replace
@@ -327,6 +354,7 @@ SCENARIOS: dict[str, Callable[[Recorder], None]] = {
     "direct": direct,
     "held": held,
     "line": line,
+    "other": other,
     "onchain": onchain,
     "emergency": emergency,
 }

@@ -21,6 +21,7 @@ from wattline.practice.node.store import Store
 Json = dict[str, Any]
 LOCKED_IN_DEPTH = 1
 ANNOUNCED_DEPTH = 6
+NO_ADDRESS = 400
 AWAITING = "CHANNELD_AWAITING_LOCKIN"
 NORMAL = "CHANNELD_NORMAL"
 
@@ -170,7 +171,8 @@ class Funding:
         peer_id, value_sat = params.node_id("id"), params.integer("amount")
         push_msat, announce = params.msat("push_msat") if params.has("push_msat") else 0, params.flag("announce", True)
         if not self._peers.is_ready(peer_id):
-            raise Fault(-1, "Peer not connected")
+            data = {"id": peer_id, "method": "connect"}
+            raise Fault(NO_ADDRESS, "Unable to connect, no address known for peer", data)
         txid = await self._funds.fund(value_sat)
         request = {
             "channel_id": bytes.fromhex(txid)[::-1].hex(),

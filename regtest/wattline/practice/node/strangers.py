@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
 from hashlib import sha256
 from itertools import pairwise
@@ -25,6 +26,8 @@ from wattline.practice.node.rpc_server import Given, RpcServer
 Json = dict[str, Any]
 FINAL_CLTV = 42
 UNKNOWN_DETAILS = 0x400F
+PART_OF_XPAY = {"partid": 1, "groupid": 1}
+PART_OF_KEYSEND = {"partid": 0, "groupid": 0}
 
 
 class Strangers:
@@ -67,7 +70,7 @@ class Strangers:
         params = Parameters(
             given, ("destination", "amount_msat"), ("extratlvs", "layers", "maxfee", "retry_for", "maxdelay", "label")
         )
-        row = await self._spontaneously(params)
+        row = await self._spontaneously(params, PART_OF_XPAY)
         return _paid(row)
 
     async def _keysend(self, given: Given, _: str) -> Json:
@@ -76,17 +79,9 @@ class Strangers:
             ("destination", "amount_msat"),
             ("label", "maxfeepercent", "retry_for", "maxdelay", "exemptfee", "extratlvs", "routehints", "maxfee"),
         )
-        row = await self._spontaneously(params)
-        return {
-            "destination": row["destination"],
-            "payment_hash": row["payment_hash"],
-            "created_at": row["created_at"],
-            "parts": 1,
-            "amount_msat": row["amount_msat"],
-            "amount_sent_msat": row["amount_sent_msat"],
-            "payment_preimage": row["preimage"],
-            "status": "complete",
-        }
+        began_s = time.time()
+        row = await self._spontaneously(params, PART_OF_KEYSEND)
+        return keysend_object({**row, "created_at": began_s})
 
     async def _xpay(self, given: Given, _: str) -> Json:
         params = Parameters(
@@ -99,23 +94,23 @@ class Strangers:
         amount_msat = invoice.amount_msat or params.msat("amount_msat")
         secret = bytes.fromhex(invoice.payment_secret) + encode_truncated(amount_msat)
         final = {PAYMENT_DATA: secret}
-        row = await self._pay(
-            invoice.payee, amount_msat, invoice.payment_hash, final, {"bolt11": params.text("invstring"), "label": None}
-        )
+        texts = {"bolt11": params.text("invstring"), "label": None}
+        row = await self._pay(invoice.payee, amount_msat, invoice.payment_hash, final, PART_OF_XPAY | texts)
         return _paid(row)
 
-    async def _spontaneously(self, params: Parameters) -> Json:
+    async def _spontaneously(self, params: Parameters, part: Json) -> Json:
         preimage = os.urandom(32)
         final = {int(number): bytes.fromhex(value) for number, value in (params.raw("extratlvs") or {}).items()}
         final[PREIMAGE_TLV_TYPE] = preimage
-        label = {"label": params.raw("label"), "bolt11": None}
+        told = {**part, "label": params.raw("label"), "bolt11": None}
         destination = params.node_id("destination")
-        return await self._pay(destination, params.msat("amount_msat"), sha256(preimage).hexdigest(), final, label)
+        return await self._pay(destination, params.msat("amount_msat"), sha256(preimage).hexdigest(), final, told)
 
     async def _pay(
-        self, destination: str, amount_msat: int, payment_hash: str, final: dict[int, bytes], texts: Json
+        self, destination: str, amount_msat: int, payment_hash: str, final: dict[int, bytes], about: Json
     ) -> Json:
-        """One part, on the one way there is; its row. Raises Fault with xpay's words."""
+        """One part, on the one way there is; its row. ``about`` is the part's numbers and texts. Raises Fault with
+        xpay's words."""
         max_fee_msat = max(5_000, amount_msat // 100)
         try:
             steps = self._routes.find(self._node_id, destination, amount_msat, max_fee_msat, FINAL_CLTV)
@@ -143,12 +138,10 @@ class Strangers:
         }
         part = {
             "payment_hash": payment_hash,
-            "partid": 1,
-            "groupid": 1,
             "destination": destination,
             "amount_msat": amount_msat,
             "secrets": json.dumps([secret.hex() for secret in secrets]),
-            **texts,
+            **about,
         }
         sent = self._payments.send(first_hop, onion.hex(), part)
         try:
@@ -160,6 +153,20 @@ class Strangers:
                 raise Fault(DESTINATION_FAILED_FOR_GOOD, message) from fault
             name = str(data.get("failcodename", "")).removeprefix("WIRE_").lower()
             raise Fault(NO_ROUTE, f"Failed after 1 attempts. We got {name}, assuming it won't work again") from fault
+
+
+def keysend_object(row: Json) -> Json:
+    """The answer of ``keysend``."""
+    return {
+        "destination": row["destination"],
+        "payment_hash": row["payment_hash"],
+        "created_at": row["created_at"],
+        "parts": 1,
+        "amount_msat": row["amount_msat"],
+        "amount_sent_msat": row["amount_sent_msat"],
+        "payment_preimage": row["preimage"],
+        "status": "complete",
+    }
 
 
 def _paid(row: Json) -> Json:
