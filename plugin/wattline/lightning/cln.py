@@ -35,6 +35,8 @@ from wattline.lightning.rpc import ANSWER_TIMEOUT_S, NodeRpc, RpcRefused
 
 OLDEST_VERSION = (24, 11)
 """The first with getroutes as used here, and with the keysend descriptions that make the journal."""
+OLDEST_NAME = f"v{OLDEST_VERSION[0]}.{OLDEST_VERSION[1]:02}"
+"""As its makers call it."""
 HEIGHT_MAX_AGE_S = 5.0
 """For how long a block height is used without asking again."""
 PART_ID = 0
@@ -94,8 +96,7 @@ class CoreLightning:
         """The node's info. Raises StopError (``node_too_old``) when it is older than OLDEST_VERSION."""
         info = self.info()
         if version_numbers(info.version) < OLDEST_VERSION:
-            oldest = ".".join(str(number) for number in OLDEST_VERSION)
-            raise StopError("node_too_old", f"lightningd is {info.version}; wattline needs v{oldest} or newer")
+            raise StopError("node_too_old", f"lightningd is {info.version}; wattline needs {OLDEST_NAME} or newer")
         return info
 
     def channels(self) -> Sequence[ChannelBalance]:

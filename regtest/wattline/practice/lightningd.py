@@ -15,15 +15,13 @@ from typing import Any
 from pyln.client import LightningRpc, RpcError
 
 from wattline.errors import StopError
+from wattline.lightning.cln import OLDEST_NAME, OLDEST_VERSION
 from wattline.practice.chain import Chain
 from wattline.practice.daemon import Daemon, free_port
 from wattline.practice.waiting import wait_until
 
 OptionValue = str | int | Path | bool | None | Sequence[str | Path]
 """True or None: the option stands alone; False: it is left out; a sequence: it is given once for each item."""
-
-OLDEST_VERSION = (23, 11)
-"""Before it ``--developer`` did not exist and its speed-ups needed a special build."""
 
 # Plugins that neither wattline nor its tests use; every one costs a process and time at start. cln-grpc would want one
 # fixed port for all nodes.
@@ -53,14 +51,16 @@ class LightningdProgram:
 
     def __post_init__(self) -> None:
         if self.version < OLDEST_VERSION:
-            raise StopError("lightningd_old", f"{self.path} is {self.version_text}; v23.11 or newer is needed")
+            raise StopError("lightningd_old", f"{self.path} is {self.version_text}; {OLDEST_NAME} or newer is needed")
 
 
 def find_lightningd() -> LightningdProgram:
     """The lightningd on PATH. Raises StopError when there is none or it is too old."""
     path = shutil.which("lightningd")
     if path is None:
-        raise StopError("lightningd_missing", "lightningd is not on PATH; install Core Lightning v26.06 or newer")
+        raise StopError(
+            "lightningd_missing", f"lightningd is not on PATH; install Core Lightning {OLDEST_NAME} or newer"
+        )
     result = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=30, check=False)
     match = re.match(r"v?(\d+)\.(\d+)", result.stdout.strip())
     if result.returncode != 0 or match is None:
@@ -230,7 +230,7 @@ class Node:
         return True
 
     def _defaults(self) -> dict[str, OptionValue]:
-        options: dict[str, OptionValue] = {
+        return {
             "network": "regtest",
             "lightning-dir": self.lightning_dir,
             "addr": f"127.0.0.1:{self.port}",
@@ -246,11 +246,9 @@ class Node:
             "dev-fast-reconnect": True,
             "dev-allow-localhost": True,
             "disable-plugin": _USELESS_PLUGINS,
-        }
-        if self.program.version >= (24, 11):
             # Otherwise nodes connect to each other by gossip, and a test's topology is not what it said.
-            options["autoconnect-seeker-peers"] = 0
-        return options
+            "autoconnect-seeker-peers": 0,
+        }
 
     def _command(self) -> list[str]:
         # --developer must come before the dev- options, and a config file of the machine must not be read.

@@ -12,6 +12,7 @@ from wattline.bus.simulation import NOMINAL_V
 from wattline.cable.course import Point
 from wattline.errors import StopError, UsageError
 from wattline.practice.books import Books, books_of
+from wattline.practice.lightningd import find_lightningd
 from wattline.practice.network import RegtestNetwork
 from wattline.practice.practice_network import PracticeNetwork
 from wattline.practice.scene import Json, Scene, Trade
@@ -146,6 +147,9 @@ def toast(
     is_practice = node == PRACTICE
     if is_practice:
         say("these are PRACTICE NODES: not Lightning, they hold no money; a real one is shown by --node lightningd")
+    else:
+        # Nobody shall wait for a bitcoind and then hear that there is no lightningd.
+        find_lightningd()
     if is_onchain or not is_practice:
         say("starting bitcoind on regtest")
     with (
