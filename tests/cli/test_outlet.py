@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -19,7 +18,8 @@ from tests.cli.command import run
 from wattline.bus import open_bus
 from wattline.bus.simulation import Fault, RelayFault, SimulatedWorld
 from wattline.cli.outlet_guard import own_guard
-from wattline.offering import SocketSettings
+from wattline.offering import OutletSettings, SocketSettings
+from wattline.relay import GuardClient, GuardSettings, ProcessSettings, RelayError, spawn_guard
 from wattline.relay.process import is_running, process_start_time
 from wattline.settings import load_settings
 
@@ -186,17 +186,52 @@ def test_a_shunt_the_wrong_way_round_is_reported(
     assert not world.relay_closed(0)
 
 
-def test_beside_the_plugins_guard_it_refuses(
-    socket_toml: Path, world: SimulatedWorld, capsys: pytest.CaptureFixture[str]
+def plugins_guard(directory: Path, *outlets: OutletSettings) -> GuardClient:
+    """As the plugin of a node starts it, which keeps its things in ``directory``."""
+    directory.mkdir(parents=True)
+    relays = {outlet.outlet_id: outlet.relay for outlet in outlets}
+    served = ProcessSettings(pid=os.getpid(), start_time=process_start_time(os.getpid()) or 0)
+    return spawn_guard(
+        GuardSettings(
+            socket=str(directory / "guard.sock"), log=str(directory / "guard.log"), relays=relays, ends_with=served
+        )
+    )
+
+
+def test_beside_the_plugins_guard_it_refuses_wherever_the_configuration_lies(
+    socket_toml: Path, world: SimulatedWorld, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    with (socket_toml.parent / "guard.sock.lock").open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        assert run("outlet", "test", "--config", str(socket_toml)) == 1
-        assert "stop the plugin first" in capsys.readouterr().err
-        assert world.history(0) == []
-        fcntl.flock(lock, fcntl.LOCK_UN)
-        # A lock that nobody holds is what a plugin leaves behind.
-        assert result(capsys, 0, "--config", str(socket_toml), "--outlet", "A1")["ok"]
+    (outlet, other) = load_settings(socket_toml, SocketSettings).outlet
+    guard = plugins_guard(tmp_path / "lightning" / "bitcoin" / "wattline", outlet)
+    copied = tmp_path / "elsewhere.toml"
+    # Another pin of the same chip is a write to the same register.
+    copied.write_text(socket_toml.read_text().replace("0x20, bit = 0", "0x20, bit = 3"))
+    for config in (socket_toml, copied):
+        assert run("outlet", "test", "--config", str(config)) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("wattline: error: relay_taken: pin P")
+        assert f"process {guard.state().pid}" in line
+        assert "stop the plugin first" in line
+    assert [world.history(circuit) for circuit in range(4)] == [[], [], [], []]
+    # The other chip is nobody's.
+    assert result(capsys, 0, "--config", str(socket_toml), "--outlet", other.outlet_id)["ok"]
+    guard.bye()
+    guard.close()
+    assert result(capsys, 0, "--config", str(socket_toml), "--outlet", outlet.outlet_id)["ok"]
+
+
+def test_a_plugin_that_comes_up_between_the_look_and_the_test_keeps_its_relay(
+    socket_toml: Path, world: SimulatedWorld, tmp_path: Path
+) -> None:
+    (outlet, _) = load_settings(socket_toml, SocketSettings).outlet
+    guard = plugins_guard(tmp_path / "wattline", outlet)
+    guard.hold("A1", 1000)
+    with pytest.raises(RelayError) as caught, own_guard(outlet, socket_toml):
+        pass
+    assert caught.value.code == "relay_taken"
+    assert [switching.closed for switching in world.history(0) if switching.closed] == [True]
+    guard.bye()
+    guard.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])

@@ -287,6 +287,27 @@ def test_two_guards_with_the_same_task_are_one(outlets: Socket, wait_for: Callab
     assert first.hold("A", 500).closed
 
 
+def test_a_guard_at_another_socket_is_refused_a_chip_that_is_driven_until_its_guard_has_died(
+    outlets: Socket, tmp_path: Path, wait_for: Callable[..., None]
+) -> None:
+    first = outlets.start()
+    first.hold("A", 1000)
+    away = tmp_path / "away"
+    away.mkdir()
+    other = {"C": {"driver": "pcf8574", "bus": SPEC, "address": 0x20, "bit": 2}}
+    changes = {"socket": str(away / "guard.sock"), "log": str(away / "guard.log"), "relays": other}
+    before = len(outlets.history(2))
+    with pytest.raises(RelayError, match="pin P2 of the PCF8574 at 0x20") as caught:
+        outlets.start(**changes)
+    assert caught.value.code == "relay_taken"
+    assert f"process {first.state().pid}" in caught.value.message
+    assert "the guard is refused" in (away / "guard.log").read_text()
+    assert len(outlets.history(2)) == before
+    os.kill(first.state().pid, signal.SIGKILL)
+    wait_for(lambda: not outlets.guard_runs())
+    assert outlets.start(**changes).hold("C", 500).closed
+
+
 def test_a_plugin_that_dies_before_it_has_held_anything_is_started_again(
     outlets: Socket,
     node: subprocess.Popen[bytes],

@@ -16,7 +16,7 @@ import typer
 from wattline.cli.meter import quantities
 from wattline.cli.meter_config import outlets_in
 from wattline.cli.outlet_found import find, put_back
-from wattline.cli.outlet_guard import not_beside_the_plugin, own_guard, relieve_left_over
+from wattline.cli.outlet_guard import check_not_beside_the_plugin, own_guard, relieve_left_over
 from wattline.cli.outlet_trial import Trial, try_out
 from wattline.errors import WattlineError
 from wattline.meter import Reading
@@ -58,7 +58,8 @@ def try_outlets(
     def tell(text: str) -> None:
         typer.echo(text, err=as_json)
 
-    with _interruptible(), not_beside_the_plugin(config):
+    with _interruptible():
+        check_not_beside_the_plugin(config, outlets)
         relieve_left_over(config, [settings.outlet_id for settings in outlets], tell)
         try:
             for settings in outlets:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from wattline.cli.outlet_trial import IDLE_MW, power_now_mw
 from wattline.offering import OutletSettings
-from wattline.relay import look_at, open_relay
+from wattline.relay import claimed, look_at, open_relay
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,12 @@ def find(outlet: OutletSettings) -> Found:
 def put_back(outlet: OutletSettings) -> bool:
     """The pin at the level that the configuration calls closed, at which it was found and nothing flowed. Whether
     nothing flows now. Raises RelayError, MeterError."""
-    relay = open_relay(outlet.relay)
-    try:
-        relay.set_closed(True)
-    finally:
-        relay.close()
+    # No guard has it at this moment.
+    with claimed([outlet.relay]):
+        relay = open_relay(outlet.relay)
+        try:
+            relay.set_closed(True)
+        finally:
+            relay.close()
     # Only now: what a GPIO line does when it is let go belongs to it.
     return abs(power_now_mw(outlet)) <= IDLE_MW

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -11,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from wattline.errors import UsageError
 from wattline.offering import OutletSettings
 from wattline.relay import (
     GUARD_SOCKET,
@@ -20,6 +18,7 @@ from wattline.relay import (
     GuardState,
     ProcessSettings,
     RelayError,
+    check_unclaimed,
     spawn_guard,
 )
 from wattline.relay.process import is_running, process_start_time
@@ -31,34 +30,17 @@ WHOSE = "config"
 """File in the directory of a guard: the configuration that it was started for."""
 
 
-@contextmanager
-def not_beside_the_plugin(config: Path) -> Iterator[None]:
-    """Keep the plugin's guard out meanwhile, which lives beside ``config`` where the plugin reads it by default.
+def check_not_beside_the_plugin(config: Path, outlets: Sequence[OutletSettings]) -> None:
+    """Nobody else drives the relays of ``outlets``, but for guards that earlier tests of ``config`` have left.
 
-    Whoever has the lock of that guard is the one that may have relays; a guard that starts meanwhile waits for it.
-    Raises RelayError ``guard_busy`` when there is one, UsageError when that cannot be told.
+    It is for the words and the moment, before anything is switched: whoever comes later is kept out by the guard of
+    each test. Raises RelayError ``relay_taken``.
     """
-    path = config.absolute().parent / f"{GUARD_SOCKET}.lock"
-    try:
-        lock = path.open("rb")
-    except FileNotFoundError:
-        # No guard has ever been here.
-        yield
-        return
-    except OSError as error:
-        raise UsageError(
-            "guard_unknown", f"{path}: cannot be looked at ({error}); be the user that lightningd runs as"
-        ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RelayError(
-                "guard_busy",
-                f"the plugin's guard has the relays of this socket ({path} is locked): stop the plugin first, with"
-                " lightning-cli plugin stop wattline-plugin",
-            ) from None
-        yield
+    left = []
+    for _, client, state in _left_over(config):
+        client.close()
+        left.append(state.pid)
+    check_unclaimed([outlet.relay for outlet in outlets], but_by=left)
 
 
 def relieve_left_over(config: Path, outlet_ids: Sequence[str], tell: Callable[[str], None]) -> None:
@@ -67,17 +49,8 @@ def relieve_left_over(config: Path, outlet_ids: Sequence[str], tell: Callable[[s
 
     Raises RelayError ``guard_busy`` when one of them belongs to a test that still runs.
     """
-    for directory in sorted(Path(tempfile.gettempdir()).glob(f"{DIRECTORY}*")):
+    for directory, guard, state in _left_over(config):
         try:
-            mine = directory.stat().st_uid == os.getuid()
-            if not mine or (directory / WHOSE).read_text(encoding="utf-8") != str(config.absolute()):
-                continue
-            guard = GuardClient.connect(directory / GUARD_SOCKET)
-        except (OSError, RelayError):
-            # Not one of ours, or it has ended.
-            continue
-        try:
-            state = guard.state()
             names = ", ".join(relay.outlet_id for relay in state.relays)
             if state.held:
                 raise RelayError("guard_busy", f"another `wattline outlet test` has the relay of {names}")
@@ -91,6 +64,25 @@ def relieve_left_over(config: Path, outlet_ids: Sequence[str], tell: Callable[[s
             guard.close()
         if _ended(state):
             shutil.rmtree(directory, ignore_errors=True)
+
+
+def _left_over(config: Path) -> Iterator[tuple[Path, GuardClient, GuardState]]:
+    """The guards of tests of ``config`` that live: their directory, a connection to be closed, their state."""
+    for directory in sorted(Path(tempfile.gettempdir()).glob(f"{DIRECTORY}*")):
+        try:
+            mine = directory.stat().st_uid == os.getuid()
+            if not mine or (directory / WHOSE).read_text(encoding="utf-8") != str(config.absolute()):
+                continue
+            guard = GuardClient.connect(directory / GUARD_SOCKET)
+        except (OSError, RelayError):
+            # Not one of ours, or it has ended.
+            continue
+        try:
+            state = guard.state()
+        except RelayError:
+            guard.close()
+            raise
+        yield directory, guard, state
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Relays behind one Protocol, and the guard: the separate process that holds them on short leases."""
 
+from wattline.relay.exclusion import check_unclaimed, claimed
 from wattline.relay.guard_settings import GUARD_SOCKET, GuardSettings, LightningdSettings, ProcessSettings
 from wattline.relay.lease import GuardClient
 from wattline.relay.opening import Expanders, RelaySettings, check_relays, look_at, open_relay
@@ -20,6 +21,8 @@ __all__ = [
     "RelaySettings",
     "RelayState",
     "check_relays",
+    "check_unclaimed",
+    "claimed",
     "guard_for",
     "look_at",
     "open_relay",

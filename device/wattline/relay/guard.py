@@ -2,7 +2,8 @@
 
 It holds a relay closed only as long as its client's lease lasts, and a lease only as long as the client lives. It
 knows nothing of money, opens everything before it does anything else, and ends only when everything is open; but for a
-relay on another chip than its configuration says, which it cannot open however long it tries.
+relay on another chip than its configuration says, which it cannot open however long it tries. It touches no hardware
+that another guard drives, wherever that one's socket is: it is refused then, and says so to who started it.
 
 Requests and answers are lines of JSON: ``{"ask": "hold", "outlet_id", "lease_ms", "asked_ms"}``, ``{"ask": "open",
 "outlet_id"}``, ``{"ask": "take"}``, ``{"ask": "state"}``, ``{"ask": "bye"}``; answered by ``{"relay": ...}``,
@@ -33,6 +34,7 @@ from typing import Any, BinaryIO
 from wattline.bus.unixsocket import listen_unix
 from wattline.errors import UsageError
 from wattline.relay.contacts import Contacts
+from wattline.relay.exclusion import claimed
 from wattline.relay.guard_settings import GuardSettings
 from wattline.relay.lease import GuardClient
 from wattline.relay.opening import Expanders, open_relay
@@ -258,12 +260,14 @@ def _is_guarded(settings: GuardSettings) -> bool:
 
 
 def guard(settings: GuardSettings) -> None:
-    """Be the guard until it is time to go. Raises OSError when the socket or the lock cannot be made."""
+    """Be the guard until it is time to go. Raises OSError when the socket or the lock cannot be made, RelayError
+    ``relay_taken`` when another guard, at another socket, drives the hardware of a relay: nothing is switched then."""
     lock = take_lock(settings)
     if lock is None:
         log.info("not needed")
         return
-    with lock:
+    # An older guard that was killed may have let go of this lock a moment before the hardware's.
+    with lock, claimed(settings.relays.values()):
         wakeup, woken = socket.socketpair()
         woken.setblocking(False)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -302,9 +306,19 @@ def _detach(output: Path) -> None:
     os.close(log_file)
 
 
+def _report(refusal: RelayError, descriptor: int | None) -> None:
+    if descriptor is not None:
+        # Whoever started this guard may have stopped waiting for it.
+        with contextlib.suppress(OSError):
+            os.write(descriptor, json.dumps({"code": refusal.code, "message": refusal.message}).encode())
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Hold relays closed on short leases; open them whatever happens.")
     parser.add_argument("--config", required=True, help="JSON file with the settings; '-' reads them from stdin")
+    parser.add_argument(
+        "--report", type=int, metavar="FD", help="file descriptor that a refusal is written to, as JSON"
+    )
     parser.add_argument("--foreground", action="store_true", help="stay a child of the caller, for service managers")
     given = parser.parse_args(arguments)
     try:
@@ -327,6 +341,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     try:
         guard(settings)
+    except RelayError as error:
+        log.error("the guard is refused: %s", error)
+        _report(error, given.report)
+        return 1
     except OSError:
         log.exception("the guard cannot work")
         return 1

@@ -12,7 +12,8 @@ class RelayError(StopError):
 
     Codes of the hardware: ``relay_bus_error`` (the chip does not answer), ``relay_no_line`` (no such GPIO line, or
     somebody else has it), ``relay_stuck`` (read back, it is not where it was put), ``relay_wrong_chip`` (another kind
-    of chip than ``driver`` says). Codes of the guard: ``guard_lost`` (it is gone; every lease ends by itself),
+    of chip than ``driver`` says), ``relay_taken`` (another guard drives it), ``relay_lock_unusable`` (whether one does
+    cannot be told). Codes of the guard: ``guard_lost`` (it is gone; every lease ends by itself),
     ``guard_busy`` (another client holds relays), ``guard_leaving`` (it is ending), ``guard_start`` (it could not be
     started), ``bad_request``, ``unknown_outlet``, ``lease_too_long``, ``lease_over`` (the request came after its own
     lease had run out).

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import subprocess
 import sys
 import time
@@ -43,10 +46,23 @@ def spawn_guard(settings: GuardSettings, timeout_s: float = START_TIMEOUT_S) -> 
     """Start a guard that outlives this process, and take it; every relay has been opened by then.
 
     It has a session, a standard input and a standard output of its own. It waits for an older guard to end. Raises
-    RelayError ``guard_start``, ``guard_busy``.
+    RelayError ``guard_start``, ``guard_busy``; ``relay_taken`` when a guard at another socket drives one of the relays.
     """
-    command = [sys.executable, "-P", "-m", "wattline.relay.guard", "--config", "-"]
     deadline = time.monotonic() + timeout_s
+    report, reporting = os.pipe()
+    try:
+        os.set_blocking(report, False)
+        try:
+            _start(settings, timeout_s, reporting)
+        finally:
+            os.close(reporting)
+        return _awaited(settings, deadline, timeout_s, report)
+    finally:
+        os.close(report)
+
+
+def _start(settings: GuardSettings, timeout_s: float, reporting: int) -> None:
+    command = [sys.executable, "-P", "-m", "wattline.relay.guard", "--config", "-", "--report", str(reporting)]
     try:
         started = subprocess.run(
             command,
@@ -56,6 +72,7 @@ def spawn_guard(settings: GuardSettings, timeout_s: float = START_TIMEOUT_S) -> 
             text=True,
             start_new_session=True,
             cwd="/",
+            pass_fds=(reporting,),
             timeout=timeout_s,
             check=False,
         )
@@ -64,16 +81,31 @@ def spawn_guard(settings: GuardSettings, timeout_s: float = START_TIMEOUT_S) -> 
     if started.returncode != 0:
         reason = started.stderr.strip().splitlines() or [f"exit status {started.returncode}"]
         raise RelayError("guard_start", f"the guard did not start: {reason[-1]}")
+
+
+def _awaited(settings: GuardSettings, deadline: float, timeout_s: float, report: int) -> GuardClient:
     while True:
         try:
             return _connected(settings)
         except RelayError as error:
             if error.code == "guard_busy":
                 raise
+            _check_not_refused(report)
             if time.monotonic() > deadline:
                 reason_now = f"{error}; its log is {settings.log}"
                 raise RelayError("guard_start", f"no guard after {timeout_s:g} s: {reason_now}") from error
         time.sleep(LOOK_AGAIN_S)
+
+
+def _check_not_refused(report: int) -> None:
+    """Raises the RelayError with which the guard has said that it may not work."""
+    refusal = b""
+    with contextlib.suppress(BlockingIOError):
+        # Shorter than what a pipe takes at once, so it comes whole; nothing when the guard has closed it.
+        refusal = os.read(report, 4096)
+    if refusal:
+        told = json.loads(refusal)
+        raise RelayError(told["code"], told["message"])
 
 
 def _connected(settings: GuardSettings) -> GuardClient:
