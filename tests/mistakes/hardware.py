@@ -68,6 +68,12 @@ CONFIGURATION = (
         ("outlet.0.max_power_w", "valid integer", "'1000'"),
     ),
     Mistake(
+        "a value of none of the types that a key may have",
+        lambda desk: [*READ, desk.socket_toml(METER.replace(f'"{SIM}"', "true"))],
+        2,
+        ("socket.toml: outlet.0.meter.bus: must be the number N of /dev/i2c-N, or 'sim:", "bus (it is True)"),
+    ),
+    Mistake(
         "an impossible value",
         lambda desk: [*READ, desk.socket_toml(power="0")],
         2,

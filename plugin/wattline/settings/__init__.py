@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
 
 from wattline.errors import UsageError
 
@@ -50,9 +52,10 @@ def parse_settings(values: dict[str, Any], model: type[SettingsT], source: str) 
 
 
 def _lines(error: ValidationError, model: type[Settings], source: str) -> list[str]:
-    lines = []
+    lines: list[str] = []
     for item in error.errors():
-        key = _key(model, item["loc"])
+        of_several = _of_several_types(model, item["loc"])
+        key = _key(model, item["loc"] if of_several is None else item["loc"][:-1])
         message = item["msg"].removeprefix("Value error, ")
         context = item.get("ctx", {})
         if item["type"] == "missing":
@@ -67,12 +70,39 @@ def _lines(error: ValidationError, model: type[Settings], source: str) -> list[s
             message = f"must be one table, [{key}] with one bracket"
         elif item["type"] == "extra_forbidden":
             message = f"unknown key; allowed here: {', '.join(_siblings(model, item['loc']))}"
+        elif of_several is not None:
+            # pydantic tells of each of its types; it is one mistake.
+            message = f"must be {_allowed(of_several)} (it is {item.get('input')!r})"
         elif not isinstance(item.get("input"), (dict, list)):
             message = f"{message} (it is {item.get('input')!r})"
             if key.endswith(ADDRESS) and isinstance(item.get("input"), int):
                 message = re.sub(r"\b\d+\b", lambda found: f"{int(found[0]):#04x}", message)
-        lines.append(f"{source}: {key}: {message}")
+        line = f"{source}: {key}: {message}"
+        if line not in lines:
+            lines.append(line)
     return lines
+
+
+def _of_several_types(model: type[BaseModel], location: tuple[int | str, ...]) -> FieldInfo | None:
+    """The key that may hold values of several types when ``location`` ends with the name that pydantic gives to one of
+    these types."""
+    if len(location) < 2:
+        return None
+    tables, _ = _followed(model, location[:-2])
+    for field in (table.model_fields[location[-2]] for table in tables if location[-2] in table.model_fields):
+        if get_origin(field.annotation) in (Union, UnionType) and location[-1] in _names(field):
+            return field
+    return None
+
+
+def _names(field: FieldInfo) -> list[str]:
+    return [inner.__name__ for inner in get_args(field.annotation) if isinstance(inner, type)]
+
+
+def _allowed(field: FieldInfo) -> str:
+    """What a key may hold, in the words of its description."""
+    told = (field.description or " or ".join(_names(field))).rstrip(".")
+    return f"the {told[0].lower()}{told[1:]}" if field.description else told
 
 
 def _siblings(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
