@@ -109,12 +109,13 @@ def test_watching_rarely_still_reads_often_enough(socket_toml: Path, capsys: pyt
     assert "not read for" not in capsys.readouterr().out
 
 
-def test_ctrl_c_ends_watching_well(socket_toml: Path) -> None:
-    command = [sys.executable, "-m", "wattline.cli.main", "meter", "watch", "--config", str(socket_toml)]
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_end_watching_well(socket_toml: Path, number: signal.Signals) -> None:
+    command = [str(Path(sys.executable).parent / "wattline"), "meter", "watch", "--config", str(socket_toml)]
     watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert watching.stdout is not None
     assert watching.stdout.readline().startswith("A1: 24.000 V")
-    os.kill(watching.pid, signal.SIGINT)
+    os.kill(watching.pid, number)
     _, errors = watching.communicate(timeout=20)
     assert (watching.returncode, errors) == (0, "")
 

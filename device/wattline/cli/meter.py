@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 
 from wattline.cable.view import energy, power
+from wattline.cli.interruption import interruptible
 from wattline.cli.meter_config import NamedMeter, meters_in
 from wattline.meter import Meter, MeterError, Reading, open_meter
 
@@ -124,14 +125,15 @@ def watch(
     console = Console()
     looks: list[Look] = []
     try:
-        if console.is_terminal and not as_json:
-            with Live(console=console, auto_refresh=False) as live:
-                for looks in _looks(meters, min(interval, 0.5), seconds):
-                    live.update(table(looks), refresh=True)
-        else:
-            for looks in _looks(meters, interval, seconds):
-                for line in [_json(looks)] if as_json else [str(look) for look in looks]:
-                    typer.echo(line)
+        with interruptible():
+            if console.is_terminal and not as_json:
+                with Live(console=console, auto_refresh=False) as live:
+                    for looks in _looks(meters, min(interval, 0.5), seconds):
+                        live.update(table(looks), refresh=True)
+            else:
+                for looks in _looks(meters, interval, seconds):
+                    for line in [_json(looks)] if as_json else [str(look) for look in looks]:
+                        typer.echo(line)
     except KeyboardInterrupt:
         # How it is meant to end.
         pass

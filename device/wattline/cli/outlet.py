@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
+from wattline.cli.interruption import interruptible
 from wattline.cli.meter import quantities
 from wattline.cli.meter_config import outlets_in
 from wattline.cli.outlet_found import find, put_back
@@ -58,7 +55,7 @@ def try_outlets(
     def tell(text: str) -> None:
         typer.echo(text, err=as_json)
 
-    with _interruptible():
+    with interruptible():
         check_not_beside_the_plugin(config, outlets)
         relieve_left_over(config, [settings.outlet_id for settings in outlets], tell)
         try:
@@ -120,18 +117,3 @@ def _wrong_way_round(trial: Trial) -> str:
         f"{trial.before.power_mw / 1000:.0f} W flowed when the relay was to be open, and none before:"
         f" active_low = {str(trial.active_low).lower()} is wrong. The pin is back as it was found, and no power flows"
     )
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM ends the test in good order as well, as Ctrl-C does."""
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

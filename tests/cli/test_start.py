@@ -1,0 +1,50 @@
+"""The entry point of the ``wattline`` command."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+
+SLOW = """
+import sys
+
+class Slow:
+    \"\"\"Loading the program takes until the end of the input.\"\"\"
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "wattline.cli.main":
+            print("loading", flush=True)
+            sys.stdin.read()
+
+sys.meta_path.insert(0, Slow())
+from wattline.cli.start import main
+main()
+"""
+
+
+def started(*words: str, before: Callable[[], object] | None = None) -> subprocess.Popen[str]:
+    """A command in the midst of loading."""
+    command = [sys.executable, "-c", SLOW, *words]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, preexec_fn=before)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "loading\n"
+    return process
+
+
+def test_ctrl_c_while_the_program_loads_ends_it_without_a_word() -> None:
+    process = started("--help")
+    os.kill(process.pid, signal.SIGINT)
+    out, errors = process.communicate(timeout=20)
+    assert (process.returncode, out, errors) == (-signal.SIGINT, "", "")
+
+
+def test_one_that_is_started_deaf_to_ctrl_c_stays_so() -> None:
+    process = started("--help", before=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+    os.kill(process.pid, signal.SIGINT)
+    out, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    assert "meter" in out
