@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -118,6 +121,42 @@ def test_ctrl_c_and_sigterm_end_watching_well(socket_toml: Path, number: signal.
     os.kill(watching.pid, number)
     _, errors = watching.communicate(timeout=20)
     assert (watching.returncode, errors) == (0, "")
+
+
+def shown_by_a_terminal(rows: int, columns: int, *words: str) -> str:
+    """All that the command writes to a terminal of this size."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "NO_COLOR")}
+    command = [str(Path(sys.executable).parent / "wattline"), "meter", "watch", *words]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment | {"TERM": "xterm"})
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            shown += chunk
+    except OSError:
+        pass  # how Linux tells that nobody is on the other side any more
+    finally:
+        os.close(ours)
+    assert process.wait(20) == 0
+    return shown.decode()
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(24, 40), (4, 100)], ids=["narrow", "low"])
+def test_a_terminal_that_is_too_small_for_the_table_shows_lines(socket_toml: Path, rows: int, columns: int) -> None:
+    shown = shown_by_a_terminal(rows, columns, "--config", str(socket_toml), "--interval", "0.3", "--for", "0.5")
+    lines = [line for line in shown.splitlines() if line.startswith("A")]
+    assert lines[:2] == ["A1: 24.000 V, 0.000 A, 0.0 W, 0.000 Wh", "A2: 24.000 V, 0.000 A, 0.0 W, 0.000 Wh"]
+    assert 4 <= len(lines) <= 8
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown
+    assert "voltage" not in shown
+
+
+def test_a_terminal_with_room_shows_the_table(socket_toml: Path) -> None:
+    shown = shown_by_a_terminal(24, 80, "--config", str(socket_toml), "--for", "0.5")
+    assert "voltage" in shown
+    assert "A1: 24.000 V" not in shown
 
 
 def test_the_table_has_a_row_for_each_meter_and_the_error_in_words() -> None:

@@ -27,6 +27,9 @@ OutletOption = Annotated[str | None, typer.Option("--outlet", help="Of a socket:
 LOOK_S = 0.2
 """Between two looks at a meter, whatever is shown: one that does not count by itself must be read often."""
 REOPEN_S = 1.0
+TABLE_INTERVAL_S = 0.5
+WIDE = 1000
+"""More than any table needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,24 +119,40 @@ def read(
 def watch(
     config: ConfigOption,
     outlet: OutletOption = None,
-    interval: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds between two lines.")] = 1.0,
+    interval: Annotated[
+        float,
+        typer.Option(
+            min=0.1, max=3600, help="Seconds between two lines; a table is drawn anew twice a second at least."
+        ),
+    ] = 1.0,
     seconds: Annotated[float | None, typer.Option("--for", min=0.1, help="End after so many seconds.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line on stdout.")] = False,
 ) -> None:
-    """Look at every meter until Ctrl-C: a table on a terminal, lines anywhere else."""
+    """Look at every meter until Ctrl-C: a table on a terminal that has room for it, lines anywhere else."""
     meters = [WatchedMeter(named) for named in meters_in(config, outlet)]
     console = Console()
     looks: list[Look] = []
     try:
         with interruptible():
             if console.is_terminal and not as_json:
-                with Live(console=console, auto_refresh=False) as live:
-                    for looks in _looks(meters, min(interval, 0.5), seconds):
-                        live.update(table(looks), refresh=True)
-            else:
-                for looks in _looks(meters, interval, seconds):
-                    for line in [_json(looks)] if as_json else [str(look) for look in looks]:
-                        typer.echo(line)
+                begun = time.monotonic()
+                live = Live(console=console, auto_refresh=False)
+                try:
+                    for looks in _looks(meters, min(interval, TABLE_INTERVAL_S), seconds):
+                        rows = table(looks)
+                        if not fits(console, rows):
+                            break
+                        live.start()
+                        live.update(rows, refresh=True)
+                    else:
+                        raise typer.Exit(_status(looks))
+                finally:
+                    live.stop()
+                # Lines from now on, for the rest of the time.
+                seconds = None if seconds is None else seconds - (time.monotonic() - begun)
+            for looks in _looks(meters, interval, seconds):
+                for line in [_json(looks)] if as_json else [str(look) for look in looks]:
+                    typer.echo(line)
     except KeyboardInterrupt:
         # How it is meant to end.
         pass
@@ -155,6 +174,13 @@ def table(looks: Sequence[Look]) -> Table:
         else:
             rows.add_row(look.name, look.driver, *quantities(look.found))
     return rows
+
+
+def fits(console: Console, rows: Table) -> bool:
+    """Whether the terminal has room for the table: in one that has not, rich shows dots where the values were."""
+    if console.measure(rows, options=console.options.update(width=WIDE)).maximum > console.width:
+        return False
+    return len(console.render_lines(rows, pad=False)) <= console.height
 
 
 def _looks(meters: Sequence[WatchedMeter], interval_s: float, seconds: float | None) -> Iterator[list[Look]]:
