@@ -74,15 +74,31 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.
     (tmp_path / "file").touch()
     assert run("init", "socket", "--output", str(tmp_path / "file" / "socket.toml")) == 2
     assert "config_unwritable" in capsys.readouterr().err
-    assert run("init", "socket", "--force", "--output", str(tmp_path)) == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith(f"config_unwritable: {tmp_path}: cannot be written: Is a directory")
 
 
-def test_the_directory_of_the_file_is_made(tmp_path: Path) -> None:
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_a_directory_in_place_of_a_file_is_called_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], force: list[str]
+) -> None:
+    for output, named in ((str(tmp_path), str(tmp_path)), ("", ".")):
+        assert run("init", "socket", *force, "--output", output) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.endswith(f"config_unwritable: {named}: is a directory; name the file in it, too")
+
+
+def test_the_directory_of_the_file_is_made_and_both_are_for_this_user_only(tmp_path: Path) -> None:
     path = tmp_path / "node" / "wattline" / "socket.toml"
     assert run("init", "socket", "--output", str(path)) == 0
     load_settings(path, SocketSettings)
+    modes = [found.stat().st_mode & 0o777 for found in (path, path.parent, path.parent.parent)]
+    assert modes == [0o600, 0o700, 0o700]
+
+
+def test_a_file_that_is_written_over_keeps_the_mode_that_it_was_given(tmp_path: Path) -> None:
+    path = written(tmp_path, "socket")
+    path.chmod(0o640)
+    assert run("init", "socket", "--output", str(path), "--force") == 0
+    assert path.stat().st_mode & 0o777 == 0o640
 
 
 def test_for_the_socket_it_tells_where_to_put_it_and_the_next_two_commands(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -105,6 +106,10 @@ def _script(name: str) -> str:
 
 
 def _write(path: Path, text: str, force: bool) -> None:
+    """For this user only, and so are the directories that are made: an address of a ledger holds a password."""
+    if path.is_dir():
+        raise UsageError("config_unwritable", f"{path}: is a directory; name the file in it, too")
+    before = os.umask(0o077)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w" if force else "x", encoding="utf-8") as file:
@@ -115,3 +120,5 @@ def _write(path: Path, text: str, force: bool) -> None:
         raise UsageError("config_exists", f"{path}: is there already; --force writes over it") from None
     except OSError as error:
         raise UsageError("config_unwritable", f"{path}: cannot be written: {error.strerror}") from error
+    finally:
+        os.umask(before)
