@@ -47,8 +47,12 @@ def try_outlets(
         bool, typer.Option("--json", help="End with one JSON object on stdout; all else on stderr.")
     ] = False,
 ) -> None:
-    """Close the relay of each outlet for a moment: WHATEVER IS PLUGGED IN GETS POWER. Shows what relay and meter say
-    before, meanwhile and after; the relay opens again whatever happens. The plugin must not run."""
+    """Close the relay of each outlet for a moment: WHATEVER IS PLUGGED IN GETS POWER.
+
+    Shows what relay and meter say before, meanwhile and after; the relay opens again whatever happens.
+
+    The plugin must not run.
+    """
     outlets = outlets_in(config, outlet)
     results: list[_Result] = []
 
