@@ -7,6 +7,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
+
+import pytest
+
+from tests.cli.command import run
 
 SLOW = """
 import sys
@@ -48,3 +53,8 @@ def test_one_that_is_started_deaf_to_ctrl_c_stays_so() -> None:
     out, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
     assert "meter" in out
+
+
+def test_it_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"wattline {version('wattline')}\n"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import sys
 import traceback
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 
@@ -34,10 +36,19 @@ app.add_typer(outlet_app, name="outlet")
 app.command()(demo)
 
 
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"wattline {version('wattline')}")
+        raise typer.Exit
+
+
 @app.callback()
 def _common(
     context: typer.Context,
-    verbose: bool = typer.Option(False, VERBOSE, help="Show tracebacks and debug lines."),
+    verbose: Annotated[bool, typer.Option(VERBOSE, help="Show tracebacks and debug lines.")] = False,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_tell_version, is_eager=True)
+    ] = False,
 ) -> None:
     context.obj = {"verbose": verbose}
 
