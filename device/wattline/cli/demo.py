@@ -73,8 +73,11 @@ def demo(
         try:
             return cable.result(seconds + END_TIMEOUT_S)[1]
         except KeyboardInterrupt:
-            # The cable has had the same Ctrl-C, and ends its session.
-            return cable.result(END_TIMEOUT_S)[1]
+            # The cable has had the same Ctrl-C, and ends its session; if it has begun at all.
+            _, summary = cable.result(END_TIMEOUT_S)
+            if not summary:
+                raise
+            return summary
         except subprocess.TimeoutExpired:
             cable.interrupt()
             return cable.result(END_TIMEOUT_S)[1]
