@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,21 @@ def test_when_one_of_several_is_taken_none_is_kept(tmp_path: Path) -> None:
             pass
         with claimed([line], machine=[tmp_path]):
             pass
+
+
+def test_who_lets_go_leaves_no_file_and_two_never_have_it_at_once(tmp_path: Path) -> None:
+    inside = threading.Lock()
+
+    def fight() -> None:
+        for _ in range(30):
+            with claimed([expander()], patience_s=30, machine=[tmp_path]):
+                assert inside.acquire(blocking=False), "two have it"
+                inside.release()
+
+    with ThreadPoolExecutor(4) as pool:
+        for fought in [pool.submit(fight) for _ in range(4)]:
+            fought.result()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_killed_process_lets_go_at_once(tmp_path: Path) -> None:

@@ -57,8 +57,8 @@ def claimed(
     with ExitStack() as held:
         # In one order for everybody: no two wait for each other.
         for paths in sorted(wanted):
-            for descriptor in _waited_for(paths, wanted[paths], deadline):
-                held.callback(os.close, descriptor)
+            for path, descriptor in _waited_for(paths, wanted[paths], deadline):
+                held.callback(_let_go, path, descriptor)
         yield
 
 
@@ -92,7 +92,14 @@ def locks_of(relay: RelaySettings, machine: Sequence[Path] = MACHINE) -> tuple[P
     return tuple(directory / f"wattline-{name}.lock" for directory in machine)
 
 
-def _waited_for(paths: Sequence[Path], relay: RelaySettings, deadline: float) -> list[int]:
+def _let_go(path: Path, descriptor: int) -> None:
+    # While it is still locked: whoever waits for it sees that it is at its place no more, and looks again.
+    with contextlib.suppress(OSError):
+        path.unlink()
+    os.close(descriptor)
+
+
+def _waited_for(paths: Sequence[Path], relay: RelaySettings, deadline: float) -> list[tuple[Path, int]]:
     while True:
         try:
             return _taken(paths, relay)
@@ -102,22 +109,22 @@ def _waited_for(paths: Sequence[Path], relay: RelaySettings, deadline: float) ->
         time.sleep(LOOK_AGAIN_S)
 
 
-def _taken(paths: Sequence[Path], relay: RelaySettings) -> list[int]:
-    """The descriptors that hold the locks, all or none. Raises RelayError."""
+def _taken(paths: Sequence[Path], relay: RelaySettings) -> list[tuple[Path, int]]:
+    """The locks that could be made, and the descriptors that hold them, all or none. Raises RelayError."""
     with ExitStack() as held:
-        descriptors = []
+        locks = []
         for path in paths:
             descriptor = _locked(path, relay)
             if descriptor is not None:
-                held.callback(os.close, descriptor)
-                descriptors.append(descriptor)
-        if not descriptors:
+                held.callback(_let_go, path, descriptor)
+                locks.append((path, descriptor))
+        if not locks:
             where = " and ".join(str(path.parent) for path in paths)
             raise RelayError(
                 "relay_lock_unusable", f"{relay.place}: no lock can be made for it, {where} cannot be written"
             )
         held.pop_all()
-        return descriptors
+        return locks
 
 
 def _locked(path: Path, relay: RelaySettings) -> int | None:
