@@ -55,6 +55,18 @@ def credited_sat(stall: StillStall, session: str) -> int:
     return credited_msat // MSAT_PER_SAT
 
 
+def check_two_at_once(stall: StillStall) -> None:
+    """bitcoind gives its verdict on a transaction only when it has been asked for two of them."""
+    verdict = stall.chain.verdict
+    both = threading.Barrier(2, timeout=5)
+
+    def at_once(raw: str) -> object:
+        both.wait()
+        return verdict(raw)
+
+    stall.chain.verdict = at_once  # type: ignore[method-assign,assignment]
+
+
 # The invitation.
 
 
@@ -160,14 +172,7 @@ def test_a_close_waits_for_no_version_whose_check_hangs(stall: StillStall, sessi
 
 
 def test_of_two_versions_handed_over_at_once_one_is_taken(stall: StillStall, session: str, wallet: Wallet) -> None:
-    verdict = stall.chain.verdict
-    both = threading.Barrier(2, timeout=5)
-
-    def at_once(raw: str) -> object:
-        both.wait()
-        return verdict(raw)
-
-    stall.chain.verdict = at_once  # type: ignore[method-assign,assignment]
+    check_two_at_once(stall)
     with ThreadPoolExecutor(2) as pool:
         handed_over = [pool.submit(stall.hand_over, session, 1, wallet.sign(value)) for value in (1500, 1600)]
         assert sorted(each.result(5) for each in handed_over) == ["", "bad_version"]
@@ -180,14 +185,7 @@ def test_of_two_sessions_that_promise_one_input_at_once_one_gets_credit(stall: S
     other = stall.open(2, "A2", OTHER_CABLE)
     first = Wallet.of(stall.chain, stall.invite(session).script)
     second = Wallet(stall.chain, first.inputs, stall.invite(other, OTHER_CABLE).script)
-    verdict = stall.chain.verdict
-    both = threading.Barrier(2, timeout=5)
-
-    def at_once(raw: str) -> object:
-        both.wait()
-        return verdict(raw)
-
-    stall.chain.verdict = at_once  # type: ignore[method-assign,assignment]
+    check_two_at_once(stall)
     with ThreadPoolExecutor(2) as pool:
         promised = [
             pool.submit(stall.hand_over, session, 1, first.sign(1500)),
