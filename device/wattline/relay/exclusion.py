@@ -159,17 +159,18 @@ def _opened(path: Path) -> int | None:
     """The file ``path``, made for everybody when there is none; None where none can be made. Raises OSError."""
     # Not with O_CREAT at once: in directories like /tmp the kernel refuses that for a file of another user
     # (fs.protected_regular), who must be kept out as well.
-    with contextlib.suppress(FileNotFoundError):
-        return os.open(path, OPEN)
-    before = os.umask(0)
-    try:
-        return os.open(path, OPEN | os.O_CREAT | os.O_EXCL, 0o666)
-    except FileExistsError:
-        return os.open(path, OPEN)
-    except OSError:
-        return None
-    finally:
-        os.umask(before)
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            return os.open(path, OPEN)
+        before = os.umask(0)
+        try:
+            return os.open(path, OPEN | os.O_CREAT | os.O_EXCL, 0o666)
+        except FileExistsError:
+            continue  # somebody else was quicker, and may have let go of it again
+        except OSError:
+            return None
+        finally:
+            os.umask(before)
 
 
 def _is_at(descriptor: int, path: Path) -> bool:
