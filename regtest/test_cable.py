@@ -122,9 +122,9 @@ def test_a_cable_that_stands_still_is_cut_off_before_the_balance_is_negative_and
     cable = scene.run_cable(path, for_s=25)
     session_id = live_session(scene)
     cable.freeze()
-    paused = in_state(scene, session_id, "paused")
-    assert paused["balance_msat"] >= 0
-    assert not scene.world.relay_closed(0)
+    in_state(scene, session_id, "paused")
+    wait_until("the relay is open", lambda: not scene.world.relay_closed(0), 5)
+    assert scene.session(session_id)["balance_msat"] >= 0
     cable.thaw()
     in_state(scene, session_id, "delivering")
     cable.interrupt()

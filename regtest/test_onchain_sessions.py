@@ -248,8 +248,8 @@ def test_a_wallet_that_spends_the_input_elsewhere_is_cut_off_and_refused_until_t
     cable = scene.run_cable(path)
     live = live_session(scene, increments=3)
     session_id = live["session_id"]
-    cable.freeze()  # it would reserve its input again
     row = cable_row(path, session_id)
+    cable.freeze()  # it would reserve its input again
     (taken,) = row.inputs
     wallet.rpc.call("unreserveinputs", {"psbt": row.base_psbt, "reserve": 2 * 72})
     destination = wallet.rpc.newaddr("p2tr")["p2tr"]

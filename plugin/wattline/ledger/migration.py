@@ -7,12 +7,15 @@ one unit of work each; a database of a newer program is refused, because we cann
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 
 from sqlalchemy import Connection, delete, insert, inspect, select
+from sqlalchemy.dialects import registry
+from sqlalchemy.schema import CreateIndex, CreateTable, DDLElement
 
 from wattline.errors import UsageError
 from wattline.ledger.onchain_migration import add_onchain_tables
-from wattline.ledger.schema import SCHEMA_VERSION, metadata, schema_version
+from wattline.ledger.schema import PARTIAL_INDEXES, SCHEMA_VERSION, metadata, schema_version
 
 Migration = Callable[[Connection], None]
 
@@ -33,7 +36,8 @@ def bring_up_to_date(
     if schema_version.name not in names:
         if names:
             raise UsageError("ledger_foreign", f"the database is not a wattline ledger: it holds {sorted(names)[0]!r}")
-        metadata.create_all(connection)
+        for statement in statements_of_new(connection.dialect.name):
+            connection.exec_driver_sql(statement)
         connection.execute(insert(schema_version).values(version=version))
         return 0
     found = connection.execute(select(schema_version.c.version)).scalar_one_or_none()
@@ -50,3 +54,13 @@ def bring_up_to_date(
         connection.execute(delete(schema_version))
         connection.execute(insert(schema_version).values(version=version))
     return int(found)
+
+
+@cache
+def statements_of_new(dialect_name: str) -> tuple[str, ...]:
+    """What makes the tables and indexes of a new database, in order, in the SQL of ``sqlite`` or ``postgresql``."""
+    dialect = registry.load(dialect_name)()
+    tables = metadata.sorted_tables
+    indexes = sorted((index for table in tables for index in table.indexes), key=lambda index: str(index.name))
+    made: list[DDLElement] = [*(CreateTable(table) for table in tables), *(CreateIndex(index) for index in indexes)]
+    return (*(str(each.compile(dialect=dialect)).strip() for each in made), *PARTIAL_INDEXES)

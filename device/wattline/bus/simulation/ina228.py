@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cache
 
 from wattline.bus.simulation.pointer import PointedChip
 
@@ -96,10 +97,7 @@ class Ina228Model(PointedChip):
     @property
     def conversion_ns(self) -> int:
         """How long a conversion of all enabled inputs takes, averaging included; 0 in shutdown."""
-        adc = self._words[ADC_CONFIG]
-        mode = adc >> 12
-        times = ((BUS, adc >> 9), (SHUNT, adc >> 6), (TEMPERATURE, adc >> 3))
-        return sum(CONVERSION_NS[time & 7] for channel, time in times if mode & channel) * AVERAGES[adc & 7]
+        return _conversion_ns(self._words[ADC_CONFIG])
 
     def sample(self, bus_v: float, current_a: float, ns: int) -> None:
         """``ns`` nanoseconds pass at ``bus_v`` and ``current_a``."""
@@ -209,3 +207,11 @@ class Ina228Model(PointedChip):
 
     def _clear_accumulators(self) -> None:
         self._energy_ns = self._charge_ns = 0
+
+
+@cache
+def _conversion_ns(adc: int) -> int:
+    """With ADC_CONFIG at ``adc``; asked at every step of simulated time."""
+    mode = adc >> 12
+    times = ((BUS, adc >> 9), (SHUNT, adc >> 6), (TEMPERATURE, adc >> 3))
+    return sum(CONVERSION_NS[time & 7] for channel, time in times if mode & channel) * AVERAGES[adc & 7]

@@ -157,8 +157,9 @@ class World:
 
     def switch(self) -> None:
         """Let the contacts follow the expanders' pins (after each access); each circuit has two in parallel."""
+        high = self.expander.pins & self.other_expander.pins
         for bit, circuit in enumerate(self.circuits):
-            closed = circuit.welded or not all(chip.pins >> bit & 1 for chip in self._expanders.values())
+            closed = circuit.welded or not high >> bit & 1
             if closed != circuit.closed:
                 circuit.closed = closed
                 circuit.closed_at_ns = self._now_ns
