@@ -98,7 +98,7 @@ def ledger_of(cable_config: Path) -> Path:
 
 def test_a_cable_streams_through_a_changing_load(scene: Scene, wallets: list[Node]) -> None:
     path = config(scene, wallets[0], "streaming")
-    cable = scene.run_cable(path, for_s=16)
+    cable = scene.run_cable(path, for_s=10)
     session_id = live_session(scene)
     for profile in ("phone", "noisy", "toaster"):
         goal_uwh = scene.world.energy_uwh(0) + 2_000
@@ -135,7 +135,7 @@ def test_a_cable_that_stands_still_is_cut_off_before_the_balance_is_negative_and
 
 def test_two_cables_at_two_outlets_pay_each_for_its_own(scene: Scene, wallets: list[Node]) -> None:
     paths = [config(scene, wallet, f"both-{n}", circuit=n) for n, wallet in enumerate(wallets)]
-    cables = [scene.run_cable(path, for_s=12) for path in paths]
+    cables = [scene.run_cable(path, for_s=8) for path in paths]
     session_ids = [live_session(scene, "A1"), live_session(scene, "A2")]
     results = [cable.result() for cable in cables]
     for number, (status, summary) in enumerate(results):
@@ -159,7 +159,7 @@ def test_a_price_above_the_limit_makes_no_session(scene: Scene, wallets: list[No
 
 def test_a_price_change_is_told_and_the_session_keeps_its_price(scene: Scene, wallets: list[Node]) -> None:
     path = config(scene, wallets[0], "price-change")
-    cable = scene.run_cable(path, for_s=10)
+    cable = scene.run_cable(path, for_s=6)
     session_id = live_session(scene)
     try:
         scene.node.rpc.call("wattline-tariff", {"energy_msat_per_kwh": 9_000_000})
@@ -180,7 +180,7 @@ def test_a_cable_killed_in_mid_session_takes_it_up_again_and_pays_nothing_twice(
     session_id = live_session(scene)
     wait_until("a few payments", lambda: scene.session(session_id)["payments"] >= 4 or None)
     first.kill()
-    second = scene.run_cable(path, for_s=8)
+    second = scene.run_cable(path, for_s=4)
     status, summary = second.result()
     assert status == 0, second.log_text()
     assert summary["session_id"] == session_id

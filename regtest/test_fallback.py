@@ -39,8 +39,8 @@ CHEAPER = replace(TRADE, energy_msat_per_kwh=400_000_000)
 """1300 W cost 144 sat a second."""
 CHANNEL_SAT = 100_000
 PUSH_MSAT = 80_000_000
-DRY_SAT = 1_200
-"""What the cable can spend in its one channel: some eight seconds of delivery."""
+DRY_SAT = 800
+"""What the cable can spend in its one channel: some five seconds of delivery."""
 INCREMENT_MSAT = 200_000
 """The largest that is paid over Lightning at a time."""
 LARGE_MSAT = 600_000

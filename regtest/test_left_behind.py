@@ -62,13 +62,19 @@ def by_closed_pipe(demo: Demo) -> None:
     demo.stdout.close()
 
 
-@pytest.mark.parametrize("moment", ["starting two practice nodes", "opening a channel", "the cable buys"])
+BY_CTRL_C = partial(by_signal, signal.SIGINT)
+BY_SIGTERM = partial(by_signal, signal.SIGTERM)
+
+
 @pytest.mark.parametrize(
-    "interrupt",
+    ("moment", "interrupt"),
     [
-        pytest.param(partial(by_signal, signal.SIGINT), id="Ctrl-C"),
-        pytest.param(partial(by_signal, signal.SIGTERM), id="SIGTERM"),
-        pytest.param(by_closed_pipe, id="closed pipe"),
+        pytest.param("starting two practice nodes", BY_CTRL_C, id="starting-Ctrl-C"),
+        pytest.param("opening a channel", by_closed_pipe, id="opening-closed pipe"),
+        pytest.param("opening a channel", BY_SIGTERM, id="opening-SIGTERM"),
+        pytest.param("the cable buys", BY_CTRL_C, id="buying-Ctrl-C"),
+        pytest.param("the cable buys", by_closed_pipe, id="buying-closed pipe"),
+        pytest.param("the cable buys", BY_SIGTERM, id="buying-SIGTERM"),
     ],
 )
 def test_a_demo_that_is_interrupted_leaves_no_file_behind(

@@ -10,9 +10,12 @@ from wattline.errors import RetryError
 
 T = TypeVar("T")
 
-PROBE_INTERVAL_S = 0.05
+SHORTEST_INTERVAL_S = 0.01
+LONGEST_INTERVAL_S = 0.15
+"""Between two probes: a tenth of the time waited so far, within these. What is soon there is seen at once, and what
+takes long costs the machine little meanwhile."""
 DEADLINE_S = 60.0
-"""Enough for a real node on a small, busy machine; a wait that succeeds ends within one probe of the thing."""
+"""Enough for a real node on a small, busy machine; a wait that succeeds ends within one interval of the thing."""
 
 
 class DeadlineError(RetryError):
@@ -24,7 +27,8 @@ def wait_until(what: str, probe: Callable[[], T | None], timeout_s: float = DEAD
 
     Raises DeadlineError after ``timeout_s``, naming ``what`` and the last thing seen.
     """
-    deadline = time.monotonic() + timeout_s
+    begun = time.monotonic()
+    deadline = begun + timeout_s
     while True:
         seen: object
         try:
@@ -34,7 +38,8 @@ def wait_until(what: str, probe: Callable[[], T | None], timeout_s: float = DEAD
             seen = result
         except RetryError as error:
             seen = error.message
-        left = deadline - time.monotonic()
+        now = time.monotonic()
+        left = deadline - now
         if left <= 0:
             raise DeadlineError("deadline", f"waited {timeout_s:g} s in vain for: {what} (last seen: {seen!r})")
-        time.sleep(min(PROBE_INTERVAL_S, left))
+        time.sleep(min(max(SHORTEST_INTERVAL_S, min(LONGEST_INTERVAL_S, (now - begun) / 10)), left))
