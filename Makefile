@@ -11,7 +11,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python3.14; 
 	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 # Tests mostly wait (for leases, blocks, payments), so more of them than cores run at the same time; a file's tests share
 # their nodes and stay together.
-WORKERS ?= 4
+WORKERS ?= 5
 # Only `make lock` needs uv.
 UV ?= uv
 

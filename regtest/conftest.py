@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -20,6 +21,7 @@ from wattline.practice.dear_trade import TRADE, end, wait_free
 from wattline.practice.lightningd import Node, find_lightningd
 from wattline.practice.network import RegtestNetwork
 from wattline.practice.node.bitcoin_blocks import RESCAN
+from wattline.practice.places import Places, make_places
 from wattline.practice.practice_network import PracticeChain, PracticeNetwork
 from wattline.practice.scene import Scene
 
@@ -132,6 +134,12 @@ def cable(scene: Scene, wallets: dict[str, Node]) -> Iterator[HandCable]:
     with HandCable(scene, wallets["cable"]) as cable:
         yield cable
         end(scene, cable)
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    """Empty at first; for a process's environment."""
+    return make_places(tmp_path)
 
 
 @pytest.hookimpl(wrapper=True)

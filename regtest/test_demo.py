@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+from wattline.practice.places import Places, environment_of, left
 from wattline.practice.scene import script
 from wattline.tariff import Tariff, cost_msat
 
@@ -37,10 +38,12 @@ def test_the_demo_toasts_a_slice_of_bread_and_all_books_agree(kind: str) -> None
     assert "course" not in said
 
 
-def test_the_demo_tells_a_newcomer_what_happened_in_words(kind: str) -> None:
+def test_the_demo_tells_a_newcomer_what_happened_in_words_and_leaves_no_file_behind(kind: str, places: Places) -> None:
     command = [str(script("wattline")), "demo", "--node", kind, "--seconds", "4", "--price", "1000"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+    environment = environment_of(places)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert left(places) == []
     for words in ("1000 sat per kWh", "given back", "agree to the msat"):
         assert words in done.stdout
     # As a rule once; a payment that a busy machine slows down may pause the session.

@@ -175,10 +175,12 @@ def test_while_the_cables_node_is_down_nothing_is_signed_and_the_session_waits_f
     cable, before = begun(scene, path)
     session_id = before["session_id"]
     wallet.kill()
-    paused = session_when(scene, session_id, "paused", lambda session: bool(session["state"] == "paused"))
-    assert not scene.world.relay_closed(0)
-    assert paused["balance_msat"] >= 0
-    wallet.start()
+    try:
+        session_when(scene, session_id, "paused", lambda session: bool(session["state"] == "paused"))
+        wait_until("the relay is open", lambda: not scene.world.relay_closed(0), 5)
+        assert scene.session(session_id)["balance_msat"] >= 0
+    finally:
+        wallet.start()
     goes_on(scene, before)
     settlement, _ = end(scene, cable, session_id)
     check_settled(scene, session_id, settlement)
