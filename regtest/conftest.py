@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from trial.one_dialect import share_compiled_statements
 
 from wattline.errors import WattlineError
 from wattline.practice.by_hand import HandCable
@@ -30,6 +31,7 @@ LOG_LINES = 60
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    share_compiled_statements()
     config.addinivalue_line("markers", "lightningd: needs nodes, real or practice; see regtest/conftest.py")
     config.addinivalue_line("markers", "real_only: about bitcoind or lightningd itself, so not for practice nodes")
 
