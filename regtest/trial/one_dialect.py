@@ -1,7 +1,7 @@
 """Statements of the ledger compiled once for a whole run of tests.
 
 SQLAlchemy keeps what it has compiled for each engine by itself, and in it by the engine's dialect, so that each of the
-hundreds of ledgers that tests make would have every statement compiled anew: a sixth of the time of such tests. Here
+hundreds of ledgers that tests make would have every statement compiled anew: a third of the time of such tests. Here
 the dialects of all SQLite ledgers count as the same, which they are, and all engines share one cache.
 """
 
