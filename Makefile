@@ -47,7 +47,7 @@ install: $(VENV)/.installed ## Make .venv with everything that is needed, all of
 
 .PHONY: test
 test: lint ## Check the code and run all tests (real nodes too where bitcoind and lightningd are on PATH)
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: demo
 demo: $(VENV)/.installed ## Toast a slice of bread: socket, cable and payments on this machine

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from trial.longest_first import put_longest_first
 from trial.one_dialect import share_compiled_statements
 
 from wattline.errors import WattlineError
@@ -36,12 +37,16 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "real_only: about bitcoind or lightningd itself, so not for practice nodes")
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What is about a real node is not tried on a practice one."""
+    """What is about a real node is not tried on a practice one; the rest is put into the order of the run."""
     without = [item for item in items if _kind(item) == "practice" and item.get_closest_marker("real_only") is not None]
     if without:
         config.hook.pytest_deselected(items=without)
         items[:] = [item for item in items if item not in without]
+    if hasattr(config, "workerinput"):
+        # The files of one worker; without workers pytest's own order saves nodes, by tests of one kind after another.
+        put_longest_first(items)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
