@@ -22,13 +22,14 @@ DAY_S = 86_400
 DEAR = Tariff.of(energy_msat_per_kwh=300_001)
 
 
-def on_bench(command: list[str], change: Callable[[Any], None]) -> Callable[[Desk], list[str]]:
-    """``command`` on a cable to which all is well but for ``change``."""
+def on_bench(command: list[str], change: Callable[[Any], None], **payment: int) -> Callable[[Desk], list[str]]:
+    """``command`` on a cable to which all is well but for ``change``; ``payment`` goes into its configuration."""
 
     def make(desk: Desk) -> list[str]:
         bench = desk.fixture("bench")
         change(bench)
-        return [*command, desk.cable_toml({"meter": {"bus": "sim:toaster"}}, bench.socket.address)]
+        changes: dict[str, dict[str, Any]] = {"meter": {"bus": "sim:toaster"}, "payment": payment}
+        return [*command, desk.cable_toml(changes, bench.socket.address)]
 
     return make
 
@@ -199,7 +200,7 @@ CHANNELS = (
     ),
     Mistake(
         "a channel with too little, at a run",
-        on_bench(RUN, of("largest_msat", 5, "node")),
+        on_bench(RUN, of("largest_msat", 5, "node"), max_failures_in_a_row=3),
         1,
         ("wattline: error: payment_failed", "no single route for"),
         beside=ENDED,
