@@ -101,7 +101,7 @@ class Wallet:
             self._chain.send(address, value_sat)
         self._chain.mine(1)
         found = self.call("listunspent", 1, 9_999_999, addresses)
-        assert len(found) == len(values_sat), found
+        assert len(found) == len(values_sat), (found, self._chain.call("getrawmempool", True))
         at = {row["address"]: Coin(Outpoint(row["txid"], row["vout"]), sat_of(row["amount"])) for row in found}
         return [at[address] for address in addresses]
 

@@ -120,10 +120,14 @@ class Chain:
         return self.height
 
     def send(self, address: str, value_sat: int) -> str:
-        """Pay ``value_sat`` to ``address``; the txid, in the mempool and not mined."""
+        """Pay ``value_sat`` to ``address``; the txid, in the mempool and not mined. Raises StopError with bitcoind's
+        reason when its mempool does not take it."""
         if value_sat <= 0:
             raise StopError("value_invalid", f"cannot send {value_sat} sat")
-        return str(self.call("sendtoaddress", address, str(Decimal(value_sat) / SAT_PER_BTC)))
+        txid = str(self.call("sendtoaddress", address, str(Decimal(value_sat) / SAT_PER_BTC)))
+        # The wallet keeps what its own mempool refuses, and says nothing.
+        self.call("sendrawtransaction", self.call("gettransaction", txid)["hex"])
+        return txid
 
     def send_many(self, addresses: Sequence[str], value_sat: int) -> str:
         """One transaction that pays ``value_sat`` to each of these different addresses, in this order, before its
