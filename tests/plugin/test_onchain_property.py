@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.plugin.fakes import CABLE
@@ -380,8 +380,20 @@ honest_histories = st.builds(
     st.lists(honest_acts, max_size=10),
 )
 
+LOST_BEFORE_THE_REFUND: list[Act] = [
+    ("grow", 1),
+    ("deliver", 20),
+    ("grow", 2),
+    ("rival", "older", True),
+    ("look",),
+    *[("mine", True), ("look",)] * (CONFIRMATIONS + 1),
+    ("close",),
+]
+"""The loss is final on the chain before the settlement has come to the refund."""
+
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example((100_000,), LOST_BEFORE_THE_REFUND)
 @given(st.sampled_from([(100_000,), (60_000, 60_000)]), histories)
 def test_in_the_end_the_ledger_equals_the_chain(coins: tuple[int, ...], history: list[Act]) -> None:
     with world(coins) as made:

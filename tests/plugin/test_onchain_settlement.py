@@ -280,6 +280,30 @@ def test_a_loss_is_taken_out_of_what_goes_back_by_lightning(stall: StillStall, s
     assert saved.account.balance_msat == 500_000, "which is what was lost"
 
 
+@pytest.mark.parametrize(("spent", "lost_sat"), [("older", 500), ("double", VALUE_SAT + 500)])
+def test_a_loss_that_is_final_before_the_refund_is_decided_is_taken_out_of_it_too(
+    stall: StillStall, session: str, wallet: Wallet, spent: str, lost_sat: int
+) -> None:
+    """As when the node is away, or the machine off, for an hour after the fraud was seen."""
+    assert stall.hand_over(session, 2, wallet.sign(VALUE_SAT + 500)) == ""
+    stall.deliver(1_000_000)
+    stall.chain.mine([wallet.versions[0] if spent == "older" else wallet.double_spend(1000)])
+    stall.mine(CONFIRMATIONS)
+    assert (stall.aggregate(session).status, stall.aggregate(session).lost_msat) == (
+        AggregateStatus.LOST,
+        lost_sat * 1000,
+    )
+    assert not stall.is_over(session)
+    stall.work()
+    stall.settlement.retry()
+    assert stall.is_over(session)
+    left_msat = (VALUE_SAT + 500) * MSAT_PER_SAT - 1_000_000 - lost_sat * MSAT_PER_SAT
+    assert stall.wallet.sends == ([(CABLE, left_msat)] if left_msat > 0 else [])
+    saved = stall.saved(session)
+    assert saved.refund_status is (RefundStatus.SENT if left_msat > 0 else RefundStatus.KEPT)
+    assert saved.account.balance_msat == (VALUE_SAT + 500) * MSAT_PER_SAT - 1_000_000 - max(0, left_msat)
+
+
 def test_a_loss_counts_also_when_nothing_is_taken_on_the_chain_any_more(
     stall: StillStall, session: str, wallet: Wallet
 ) -> None:

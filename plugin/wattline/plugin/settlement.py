@@ -203,7 +203,12 @@ class Settlement:
             # Lightning money must not go out for what the chain may yet take away; less than a sat is its rounding.
             self._sessions.post(session_id, RefundOwed() if unused_msat >= MSAT_PER_SAT else RefundKept())
             return
-        sent = self._pay_back(Purpose.REFUND, session_id, REFUND_SEQUENCE, record.cable_node_id, unused_msat)
+        # The chain may have spoken its last word before it came to this: the node or the machine was away.
+        left_msat = unused_msat - self._onchain.lost_msat(session_id)
+        if left_msat < max(1, record.session.terms.min_refund_msat):
+            self._sessions.post(session_id, RefundKept())
+            return
+        sent = self._pay_back(Purpose.REFUND, session_id, REFUND_SEQUENCE, record.cable_node_id, left_msat)
         self._sessions.post(session_id, sent or RefundOwed())
 
     def _pay_back(
