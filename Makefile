@@ -10,7 +10,8 @@ SHELL := bash
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python3.14; do \
 	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 # Tests mostly wait (for leases, blocks, payments), so more of them than cores run at the same time; a file's tests share
-# their nodes and stay together. Real nodes take more of the machine than practice nodes.
+# their nodes and stay together. Real nodes take more of the machine than practice nodes. The longest files come first: see
+# regtest/trial/longest_first.py.
 WORKERS ?= $(if $(shell command -v lightningd),3,5)
 # Only `make lock` needs uv.
 UV ?= uv

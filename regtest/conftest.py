@@ -37,6 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "real_only: about bitcoind or lightningd itself, so not for practice nodes")
 
 
+# After pytest has put together the tests of one kind of node.
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What is about a real node is not tried on a practice one; the rest is put into the order of the run."""
@@ -45,7 +46,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=without)
         items[:] = [item for item in items if item not in without]
     if hasattr(config, "workerinput"):
-        # The files of one worker; without workers pytest's own order saves nodes, by tests of one kind after another.
+        # Every worker sorts alike. Without workers pytest's own order saves nodes: those of one kind after the other.
         put_longest_first(items)
 
 

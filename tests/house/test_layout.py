@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import Any
 
 import pytest
+from trial.longest_first import LONGEST
 
 from tests.house.checkout import CHECKOUT, SOURCE_ROOTS, files_of_the_checkout, subpackages
 
@@ -34,6 +35,10 @@ PLACES_OF_ONE_MACHINE = re.compile(
 def project() -> dict[str, Any]:
     values: dict[str, Any] = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
     return values
+
+
+def test_every_file_that_is_to_be_tested_early_is_there() -> None:
+    assert [name for name in LONGEST if not (CHECKOUT / name).is_file()] == []
 
 
 @pytest.mark.parametrize("root", SOURCE_ROOTS)

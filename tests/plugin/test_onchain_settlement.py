@@ -34,6 +34,9 @@ from wattline.session import CableLost, RefundStatus, State, StopReason, Tick
 from wattline.v1 import charging_pb2 as pb
 
 VALUE_SAT = 3000
+LOSSES = [("older", 500, 100), ("older", 500, 2_200_000), ("double", VALUE_SAT + 500, 100)]
+"""What the cable has mined instead, what that lacks, and below what no refund is sent: of 2 500 000 msat that were not
+used, 2 000 000 are left after the first loss."""
 
 
 @pytest.fixture
@@ -280,28 +283,43 @@ def test_a_loss_is_taken_out_of_what_goes_back_by_lightning(stall: StillStall, s
     assert saved.account.balance_msat == 500_000, "which is what was lost"
 
 
-@pytest.mark.parametrize(("spent", "lost_sat"), [("older", 500), ("double", VALUE_SAT + 500)])
-def test_a_loss_that_is_final_before_the_refund_is_decided_is_taken_out_of_it_too(
-    stall: StillStall, session: str, wallet: Wallet, spent: str, lost_sat: int
+@pytest.mark.parametrize("is_decided_first", [False, True])
+@pytest.mark.parametrize(("spent", "lost_sat", "min_refund_msat"), LOSSES)
+def test_a_loss_is_taken_out_of_the_refund_whether_it_is_final_before_that_is_decided_or_after(
+    stall: StillStall, spent: str, lost_sat: int, min_refund_msat: int, is_decided_first: bool
 ) -> None:
-    """As when the node is away, or the machine off, for an hour after the fraud was seen."""
-    assert stall.hand_over(session, 2, wallet.sign(VALUE_SAT + 500)) == ""
+    """Before, as when the node is away, or the machine off, for an hour after the fraud was seen."""
+    stall.terms = replace(stall.terms, min_refund_msat=min_refund_msat)
+    session = stall.open()
+    wallet = Wallet.of(stall.chain, stall.invite(session).script)
+    for number, value_sat in enumerate((VALUE_SAT, VALUE_SAT + 500), start=1):
+        assert stall.hand_over(session, number, wallet.sign(value_sat)) == ""
     stall.deliver(1_000_000)
     stall.chain.mine([wallet.versions[0] if spent == "older" else wallet.double_spend(1000)])
+    stall.look()
+    if is_decided_first:
+        stall.work()
     stall.mine(CONFIRMATIONS)
-    assert (stall.aggregate(session).status, stall.aggregate(session).lost_msat) == (
-        AggregateStatus.LOST,
-        lost_sat * 1000,
-    )
-    assert not stall.is_over(session)
+    assert stall.aggregate(session).status is AggregateStatus.LOST
+    assert stall.aggregate(session).lost_msat == lost_sat * MSAT_PER_SAT
+    assert not stall.wallet.sends
     stall.work()
     stall.settlement.retry()
-    assert stall.is_over(session)
-    left_msat = (VALUE_SAT + 500) * MSAT_PER_SAT - 1_000_000 - lost_sat * MSAT_PER_SAT
-    assert stall.wallet.sends == ([(CABLE, left_msat)] if left_msat > 0 else [])
+    unused_msat = (VALUE_SAT + 500) * MSAT_PER_SAT - 1_000_000
+    left_msat = unused_msat - lost_sat * MSAT_PER_SAT
+    if left_msat < min_refund_msat:
+        left_msat = 0
+    assert stall.wallet.sends == ([(CABLE, left_msat)] if left_msat else [])
     saved = stall.saved(session)
-    assert saved.refund_status is (RefundStatus.SENT if left_msat > 0 else RefundStatus.KEPT)
-    assert saved.account.balance_msat == (VALUE_SAT + 500) * MSAT_PER_SAT - 1_000_000 - max(0, left_msat)
+    assert saved.refund_status is (RefundStatus.SENT if left_msat else RefundStatus.KEPT)
+    assert saved.account.balance_msat == unused_msat - left_msat
+
+
+def test_what_was_given_back_is_not_seized(stall: StillStall, session: str, wallet: Wallet) -> None:
+    """A look at the chain that began before nothing was found to be owed."""
+    stall.ledger.void(session, "nothing is owed", 1)
+    assert stall.onchain.choice.seize(session, StopReason.DOUBLE_SPENT) is None
+    assert stall.aggregate(session).status is AggregateStatus.VOID
 
 
 def test_a_loss_counts_also_when_nothing_is_taken_on_the_chain_any_more(

@@ -20,7 +20,7 @@ from tests.plugin.fakes import (
     wait_until,
 )
 from wattline.ledger import Booking, Cursor, Intent, Kind, Purpose
-from wattline.lightning.node import SendStatus, SentPayment
+from wattline.lightning.node import NodeUnavailable, SendStatus, SentPayment
 from wattline.plugin import outlet as outlets
 from wattline.plugin.receipts import REFUND_SEQUENCE
 from wattline.session import (
@@ -230,6 +230,25 @@ def test_a_refund_that_finds_no_way_is_owed_and_sent_once_there_is_one(stall: St
     assert stall.wallet.sends == [(CABLE, PAID_MSAT)]
     receipt = stall.receipt(session)
     assert (receipt.refund_status, receipt.balance_msat) == (pb.REFUND_STATUS_SENT, 0)
+
+
+def test_a_receipt_that_could_not_say_what_became_of_an_owed_refund_is_issued_anew_when_asked_for(stall: Stall) -> None:
+    stall.wallet.blocked = True
+    session = stall.open()
+    stall.pay(session, 1, PAID_MSAT)
+    assert end(stall, session).refund_status == pb.REFUND_STATUS_OWED
+    stall.wallet.blocked, stall.signer.gone = False, True
+    with pytest.raises(NodeUnavailable):
+        stall.settlement.retry()
+    assert stall.wallet.sends == [(CABLE, PAID_MSAT)]
+    stall.signer.gone = False
+    stall.settlement.retry()
+    record = stall.ledger.session(session)
+    assert record is not None
+    anew = stall.receipts.newest(record)
+    assert pb.Receipt.FromString(anew.receipt).refund_status == pb.REFUND_STATUS_SENT
+    assert stall.receipts.newest(record) == anew
+    assert stall.wallet.sends == [(CABLE, PAID_MSAT)]
 
 
 # The books.

@@ -94,8 +94,8 @@ class Choice:
                 self._ledger.choose(session_id, newest.number, session.stop_reason or "closed", self._now())
 
     def seize(self, session_id: str, reason: StopReason) -> Version | None:
-        """Choose the newest version at once, because something is wrong; None when there is none. The first choice
-        stands."""
+        """Choose the newest version at once, because something is wrong; None when there is none, or when it was
+        decided that nothing is taken. The first choice stands."""
         desk = self._desks.of(session_id)
         with desk.lock:
             desk.is_closed = True
@@ -103,7 +103,7 @@ class Choice:
             if newest is None:
                 return None
             chosen = self._ledger.choose(session_id, newest.number, reason, self._now()).chosen_number
-        return self._ledger.version(session_id, chosen or newest.number)
+        return self._ledger.version(session_id, chosen) if chosen is not None else None
 
     def _due_sat(self, session: Session, aggregate: Aggregate) -> int:
         onchain_msat = self._ledger.onchain_credited_msat(session.session_id)

@@ -30,24 +30,32 @@ class Receipts:
         """A receipt of the session as it stands in ``record``. Raises NodeUnavailable; then it is issued when somebody
         asks for it."""
         session_id = record.session.session_id
+        content = self._message(record).SerializeToString(deterministic=True)
+        signature = sign(self._signer, "receipt", content)
+        self._ledger.save_receipt(session_id, content, signature, self._now())
+        return pb.SignedReceipt(receipt=content, signature=signature)
+
+    def newest(self, record: SessionRecord) -> pb.SignedReceipt:
+        """The one issued last; issued now when the plugin died before it could, or before it could say what became of
+        a refund that was owed."""
+        saved = self._ledger.receipt(record.session.session_id)
+        if saved is None:
+            return self.issue(record)
+        # As it stands now: ``record`` may have been read before an owed refund was sent.
+        now = self._ledger.session(record.session.session_id) or record
+        if pb.Receipt.FromString(saved.content).refund_status != self._message(now).refund_status:
+            return self.issue(now)
+        return pb.SignedReceipt(receipt=saved.content, signature=saved.signature)
+
+    def _message(self, record: SessionRecord) -> pb.Receipt:
+        session_id = record.session.session_id
         refund = self._ledger.outgoing.of(Purpose.REFUND, session_id, REFUND_SEQUENCE)
         aggregate = self._ledger.aggregate(session_id)
         number = aggregate.chosen_number if aggregate is not None else None
-        message = receipt_message(
+        return receipt_message(
             record,
             self._node_id,
             refund.payment_hash if refund else "",
             self._ledger.onchain_credited_msat(session_id),
             self._ledger.version(session_id, number) if number is not None else None,
         )
-        content = message.SerializeToString(deterministic=True)
-        signature = sign(self._signer, "receipt", content)
-        self._ledger.save_receipt(session_id, content, signature, self._now())
-        return pb.SignedReceipt(receipt=content, signature=signature)
-
-    def newest(self, record: SessionRecord) -> pb.SignedReceipt:
-        """The one issued last; issued now when the plugin died before it could."""
-        saved = self._ledger.receipt(record.session.session_id)
-        if saved is None:
-            return self.issue(record)
-        return pb.SignedReceipt(receipt=saved.content, signature=saved.signature)

@@ -205,7 +205,7 @@ class Settlement:
             return
         # The chain may have spoken its last word before it came to this: the node or the machine was away.
         left_msat = unused_msat - self._onchain.lost_msat(session_id)
-        if left_msat < max(1, record.session.terms.min_refund_msat):
+        if left_msat < record.session.terms.min_refund_msat:
             self._sessions.post(session_id, RefundKept())
             return
         sent = self._pay_back(Purpose.REFUND, session_id, REFUND_SEQUENCE, record.cable_node_id, left_msat)
@@ -307,7 +307,7 @@ class Settlement:
         if self._onchain.is_owed(session):
             return  # not before the chain has paid for it
         budget_msat = session.account.balance_msat - self._onchain.lost_msat(session.session_id)
-        if budget_msat <= 0:
+        if budget_msat < session.terms.min_refund_msat:
             self._sessions.settle_owed(session.session_id, RefundKept())
             return
         sent = self._pay_back(Purpose.REFUND, session.session_id, REFUND_SEQUENCE, record.cable_node_id, budget_msat)

@@ -103,7 +103,8 @@ class RefundOwed:
 
 @dataclass(frozen=True, slots=True)
 class RefundKept:
-    """The refund is not worth sending: its fee would exceed it."""
+    """The refund is not worth sending: its fee would exceed it, or it is too small, what was lost on the chain taken
+    off."""
 
 
 Event = (

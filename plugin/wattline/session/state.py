@@ -34,7 +34,7 @@ class RefundStatus(StrEnum):
     NONE = "none"  # the session is not closed yet, or no credit was left
     SENT = "sent"  # sent and arrived
     OWED = "owed"  # could not be sent yet; tried again
-    KEPT = "kept"  # not worth a refund: below min_refund_msat, or its fee would exceed it
+    KEPT = "kept"  # below min_refund_msat, what was lost on the chain taken off, or its fee would exceed it
 
 
 class StopReason(StrEnum):

@@ -121,7 +121,7 @@ class Chain:
 
     def send(self, address: str, value_sat: int) -> str:
         """Pay ``value_sat`` to ``address``; the txid, in the mempool and not mined. Raises StopError with bitcoind's
-        reason when its mempool does not take it."""
+        reason when its mempool does not take it; the wallet keeps it all the same, so do not send it again."""
         if value_sat <= 0:
             raise StopError("value_invalid", f"cannot send {value_sat} sat")
         txid = str(self.call("sendtoaddress", address, str(Decimal(value_sat) / SAT_PER_BTC)))
