@@ -203,13 +203,16 @@ class Settlement:
             # Lightning money must not go out for what the chain may yet take away; less than a sat is its rounding.
             self._sessions.post(session_id, RefundOwed() if unused_msat >= MSAT_PER_SAT else RefundKept())
             return
-        # The chain may have spoken its last word before it came to this: the node or the machine was away.
-        left_msat = unused_msat - self._onchain.lost_msat(session_id)
-        if left_msat < record.session.terms.min_refund_msat:
-            self._sessions.post(session_id, RefundKept())
-            return
-        sent = self._pay_back(Purpose.REFUND, session_id, REFUND_SEQUENCE, record.cable_node_id, left_msat)
-        self._sessions.post(session_id, sent or RefundOwed())
+        self._sessions.post(session_id, self._refund_unused(record) or RefundOwed())
+
+    def _refund_unused(self, record: SessionRecord) -> RefundSent | RefundKept | None:
+        """What was not used, without what was lost: the chain has spoken its last word. None when it cannot be sent
+        now."""
+        session = record.session
+        left_msat = session.account.balance_msat - self._onchain.lost_msat(session.session_id)
+        if left_msat < session.terms.min_refund_msat:
+            return RefundKept()
+        return self._pay_back(Purpose.REFUND, session.session_id, REFUND_SEQUENCE, record.cable_node_id, left_msat)
 
     def _pay_back(
         self, purpose: Purpose, session_id: str, sequence: int, destination: str, budget_msat: int
@@ -306,11 +309,7 @@ class Settlement:
         session = record.session
         if self._onchain.is_owed(session):
             return  # not before the chain has paid for it
-        budget_msat = session.account.balance_msat - self._onchain.lost_msat(session.session_id)
-        if budget_msat < session.terms.min_refund_msat:
-            self._sessions.settle_owed(session.session_id, RefundKept())
-            return
-        sent = self._pay_back(Purpose.REFUND, session.session_id, REFUND_SEQUENCE, record.cable_node_id, budget_msat)
+        sent = self._refund_unused(record)
         if sent is not None:
             self._sessions.settle_owed(session.session_id, sent)
 
