@@ -4,46 +4,79 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
+from collections.abc import Callable
+from typing import TypeVar
 
 import pytest
 
 from wattline.relay import GuardClient, RelayError
 
+T = TypeVar("T")
+
 
 class Interrupting:
-    """A connected socket whose next reading is broken off, as by Ctrl-C."""
+    """A connected socket at one of whose calls a signal comes, as by Ctrl-C: before it, or when it is done."""
 
-    def __init__(self, connected: socket.socket) -> None:
+    def __init__(self, connected: socket.socket, call: str, done: bool) -> None:
         self.connected = connected
-        self.interrupt = False
+        self.call: str | None = call
+        self.done = done
 
     def sendall(self, data: bytes) -> None:
-        self.connected.sendall(data)
+        self._carry_out("sendall", lambda: self.connected.sendall(data))
 
     def recv(self, size: int) -> bytes:
-        if self.interrupt:
-            self.interrupt = False
-            raise KeyboardInterrupt
-        return self.connected.recv(size)
+        return self._carry_out("recv", lambda: self.connected.recv(size))
 
     def close(self) -> None:
         self.connected.close()
 
+    def _carry_out(self, name: str, call: Callable[[], T]) -> T:
+        hit = self.call == name
+        if hit:
+            self.call = None
+        if hit and not self.done:
+            raise KeyboardInterrupt
+        result = call()
+        if hit:
+            raise KeyboardInterrupt
+        return result
 
-def relay(closed: bool) -> bytes:
-    state = {"outlet_id": "A1", "closed": closed, "confirmed": True, "at_ms": 1, "lease_ends_ms": None, "fault": ""}
-    return json.dumps({"relay": state}).encode() + b"\n"
+
+def answering(guards: socket.socket) -> None:
+    """The other end: says of every relay what was asked for, as the guard does."""
+    with guards, guards.makefile("rb") as lines:
+        for line in lines:
+            request = json.loads(line)
+            closed = request["ask"] == "hold"
+            state = {"outlet_id": "A1", "closed": closed, "confirmed": True, "at_ms": 1}
+            answer = {"relay": {**state, "lease_ends_ms": None, "fault": ""}, "number": request["number"]}
+            guards.sendall(json.dumps(answer).encode() + b"\n")
 
 
-def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next_one() -> None:
+@pytest.mark.parametrize("done", [False, True])
+@pytest.mark.parametrize("call", ["sendall", "recv"])
+def test_an_answer_that_nobody_waited_for_is_not_taken_for_the_next_one(call: str, done: bool) -> None:
     ours, guards = socket.socketpair()
-    connected = Interrupting(ours)
-    client = GuardClient(connected)  # type: ignore[arg-type]
-    connected.interrupt = True
+    ours.settimeout(5)
+    guard = threading.Thread(target=answering, args=(guards,))
+    guard.start()
+    client = GuardClient(Interrupting(ours, call, done))  # type: ignore[arg-type]
     with pytest.raises(KeyboardInterrupt):
         client.hold("A1", 1000)
-    guards.sendall(relay(closed=True) + relay(closed=False))
     assert not client.open("A1").closed
+    assert client.hold("A1", 1000).closed
+    client.close()
+    guard.join()
+
+
+def test_an_unnumbered_answer_is_that_of_the_request() -> None:
+    ours, guards = socket.socketpair()
+    client = GuardClient(ours)
+    guards.sendall(b'{"code": "bad_request", "message": "not JSON"}\n')
+    with pytest.raises(RelayError, match="not JSON"):
+        client.open("A1")
     client.close()
     guards.close()
 

@@ -8,7 +8,8 @@ that another guard drives, wherever that one's socket is: it is refused then, an
 Requests and answers are lines of JSON: ``{"ask": "hold", "outlet_id", "lease_ms", "asked_ms"}``, ``{"ask": "open",
 "outlet_id"}``, ``{"ask": "take"}``, ``{"ask": "state"}``, ``{"ask": "bye"}``; answered by ``{"relay": ...}``,
 ``{"guard": ...}`` or ``{"code", "message"}``. Times are ms of the machine's monotonic clock. ``{"ask": "relieve"}`` is
-a ``bye`` that does not wait for a relay which does not obey: whoever asks it goes on opening that one.
+a ``bye`` that does not wait for a relay which does not obey: whoever asks it goes on opening that one. An answer bears
+the ``number`` of its request, if that has one.
 
 ``take`` makes the client the one that may hold relays and whose death starts the plugin again, before it has held any;
 a hold that succeeds does the same.
@@ -161,6 +162,16 @@ class Guard:
     def _answer(self, client: socket.socket, line: bytes) -> dict[str, Any]:
         try:
             request = json.loads(line)
+            answer = self._obeyed(client, request)
+        except (ValueError, RecursionError) as error:
+            return {"code": "bad_request", "message": f"not JSON: {error}"}
+        match request:
+            case {"number": int(number)}:
+                return {**answer, "number": number}
+        return answer
+
+    def _obeyed(self, client: socket.socket, request: Any) -> dict[str, Any]:
+        try:
             match request:
                 case {"ask": "hold", "outlet_id": str(outlet_id), "lease_ms": int(lease), "asked_ms": int(asked)}:
                     self._check_free(client)
@@ -186,8 +197,6 @@ class Guard:
                     return {"guard": self._state().as_json()}
         except RelayError as error:
             return {"code": error.code, "message": error.message}
-        except (ValueError, RecursionError) as error:
-            return {"code": "bad_request", "message": f"not JSON: {error}"}
         return {"code": "bad_request", "message": "ask hold, open, take, state, bye or relieve"}
 
     def _check_free(self, client: socket.socket) -> None:

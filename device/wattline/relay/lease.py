@@ -26,7 +26,9 @@ class GuardClient:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = connected
         self._received = b""
-        self._unanswered = 0
+        self._number = 0
+        """Of the last request. A signal can break off the wait for an answer, or what is done with it, at any point;
+        what then lies in the connection bears the number of an earlier request."""
 
     @classmethod
     def connect(cls, path: Path | str, timeout_s: float = TIMEOUT_S) -> Self:
@@ -82,14 +84,12 @@ class GuardClient:
         with self._lock:
             if self._socket is None:
                 raise RelayError("guard_lost", "the connection to the guard is closed")
+            self._number = number = self._number + 1
             try:
-                self._socket.sendall(json.dumps(request).encode() + b"\n")
-                self._unanswered += 1
-                while self._unanswered:
-                    # An earlier request's answer comes first when a signal broke off the wait for it.
-                    line = self._line(self._socket)
-                    self._unanswered -= 1
-                answer = json.loads(line)
+                self._socket.sendall(json.dumps({**request, "number": number}).encode() + b"\n")
+                answer = json.loads(self._line(self._socket))
+                while isinstance(answer, dict) and answer.get("number") in range(1, number):
+                    answer = json.loads(self._line(self._socket))
             except (OSError, ValueError) as error:
                 # An answer that comes late would be taken for that of the next request.
                 self._drop()
