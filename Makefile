@@ -12,7 +12,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python3.14; 
 # Tests mostly wait (for leases, blocks, payments), so more of them than cores run at the same time; a file's tests share
 # their nodes and stay together. Real nodes take more of the machine than practice nodes. The longest files come first: see
 # regtest/trial/longest_first.py.
-WORKERS ?= $(if $(shell command -v lightningd),3,5)
+WORKERS ?= $(if $(shell command -v lightningd),3,6)
 # Only `make lock` needs uv.
 UV ?= uv
 
@@ -46,8 +46,13 @@ help: ## Show what can be made
 .PHONY: install
 install: $(VENV)/.installed ## Make .venv with everything that is needed, all of it pinned by hash
 
+# The type checker, which keeps one core busy when it has no cache yet, works beside the first tests.
 .PHONY: test
-test: lint ## Check the code and run all tests (real nodes too where bitcoind and lightningd are on PATH)
+test: $(VENV)/.installed node_modules/.installed ## Check the code and run all tests (real nodes too where bitcoind and lightningd are on PATH)
+	@$(MAKE) --no-print-directory --jobs 2 lint pytest
+
+.PHONY: pytest
+pytest: $(VENV)/.installed
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 .PHONY: demo
@@ -55,11 +60,23 @@ demo: $(VENV)/.installed ## Toast a slice of bread: socket, cable and payments o
 	$(BIN)/wattline demo $(DEMO_ARGS)
 
 .PHONY: lint
-lint: $(VENV)/.installed node_modules/.installed ## Check style, types, import rules and the protocol, without running tests
+lint: types style imports protocol ## Check style, types, import rules and the protocol, without running tests
+
+.PHONY: types
+types: $(VENV)/.installed
+	$(BIN)/mypy $(TYPED)
+
+.PHONY: style
+style: $(VENV)/.installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy $(TYPED)
+
+.PHONY: imports
+imports: $(VENV)/.installed
 	$(BIN)/lint-imports --no-logo
+
+.PHONY: protocol
+protocol: $(VENV)/.installed node_modules/.installed
 	@out=$$(mktemp -d) && trap 'rm -rf "$$out"' EXIT && $(call generate,$$out) \
 		&& for file in "$$out"/wattline/v1/*; do cmp "$$file" "proto/$${file#"$$out"/}" \
 		|| { echo "the generated protobuf code is not current: run 'make proto'" >&2; exit 1; }; done

@@ -140,9 +140,6 @@ def test_a_wrong_configuration_is_refused_with_its_reason_and_the_node_goes_on(
     assert "\n" not in caught.value.message
     assert dynamic.node.rpc.getinfo()["id"] == dynamic.node.node_id
     assert not dynamic.is_loaded()
-    dynamic.load_plugin()
-    dynamic.wait_running()
-    dynamic.unload_plugin()
 
 
 def test_a_missing_configuration_is_refused_with_its_reason(dynamic: Scene, tmp_path: Path) -> None:

@@ -167,6 +167,8 @@ class FakeLightning(FakeSigner):
         self.hold = threading.Event()
         self.hold.set()
         """Cleared: payments are taken but not resolved."""
+        self.held: list[str] = []
+        """The payment hashes of those that found it cleared."""
         self.lost_sends = 0
         """So many sends die on their way into the node: it never hears of them."""
         self.sends: list[tuple[str, int, str]] = []
@@ -210,6 +212,8 @@ class FakeLightning(FakeSigner):
 
     def _carry(self, route: Route, payment_hash: str, preimage: str, record: str) -> None:
         time.sleep(self.delay_s)
+        if not self.hold.is_set():
+            self.held.append(payment_hash)
         self.hold.wait(30)
         failure: SendFailure | None = SendFailure("temporary_channel_failure", "Capacity exceeded", False)
         if route.amount_msat <= self.largest_msat:

@@ -56,6 +56,10 @@ class Chain:
             "-keypool=20",
             "-printtoconsole=1",
             "-debuglogfile=0",
+            # bitcoind's tests of itself, which regtest alone has on: after every block and every transaction, of all
+            # blocks and of the whole mempool.
+            "-checkblockindex=0",
+            "-checkmempool=0",
         )
         self._daemon = Daemon("bitcoind", [str(self.programs.daemon), *options], self.log_path, os.environ)
         self._wallet = ""
