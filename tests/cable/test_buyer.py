@@ -14,7 +14,7 @@ from wattline.tariff import Tariff, cost_msat
 
 TARIFF = Tariff.of(300_000)
 SESSION = "00000000000000000000000001"
-TERMS = Terms(SESSION, "02" + "51" * 32, "A1", TARIFF, 1_400_000, 100_000, 1_000, 10)
+TERMS = Terms(SESSION, "02" + "51" * 32, "A1", TARIFF, 1_400_000, 100_000, 1_000, 10, 1)
 STATEMENT = Statement(SESSION, 1, SocketState.OPEN, False, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10, "")
 
 

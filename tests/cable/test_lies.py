@@ -154,3 +154,19 @@ def test_a_refund_that_never_came_is_objected_to(bench: Bench, monkeypatch: pyte
     summary = bench.finish()
     assert summary.refund_seen is False
     assert any("has not got them" in line for line in summary.objections)
+
+
+def test_a_receipt_that_keeps_more_than_a_refund_can_cost_is_objected_to(bench: Bench) -> None:
+    def keep(receipt: pb.Receipt) -> None:
+        receipt.balance_msat += receipt.refunded_msat
+        receipt.refunded_msat = 0
+        receipt.refund_status = pb.REFUND_STATUS_KEPT
+
+    bench.limits["max_prepaid_msat"] = 50_000
+    bench.payment["max_increment_msat"] = bench.socket.min_increment_msat = 20_000
+    bench.socket.lie_receipt = keep
+    bench.start()
+    bench.until(payments=1)
+    summary = bench.finish()
+    assert not summary.is_good
+    assert any("less than 10000 msat may be kept" in line for line in summary.objections), summary.objections

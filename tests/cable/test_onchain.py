@@ -507,19 +507,33 @@ def test_a_socket_that_could_not_take_the_final_version_and_owes_the_rest_of_the
     onchain.finish()
 
 
-def test_a_receipt_that_keeps_what_the_newest_version_pays_too_much_is_objected_to(onchain: Bench) -> None:
-    def keep(receipt: pb.Receipt) -> None:
-        receipt.balance_msat += receipt.refunded_msat
-        receipt.refunded_msat = 0
-        receipt.refund_status = pb.REFUND_STATUS_KEPT
+def keep(receipt: pb.Receipt) -> None:
+    """What was to be sent back stays with the socket."""
+    receipt.balance_msat += receipt.refunded_msat
+    receipt.refunded_msat = 0
+    receipt.refund_status = pb.REFUND_STATUS_KEPT
 
+
+def test_a_receipt_that_keeps_what_the_newest_version_pays_too_much_is_objected_to(onchain: Bench) -> None:
     onchain.socket.refuses_finals = True
     onchain.socket.final_timeout_s = 0.5
     onchain.socket.lie_receipt = keep
     onchain.start()
     until_charged(onchain)
     summary = onchain.finish()
-    assert any("are owed" in line for line in summary.objections), summary.objections
+    assert any("msat may be kept" in line for line in summary.objections), summary.objections
+
+
+def test_a_receipt_that_keeps_less_of_the_newest_version_than_the_socket_refunds_is_true(onchain: Bench) -> None:
+    onchain.socket.min_refund_msat = 10**9
+    onchain.socket.refuses_finals = True
+    onchain.socket.final_timeout_s = 0.5
+    onchain.start()
+    until_charged(onchain)
+    summary = onchain.finish()
+    assert summary.refund_status == "kept"
+    assert summary.balance_msat > 1_000
+    assert summary.objections == ()
 
 
 def test_a_socket_that_has_more_mined_than_agreed_is_seen_told_of_and_refused(onchain: Bench) -> None:

@@ -94,7 +94,8 @@ def from_street(command: list[str], buyer: str, payment_msat: int = 10) -> Calla
 
 
 def jumping_clock(desk: Desk) -> list[str]:
-    """The machine's clock is put a day forward after the first payment, and a day back after the fifth."""
+    """The machine's clock is put a day forward after the first payment, and two days back, a day too far, after the
+    fifth."""
     bench = desk.fixture("bench")
     really = time.time
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -291,3 +292,22 @@ def test_an_outlet_whose_meter_failed_is_faulted_when_the_session_has_left(rig: 
     assert rig.loop.detach(SESSION).result(1)
     assert rig.loop.view.condition is Condition.FAULTED
     assert rig.loop.view.fault == "it stands still"
+
+
+def test_a_fault_that_counts_is_logged_once_and_shown_as_it_stands(
+    rig: Rig, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overdue_ms = itertools.count(85, 80)
+
+    def stands_still() -> Reading:
+        raise MeterError("meter_frozen", f"no conversion for {next(overdue_ms)} ms")
+
+    monkeypatch.setattr("wattline.plugin.outlet.REOPEN_METER_MS", 1)
+    rig.wait(lambda: rig.loop.view.condition is Condition.AVAILABLE)
+    monkeypatch.setattr(rig.wiring, "read", stands_still)
+    rig.wait(lambda: "for 485 ms" in rig.loop.view.fault)
+    assert [record.getMessage() for record in caplog.records] == ["outlet A1: meter_frozen: no conversion for 85 ms"]
+    monkeypatch.undo()
+    rig.wait(lambda: rig.loop.view.condition is Condition.AVAILABLE)
+    rig.wiring.meter_error = MeterError("meter_frozen", "another thing")
+    rig.wait(lambda: len(caplog.records) == 2)

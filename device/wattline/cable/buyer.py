@@ -71,6 +71,8 @@ class Terms:
     """Of the socket; 0 when it names none."""
     statement_interval_ms: int
     min_increment_msat: int
+    min_refund_msat: int
+    """Unused credit below this the socket keeps."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,7 @@ class Closing:
             buyer.terms.tariff,
             self._tolerance,
             buyer.account.settled_msat,
+            buyer.terms.min_refund_msat,
             onchain,
         )
         if self._refund is not None:

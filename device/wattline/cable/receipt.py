@@ -21,6 +21,9 @@ from wattline.v1 import charging_pb2 as pb
 REFUND_SEQUENCE = 0
 """The number in the record of a session's refund; the cable's own payments begin at 1."""
 PAGE = 500
+DEAREST_WAY_MSAT = 10_000
+"""A socket keeps what its way to the cable would eat up. So much is believed: the common base fee of 1 sat at ten
+channels, half of the longest route."""
 
 _REFUNDS = {
     pb.REFUND_STATUS_NONE: "none",
@@ -135,12 +138,14 @@ def objections(
     tariff: Tariff,
     tolerance: Tolerance,
     settled_msat: int,
+    min_refund_msat: int,
     onchain: OnchainKnown | None = None,
 ) -> list[str]:
     """What in a receipt contradicts the cable's own account, a line each; nothing when it is true.
 
-    ``settled_msat`` is what the cable knows to have arrived; here there is no grace, the account is final. ``onchain``
-    is None when nothing was handed over on-chain."""
+    ``settled_msat`` is what the cable knows to have arrived; here there is no grace, the account is final. Below
+    ``min_refund_msat`` the socket keeps what was not used. ``onchain`` is None when nothing was handed over on-chain.
+    """
     lines = []
     if receipt.tariff != tariff:
         lines.append(f"the receipt is by tariff {receipt.tariff.tariff_id}, the session by {tariff.tariff_id}")
@@ -157,6 +162,12 @@ def objections(
         )
     if receipt.refund_status == "none" and receipt.balance_msat > 0:
         lines.append(f"the receipt leaves {receipt.balance_msat} msat of unused credit without a word")
+    too_small_msat = max(min_refund_msat, DEAREST_WAY_MSAT)
+    if receipt.refund_status == "kept" and receipt.balance_msat >= too_small_msat:
+        lines.append(
+            f"the receipt keeps {receipt.balance_msat} msat of unused credit; less than {too_small_msat} msat "
+            "may be kept"
+        )
     return lines + _onchain_objections(receipt, onchain)
 
 
@@ -173,8 +184,8 @@ def _onchain_objections(receipt: Receipt, known: OnchainKnown | None) -> list[st
             f"{known.signed_msat} msat signed"
         )
     owed_sat = final_value_sat(receipt.charged_msat, receipt.credited_msat - credited_msat, known.floor_sat)
-    # Without a final version the newest is taken, and what that is too much is owed.
-    is_newest = value_sat * MSAT_PER_SAT == credited_msat and receipt.refund_status in ("owed", "sent")
+    # Without a final version the newest is taken, and what that is too much goes back or is too little to.
+    is_newest = value_sat * MSAT_PER_SAT == credited_msat and receipt.refund_status in ("owed", "sent", "kept")
     if value_sat > owed_sat and (known.is_final_taken or not is_newest):
         lines.append(f"the receipt takes {value_sat} sat on-chain; {owed_sat} sat are owed")
     if receipt.returned_msat != credited_msat - value_sat * MSAT_PER_SAT:

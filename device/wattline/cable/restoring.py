@@ -102,6 +102,7 @@ def make_buyer(
         credit_cap_msat=offer.credit_cap_msat,
         statement_interval_ms=offer.statement_interval_ms,
         min_increment_msat=offer.min_increment_msat,
+        min_refund_msat=offer.min_refund_msat,
     )
     buyer = Buyer(
         terms=terms,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -43,6 +44,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_NUMBER = re.compile(r"\d+")
 REOPEN_METER_MS = 1000
 """How long to wait before a meter that failed is opened again."""
 IDLE_POWER_MW = 20_000
@@ -343,7 +345,8 @@ class OutletLoop:
         return True
 
     def _fault(self, reason: StopReason, message: str) -> None:
-        if self.view.fault != message:
+        # One line for a fault, also for one that says anew at every look how long it has lasted.
+        if _NUMBER.sub("", self.view.fault) != _NUMBER.sub("", message):
             log.error("outlet %s: %s: %s", self.outlet_id, reason, message)
         if self.view.session is not None:
             self.view = replace(self.view, fault=message)

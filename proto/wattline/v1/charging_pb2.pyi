@@ -91,7 +91,9 @@ class _RefundStatusEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._E
     REFUND_STATUS_OWED: _RefundStatus.ValueType  # 3
     """Cannot be sent now (nothing above the reserve on the socket's side of the channel, no route); tried again."""
     REFUND_STATUS_KEPT: _RefundStatus.ValueType  # 4
-    """Below min_refund_msat, or its fee would exceed it: the socket keeps it."""
+    """Below min_refund_msat, or its fee would exceed it, or it was credited for what the chain never paid: the socket keeps
+    it.
+    """
 
 class RefundStatus(_RefundStatus, metaclass=_RefundStatusEnumTypeWrapper): ...
 
@@ -103,7 +105,9 @@ REFUND_STATUS_SENT: RefundStatus.ValueType  # 2
 REFUND_STATUS_OWED: RefundStatus.ValueType  # 3
 """Cannot be sent now (nothing above the reserve on the socket's side of the channel, no route); tried again."""
 REFUND_STATUS_KEPT: RefundStatus.ValueType  # 4
-"""Below min_refund_msat, or its fee would exceed it: the socket keeps it."""
+"""Below min_refund_msat, or its fee would exceed it, or it was credited for what the chain never paid: the socket keeps
+it.
+"""
 Global___RefundStatus: typing_extensions.TypeAlias = RefundStatus
 
 @typing.final
