@@ -161,9 +161,8 @@ def test_a_taken_port_is_refused_with_its_reason_and_the_node_goes_on(dynamic: S
     assert dynamic.node.rpc.getinfo()["id"] == dynamic.node.node_id
 
 
-@pytest.mark.parametrize("listen", ["localhost", "127.0.0.1:0", "example.com:9750", "127.0.0.1:http"])
-def test_a_wrong_listen_address_is_refused_with_its_reason(dynamic: Scene, listen: str) -> None:
-    right, dynamic.listen = dynamic.listen, listen
+def test_a_wrong_listen_address_is_refused_with_its_reason(dynamic: Scene) -> None:
+    right, dynamic.listen = dynamic.listen, "example.com:9750"
     try:
         with pytest.raises(StopError, match=r"wattline-listen: "):
             dynamic.load_plugin()

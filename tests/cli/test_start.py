@@ -58,3 +58,19 @@ def test_one_that_is_started_deaf_to_ctrl_c_stays_so() -> None:
 def test_it_tells_its_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--version") == 0
     assert capsys.readouterr().out == f"wattline {version('wattline')}\n"
+
+
+@pytest.mark.parametrize("command", ["init", "meter", "outlet"])
+def test_a_command_waits_for_nothing_that_it_does_not_need(command: str) -> None:
+    program = f"import sys\nfrom wattline.cli.main import assemble\nassemble(['--verbose', {command!r}])\n"
+    program += "print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert {"typer", "pydantic"} <= set(loaded)
+    assert not {"sqlalchemy", "grpc", "pyln"} & set(loaded)
+
+
+def test_a_command_that_there_is_not_is_told_of_beside_the_one_that_was_meant(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("metr") == 2
+    assert "No such command 'metr'. Did you mean 'meter'?" in capsys.readouterr().err

@@ -5,35 +5,62 @@ from __future__ import annotations
 import io
 import sys
 import traceback
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
-from wattline.cli.cable import cable_app
-from wattline.cli.demo import demo
 from wattline.cli.error_line import tell_error
-from wattline.cli.init import init_app
-from wattline.cli.meter import meter_app
-from wattline.cli.outlet import outlet_app
 from wattline.errors import UsageError, WattlineError
 
 VERBOSE = "--verbose"
 FAILED = 1
 BAD_USAGE = 2
 
-app = typer.Typer(
-    name="wattline",
-    help="Electricity paid for by things: a smart socket sells, a smart cable buys, payment by payment.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-app.add_typer(init_app, name="init")
-app.add_typer(cable_app, name="cable")
-app.add_typer(meter_app, name="meter")
-app.add_typer(outlet_app, name="outlet")
-app.command()(demo)
+COMMANDS = ("init", "cable", "meter", "outlet", "demo")
+
+
+def assemble(words: Sequence[str]) -> typer.Typer:
+    """The command line that is to understand ``words``: with the command that they name, since to load all of them
+    takes up to twice as long; with all, when they name none (to show what there is, or what may have been meant)."""
+    app = typer.Typer(
+        name="wattline",
+        help="Electricity paid for by things: a smart socket sells, a smart cable buys, payment by payment.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_common)
+    # No option before the command takes a value.
+    named = next((word for word in words if not word.startswith("-")), "")
+    for command in [named] if named in COMMANDS else COMMANDS:
+        _load(app, command)
+    return app
+
+
+def _load(app: typer.Typer, command: str) -> None:
+    match command:
+        case "init":
+            from wattline.cli.init import init_app
+
+            app.add_typer(init_app, name=command)
+        case "cable":
+            from wattline.cli.cable import cable_app
+
+            app.add_typer(cable_app, name=command)
+        case "meter":
+            from wattline.cli.meter import meter_app
+
+            app.add_typer(meter_app, name=command)
+        case "outlet":
+            from wattline.cli.outlet import outlet_app
+
+            app.add_typer(outlet_app, name=command)
+        case "demo":
+            from wattline.cli.demo import demo
+
+            app.command()(demo)
 
 
 def _tell_version(wanted: bool) -> None:
@@ -42,7 +69,6 @@ def _tell_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _common(
     context: typer.Context,
     verbose: Annotated[bool, typer.Option(VERBOSE, help="Show tracebacks and debug lines.")] = False,
@@ -53,8 +79,13 @@ def _common(
     context.obj = {"verbose": verbose}
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit; commands end with ``typer.Exit``. A person's mistake is one line, never a
+def main(words: Sequence[str]) -> None:
+    """Run the command that ``words`` name and exit."""
+    run(assemble(words), words)
+
+
+def run(app: typer.Typer, words: Sequence[str]) -> None:
+    """Run what ``words`` say and exit; commands end with ``typer.Exit``. A person's mistake is one line, never a
     traceback; ``--verbose``, wherever it stands, shows the rest."""
     if sys.stdout is None:
         # The shell's `>&-`: nothing that is asked for could be answered, and Python drops it in silence.
@@ -63,13 +94,12 @@ def main(arguments: list[str] | None = None) -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that knows no µ or × shows a question mark in its place.
         sys.stdout.reconfigure(errors="replace")
-    words = sys.argv[1:] if arguments is None else arguments
     verbose = VERBOSE in words
     if verbose:
         words = [VERBOSE, *(word for word in words if word != VERBOSE)]
     try:
         # Not in "standalone mode", in which bad usage is a box of its own; commands end with a status.
-        status = app(args=words, prog_name="wattline", standalone_mode=False)
+        status = app(args=list(words), prog_name="wattline", standalone_mode=False)
         sys.exit(status if isinstance(status, int) else 0)
     except typer.TyperException as error:
         _tell_usage(error, verbose)
@@ -106,4 +136,4 @@ def _tell(error: Exception, text: str, verbose: bool) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

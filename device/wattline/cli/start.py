@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 
 from wattline.loading import loading
 
@@ -14,7 +15,10 @@ def main() -> None:
         # Until the program is there, which ends in order, Ctrl-C ends the process at once and without a word.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     with loading():
-        from wattline.cli.main import main as run
+        from wattline.cli.main import assemble, run
+
+        words = sys.argv[1:]
+        app = assemble(words)
     if interruptible:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    run()
+    run(app, words)
