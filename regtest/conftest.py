@@ -8,6 +8,7 @@ kind. The end of every node's log is attached to the report of a failed test."""
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -33,6 +34,9 @@ LOG_LINES = 60
 
 def pytest_configure(config: pytest.Config) -> None:
     share_compiled_statements()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell starts what it puts into the background deaf to Ctrl-C, and so all that tests start and interrupt.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "lightningd: needs nodes, real or practice; see regtest/conftest.py")
     config.addinivalue_line("markers", "real_only: about bitcoind or lightningd itself, so not for practice nodes")
 
