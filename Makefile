@@ -34,6 +34,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 export BUF_CACHE_DIR := $(CURDIR)/.cache/buf
 export npm_config_cache := $(CURDIR)/.cache/npm
+export NODE_COMPILE_CACHE := $(CURDIR)/.cache/node
 
 # Extra arguments, as in `make test PYTEST_ARGS="-k tariff"` and `make demo DEMO_ARGS="--seconds 10"`.
 PYTEST_ARGS ?=
@@ -46,10 +47,10 @@ help: ## Show what can be made
 .PHONY: install
 install: $(VENV)/.installed ## Make .venv with everything that is needed, all of it pinned by hash
 
-# The type checker, which keeps one core busy when it has no cache yet, works beside the first tests.
+# The type checker, which keeps one core busy when it has no cache yet, and the other checks go on beside the first tests.
 .PHONY: test
-test: $(VENV)/.installed node_modules/.installed ## Check the code and run all tests (real nodes too where bitcoind and lightningd are on PATH)
-	@$(MAKE) --no-print-directory --jobs 2 lint pytest
+test: $(VENV)/.installed ## Check the code and run all tests (real nodes too where bitcoind and lightningd are on PATH)
+	@$(MAKE) --no-print-directory --jobs 3 lint pytest
 
 .PHONY: pytest
 pytest: $(VENV)/.installed
