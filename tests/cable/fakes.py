@@ -736,6 +736,13 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
             outbox.put(message)
 
 
+def keep_refund(receipt: pb.Receipt) -> None:
+    """A lie: what was to be sent back stays with the socket."""
+    receipt.balance_msat += receipt.refunded_msat
+    receipt.refunded_msat = 0
+    receipt.refund_status = pb.REFUND_STATUS_KEPT
+
+
 def _tariff(tariff: Tariff) -> pb.Tariff:
     return pb.Tariff(
         tariff_id=tariff.tariff_id,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.cable.conftest import Bench
-from tests.cable.fakes import CABLE_NODE, FakeSigner
+from tests.cable.fakes import CABLE_NODE, FakeSigner, keep_refund
 from wattline.tariff import Tariff
 from wattline.v1 import charging_pb2 as pb
 
@@ -157,14 +157,9 @@ def test_a_refund_that_never_came_is_objected_to(bench: Bench, monkeypatch: pyte
 
 
 def test_a_receipt_that_keeps_more_than_a_refund_can_cost_is_objected_to(bench: Bench) -> None:
-    def keep(receipt: pb.Receipt) -> None:
-        receipt.balance_msat += receipt.refunded_msat
-        receipt.refunded_msat = 0
-        receipt.refund_status = pb.REFUND_STATUS_KEPT
-
     bench.limits["max_prepaid_msat"] = 50_000
     bench.payment["max_increment_msat"] = bench.socket.min_increment_msat = 20_000
-    bench.socket.lie_receipt = keep
+    bench.socket.lie_receipt = keep_refund
     bench.start()
     bench.until(payments=1)
     summary = bench.finish()

@@ -9,7 +9,7 @@ import pytest
 
 from tests.cable.conftest import Bench
 from tests.cable.fake_funds import RULES, FakeAggregate, script_of
-from tests.cable.fakes import CABLE_NODE, SOCKET_NODE, FakeSigner, fake_signature, wait_for
+from tests.cable.fakes import CABLE_NODE, SOCKET_NODE, FakeSigner, fake_signature, keep_refund, wait_for
 from wattline.bitcoin.chain import Outpoint
 from wattline.ledger import CableAggregate, CableAggregateStatus
 from wattline.lightning.onchain import Base
@@ -507,17 +507,10 @@ def test_a_socket_that_could_not_take_the_final_version_and_owes_the_rest_of_the
     onchain.finish()
 
 
-def keep(receipt: pb.Receipt) -> None:
-    """What was to be sent back stays with the socket."""
-    receipt.balance_msat += receipt.refunded_msat
-    receipt.refunded_msat = 0
-    receipt.refund_status = pb.REFUND_STATUS_KEPT
-
-
 def test_a_receipt_that_keeps_what_the_newest_version_pays_too_much_is_objected_to(onchain: Bench) -> None:
     onchain.socket.refuses_finals = True
     onchain.socket.final_timeout_s = 0.5
-    onchain.socket.lie_receipt = keep
+    onchain.socket.lie_receipt = keep_refund
     onchain.start()
     until_charged(onchain)
     summary = onchain.finish()
