@@ -48,9 +48,11 @@ help: ## Show what can be made
 install: $(VENV)/.installed ## Make .venv with everything that is needed, all of it pinned by hash
 
 # The type checker, which keeps one core busy when it has no cache yet, and the other checks go on beside the first tests.
+# What a check has to say is lost among them, so one that fails says it again at the end.
 .PHONY: test
 test: $(VENV)/.installed ## Check the code and run all tests (real nodes too where bitcoind and lightningd are on PATH)
-	@$(MAKE) --no-print-directory --jobs 3 lint pytest
+	@$(MAKE) --no-print-directory --jobs 3 --keep-going lint pytest \
+		|| { told=$$($(MAKE) --no-print-directory --keep-going lint 2>&1) || printf '%s\n' "$$told" >&2; exit 1; }
 
 .PHONY: pytest
 pytest: $(VENV)/.installed

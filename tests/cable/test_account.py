@@ -15,6 +15,17 @@ def test_a_payment_counts_with_its_highest_fee_until_the_fee_is_known() -> None:
     assert (account.in_flight, account.settled_msat, account.sent_msat, account.fees_msat) == (0, 1_000, 1_010, 10)
 
 
+def test_the_way_of_a_payment_costs_what_those_over_lightning_have_on_average() -> None:
+    account = Account(settled_msat=10_000, sent_msat=10_090, payments=2)
+    assert account.way_msat == 45
+    account.begin(3, 1_000, 50)
+    assert account.arrived(3, 1_000, at_ms=5)
+    account.begin(4, 600_000, 0, "onchain")
+    assert account.arrived(4, 600_000, at_ms=6)
+    assert account.way_msat == 30
+    assert Account().way_msat == 0
+
+
 def test_what_came_back_counts_for_nothing() -> None:
     account = Account()
     account.begin(1, 1_000, 50)

@@ -70,7 +70,12 @@ def test_it_is_said_whether_a_refund_can_come_back(bench: Bench, monkeypatch: py
     def fresh() -> Sequence[ChannelBalance]:
         return [ChannelBalance(bench.socket.sign_node, "1x1x1", 10**8, 0)]
 
-    assert "can come back" in findings(bench)["refund"].text
+    bench.socket.min_refund_msat = 5_000
+    assert findings(bench)["refund"].verdict is Verdict.OK
+    assert "can come back; the socket keeps less than 5.000 sat" in findings(bench)["refund"].text
+    bench.socket.min_refund_msat = 5_001
+    assert findings(bench)["refund"].verdict is Verdict.WARNING
+    assert "so whatever is left of limits.max_prepaid_msat" in findings(bench)["refund"].text
     monkeypatch.setattr(bench.node, "channels", fresh)
     assert problems(bench) == {"refund"}
     assert "no_way_back: " in findings(bench)["refund"].text

@@ -156,12 +156,44 @@ def test_a_refund_that_never_came_is_objected_to(bench: Bench, monkeypatch: pyte
     assert any("has not got them" in line for line in summary.objections)
 
 
-def test_a_receipt_that_keeps_more_than_a_refund_can_cost_is_objected_to(bench: Bench) -> None:
+def keep_without_a_word(receipt: pb.Receipt) -> None:
+    keep_refund(receipt)
+    receipt.refund_status = pb.REFUND_STATUS_UNSPECIFIED
+
+
+def keep_with_a_word_of_its_own(receipt: pb.Receipt) -> None:
+    keep_refund(receipt)
+    receipt.refund_status = 9  # type: ignore[assignment]
+
+
+def send_next_to_nothing(receipt: pb.Receipt) -> None:
+    receipt.balance_msat += receipt.refunded_msat - 1
+    receipt.refunded_msat = 1
+
+
+def invent_a_fee(receipt: pb.Receipt) -> None:
+    send_next_to_nothing(receipt)
+    receipt.refund_fee_msat = receipt.balance_msat
+
+
+@pytest.mark.parametrize(
+    ("lie", "words"),
+    [
+        (keep_refund, "do not come back; it has to be less than 3000 msat"),
+        (keep_without_a_word, "without a word"),
+        (keep_with_a_word_of_its_own, "without a word"),
+        (send_next_to_nothing, "do not come back; it has to be less than 3000 msat"),
+        (invent_a_fee, "do not come back; it has to be less than 3000 msat"),
+    ],
+)
+def test_a_receipt_by_which_more_stays_away_than_a_refund_can_cost_is_objected_to(
+    bench: Bench, lie: Callable[[pb.Receipt], None], words: str
+) -> None:
     bench.limits["max_prepaid_msat"] = 50_000
-    bench.payment["max_increment_msat"] = bench.socket.min_increment_msat = 20_000
-    bench.socket.lie_receipt = keep_refund
+    bench.payment["max_increment_msat"] = bench.socket.min_increment_msat = 5_000
+    bench.socket.lie_receipt = lie
     bench.start()
     bench.until(payments=1)
     summary = bench.finish()
     assert not summary.is_good
-    assert any("less than 10000 msat may be kept" in line for line in summary.objections), summary.objections
+    assert any(words in line for line in summary.objections), summary.objections

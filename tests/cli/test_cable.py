@@ -79,6 +79,16 @@ def test_a_session_that_fails_is_status_1_and_still_one_json_object(
     assert result["payments"] == 0
 
 
+def test_a_receipt_that_is_not_true_is_an_error_of_its_own(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    bench.socket.lie_receipt = lambda receipt: setattr(receipt, "credited_msat", receipt.credited_msat - 1)
+    assert run("cable", "run", "--config", config(bench), "--for", "2") == 1
+    captured = capsys.readouterr()
+    assert "done: the time is up" in captured.out
+    assert "not true: the receipt credits" in captured.out
+    assert "wattline: error: socket_untrue: " in captured.err
+    assert captured.err.count("wattline: error: ") == 1
+
+
 def test_ctrl_c_closes_the_session_in_good_order(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupt() -> None:
         wait_for(lambda: len(bench.socket.orders) >= 2)

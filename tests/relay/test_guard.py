@@ -53,7 +53,12 @@ class Socket:
         relays = {
             name: {"driver": "pcf8574", "bus": SPEC, "address": 0x20, "bit": bit} for bit, name in enumerate(("A", "B"))
         }
-        values = {"socket": str(self.directory / "guard.sock"), "log": str(self.directory / "guard.log")}
+        values = {
+            "socket": str(self.directory / "guard.sock"),
+            "log": str(self.directory / "guard.log"),
+            # However the tests end, also without their ends.
+            "ends_with": {"pid": os.getpid(), "start_time": process_start_time(os.getpid())},
+        }
         return GuardSettings.model_validate({**values, "relays": relays, **changes})
 
     def start(self, **changes: Any) -> GuardClient:

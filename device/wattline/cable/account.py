@@ -55,6 +55,11 @@ class Account:
         return routing_msat + (self.miner_fee_msat if self.onchain_signed_msat or self.onchain_settled_msat else 0)
 
     @property
+    def way_msat(self) -> int:
+        """What a payment over Lightning has cost in routing fees, on average."""
+        return (self.settled_sent_msat - self.settled_msat) // max(1, self.payments - self.increments)
+
+    @property
     def in_flight(self) -> int:
         """How many payments are not resolved."""
         return len(self._underway)

@@ -226,7 +226,13 @@ def _ways(settings: CableSettings, node: CheckedNode, offer: Offer, without_chan
     if not can_come_back(ways.receivable_msat, offer):
         yield Finding(Verdict.PROBLEM, "refund", f"{NO_WAY_BACK}: {owed(settings.limits.max_prepaid_msat)}")
     else:
-        yield Finding(Verdict.OK, "refund", f"up to {sat(ways.receivable_msat)} can come back")
+        is_much = offer.min_refund_msat > settings.limits.max_prepaid_msat
+        yield Finding(
+            Verdict.WARNING if is_much else Verdict.OK,
+            "refund",
+            f"up to {sat(ways.receivable_msat)} can come back; the socket keeps less than {sat(offer.min_refund_msat)}"
+            + (", so whatever is left of limits.max_prepaid_msat" if is_much else ""),
+        )
 
 
 def _fee(ways: WaysOut, amount_msat: int, limit_msat: int, max_increment_msat: int, max_fee_ppm: int) -> Finding:

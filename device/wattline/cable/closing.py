@@ -106,6 +106,7 @@ class Closing:
             self._tolerance,
             buyer.account.settled_msat,
             buyer.terms.min_refund_msat,
+            buyer.account.way_msat,
             onchain,
         )
         if self._refund is not None:

@@ -21,9 +21,10 @@ from wattline.v1 import charging_pb2 as pb
 REFUND_SEQUENCE = 0
 """The number in the record of a session's refund; the cable's own payments begin at 1."""
 PAGE = 500
-DEAREST_WAY_MSAT = 10_000
-"""A socket keeps what its way to the cable would eat up. So much is believed: the common base fee of 1 sat at ten
-channels, half of the longest route."""
+WAY_BACK_MSAT = 3_000
+"""What was not used may stay with the socket where its way back would eat it up, or be spent on that way. So much is
+believed in any case (the common base fee of 1 sat at three channels), else as much as WAY_BACK_TIMES the way there."""
+WAY_BACK_TIMES = 3
 
 _REFUNDS = {
     pb.REFUND_STATUS_NONE: "none",
@@ -139,12 +140,14 @@ def objections(
     tolerance: Tolerance,
     settled_msat: int,
     min_refund_msat: int,
+    way_msat: int,
     onchain: OnchainKnown | None = None,
 ) -> list[str]:
     """What in a receipt contradicts the cable's own account, a line each; nothing when it is true.
 
     ``settled_msat`` is what the cable knows to have arrived; here there is no grace, the account is final. Below
-    ``min_refund_msat`` the socket keeps what was not used. ``onchain`` is None when nothing was handed over on-chain.
+    ``min_refund_msat`` the socket keeps what was not used; ``way_msat`` is what the way of a payment to the socket has
+    cost. ``onchain`` is None when nothing was handed over on-chain.
     """
     lines = []
     if receipt.tariff != tariff:
@@ -160,13 +163,16 @@ def objections(
             f"the receipt refunds {receipt.refunded_msat} msat and {receipt.refund_fee_msat} msat of fee "
             f"out of {unused} msat of unused credit"
         )
-    if receipt.refund_status == "none" and receipt.balance_msat > 0:
-        lines.append(f"the receipt leaves {receipt.balance_msat} msat of unused credit without a word")
-    too_small_msat = max(min_refund_msat, DEAREST_WAY_MSAT)
-    if receipt.refund_status == "kept" and receipt.balance_msat >= too_small_msat:
+    missing_msat = unused - receipt.refunded_msat
+    if receipt.refund_status not in ("sent", "owed", "kept") and missing_msat > 0:
+        lines.append(f"the receipt leaves {missing_msat} msat of unused credit without a word")
+    believed_msat = max(WAY_BACK_MSAT, WAY_BACK_TIMES * way_msat)
+    if receipt.refund_status == "kept":
+        believed_msat = max(believed_msat, min_refund_msat)
+    if receipt.refund_status in ("sent", "kept") and missing_msat >= believed_msat:
         lines.append(
-            f"the receipt keeps {receipt.balance_msat} msat of unused credit; less than {too_small_msat} msat "
-            "may be kept"
+            f"by the receipt {missing_msat} msat of {unused} msat of unused credit do not come back; it has to be less "
+            f"than {believed_msat} msat"
         )
     return lines + _onchain_objections(receipt, onchain)
 

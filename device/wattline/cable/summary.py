@@ -71,8 +71,13 @@ class Summary:
     """Power and balance over time: seconds, mW by the own meter, msat by the socket's last statement."""
 
     @property
+    def ended_well(self) -> bool:
+        """It ended as it was meant to, whatever the socket's final account says."""
+        return self.stop_reason in GOOD_ENDS
+
+    @property
     def is_good(self) -> bool:
-        return self.stop_reason in GOOD_ENDS and not self.objections
+        return self.ended_well and not self.objections
 
     def to_json(self) -> dict[str, object]:
         """All fields, tuples as lists."""

@@ -30,7 +30,7 @@ from wattline.cable.summary import Summary
 from wattline.cable.view import LiveView, LogView, ending
 from wattline.cli.error_line import tell_error
 from wattline.cli.meter_config import cable_in
-from wattline.errors import UsageError
+from wattline.errors import StopError, UsageError
 from wattline.ledger import Ledger, LedgerError, open_ledger
 from wattline.lightning.cln import CoreLightning
 from wattline.lightning.cln_onchain import CoreLightningFunds
@@ -64,6 +64,8 @@ def run(
             course = Course(view)
             summary = CableService(cable.settings, _equipment(cable, ledger), course, wish).run()
     _tell(replace(summary, course=course.points), as_json)
+    if summary.ended_well and summary.objections:
+        raise StopError("socket_untrue", summary.objections[0])
     raise typer.Exit(0 if summary.is_good else 1)
 
 
@@ -122,7 +124,7 @@ def _meter_opener(cable: CableConfig) -> MeterOpener:
 
 def _tell(summary: Summary, as_json: bool) -> None:
     lines = ending(summary).splitlines()
-    if not summary.is_good:
+    if not summary.ended_well:
         tell_error(lines.pop(0))
     if lines:
         typer.echo("\n".join(lines), err=as_json)

@@ -170,9 +170,9 @@ def table(looks: Sequence[Look]) -> Table:
     for look in looks:
         if isinstance(look.found, MeterError):
             rows.add_row(look.name, look.driver, f"[red]{look.found.code}[/red]", "", "", "")
-            rows.caption = look.found.message
         else:
             rows.add_row(look.name, look.driver, *quantities(look.found))
+    rows.caption = "\n".join(look.found.message for look in looks if isinstance(look.found, MeterError)) or None
     return rows
 
 

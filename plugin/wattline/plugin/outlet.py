@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_NUMBER = re.compile(r"\d+")
+_LASTED = re.compile(r"\d+ ms")
 REOPEN_METER_MS = 1000
 """How long to wait before a meter that failed is opened again."""
 IDLE_POWER_MW = 20_000
@@ -346,7 +346,7 @@ class OutletLoop:
 
     def _fault(self, reason: StopReason, message: str) -> None:
         # One line for a fault, also for one that says anew at every look how long it has lasted.
-        if _NUMBER.sub("", self.view.fault) != _NUMBER.sub("", message):
+        if _LASTED.sub("", self.view.fault) != _LASTED.sub("", message):
             log.error("outlet %s: %s: %s", self.outlet_id, reason, message)
         if self.view.session is not None:
             self.view = replace(self.view, fault=message)

@@ -133,10 +133,6 @@ def _may_differ(key: str, recorded: Any, answered: Any, where: str) -> bool:
     return key in _FREE_NUMBERS
 
 
-def _length(found: re.Match[str]) -> str:
-    return f"<{len(found[0])}>"
-
-
 def _is_as_long(key: str, recorded: int, answered: int) -> bool:
     return abs(recorded - answered) <= (_SIGNATURES_HEX if key in _RAW_TX_KEYS else 0)
 
@@ -145,8 +141,9 @@ def _is_a_name(key: str, recorded: str, answered: str) -> bool:
     """Whether it is for the node to choose: then the two must still be of one kind."""
     if re.fullmatch(r"[0-9a-f]{32,}", recorded):
         return re.fullmatch(r"[0-9a-f]+", answered) is not None and _is_as_long(key, len(recorded), len(answered))
-    if _RAW_TX.search(recorded) and _RAW_TX.sub(_length, recorded) == _RAW_TX.sub(_length, answered):
-        return True
+    if _RAW_TX.search(recorded) and _RAW_TX.sub("", recorded) == _RAW_TX.sub("", answered):
+        both = zip(_RAW_TX.findall(recorded), _RAW_TX.findall(answered), strict=False)
+        return all(_is_as_long("tx", len(one), len(other)) for one, other in both)
     if recorded.startswith(_PSBT) or (answered.startswith(_PSBT) and key in _PSBT_KEYS):
         # What is in it the recording has looked at by itself.
         return answered.startswith(_PSBT)

@@ -70,15 +70,6 @@ def find_lightningd() -> LightningdProgram:
     return LightningdProgram(Path(path), (int(match[1]), int(match[2])), result.stdout.strip())
 
 
-def lightningd_available() -> bool:
-    """Whether a usable lightningd is on PATH."""
-    try:
-        find_lightningd()
-    except StopError:
-        return False
-    return True
-
-
 class Node:
     """One lightningd with its own directory. Its node id is made from ``name``, so it is the same in every run.
 
