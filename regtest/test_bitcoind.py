@@ -20,7 +20,7 @@ from wattline.bitcoin.connection import BitcoindSettings, locate
 from wattline.bitcoin.json_rpc import Access
 from wattline.errors import StopError, WattlineError
 from wattline.practice.bitcoind import find_bitcoind
-from wattline.practice.chain import FIRST_BLOCKS
+from wattline.practice.chain import CONFIG, FIRST_BLOCKS
 from wattline.practice.chain import Chain as RegtestChain
 from wattline.practice.waiting import wait_until
 
@@ -354,7 +354,7 @@ def _rpcauth(user: str, password: str) -> str:
 def test_a_full_mempool_raises_the_floor(tmp_path: Path) -> None:
     need_bitcoind()
     # The smallest that bitcoind allows, in megabytes.
-    (tmp_path / "bitcoin.conf").write_text("maxmempool=5\n")
+    (tmp_path / "bitcoin.conf").write_text(f"{CONFIG}maxmempool=5\n")
     with RegtestChain(tmp_path) as node:
         chain, purse = Bitcoind(locate(BitcoindSettings(), _options(node), "regtest")), Purse(node)
         before = chain.floor()

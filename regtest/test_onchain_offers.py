@@ -13,8 +13,9 @@ from trial.nodes import TrustingSigner, node_id
 from trial.place import COIN_SAT, Place, begin, ends_as_if_nothing_had_been_tried, place
 from trial.stall import CREDIT_CAP_SAT, FLOOR_SAT, Stall
 
+from wattline.bitcoin.chain import TxOutput
 from wattline.plugin.service import Refused
-from wattline.practice.attacker import Coin
+from wattline.practice.attacker import Coin, spend
 
 FIRST_SAT = 3_000
 
@@ -29,6 +30,14 @@ def ground() -> Iterator[Place]:
 def stall(ground: Place, tmp_path: Path) -> Iterator[Stall]:
     with ground.stall(tmp_path) as made:
         yield made
+
+
+def test_the_chain_takes_what_a_wallet_may_make_of_any_height(ground: Place) -> None:
+    """Even with locktime 21, which Knots refuses unless told otherwise."""
+    (coin,) = ground.cable_wallet.fund([COIN_SAT])
+    draft = replace(spend([coin], [TxOutput(COIN_SAT - FEE_SAT, ground.cable_wallet.script())]), locktime=21)
+    (answer,) = ground.chain.call("testmempoolaccept", [ground.cable_wallet.raw(draft)])
+    assert answer["allowed"], answer
 
 
 # First versions: the coins that a cable offers.

@@ -19,7 +19,7 @@ from wattline.errors import WattlineError
 from wattline.ledger import AggregateStatus
 from wattline.payment.aggregate import MSAT_PER_SAT
 from wattline.practice.attacker import Wallet
-from wattline.practice.chain import Chain
+from wattline.practice.chain import CONFIG, Chain
 from wattline.practice.waiting import DEADLINE_S, wait_until
 
 P = TypeVar("P", bound="Place")
@@ -115,7 +115,7 @@ def place(kind: Callable[[Chain], P], *options: str) -> Iterator[P]:
         if os.environ.get("WATTLINE_REQUIRE_LIGHTNINGD") == "1":
             pytest.fail(f"needs bitcoind: {error.message}", pytrace=False)
         pytest.skip(f"needs bitcoind: {error.message}")
-    (chain.directory / "bitcoin.conf").write_text("\n".join(options), encoding="utf-8")
+    (chain.directory / "bitcoin.conf").write_text(CONFIG + "\n".join(options), encoding="utf-8")
     with chain:
         yield kind(chain)
 

@@ -20,10 +20,10 @@ from wattline.practice.waiting import wait_until
 
 FIRST_BLOCKS = 101
 """So many that the first coinbase may be spent (coinbase maturity is 100)."""
-# Knots takes a transaction with locktime 21 for a token's and refuses it. Wallets set the locktime up to 100 blocks
-# below the tip, against fee sniping, so on a short chain one would be refused now and then. From a file, Bitcoin Core
-# passes over an option that it does not know.
-_CONFIG = "[regtest]\nrejectparasites=0\n"
+CONFIG = "[regtest]\nrejectparasites=0\n"
+"""The ``bitcoin.conf`` of every chain; more lines may follow. Knots takes a transaction with locktime 21 for a token's
+and refuses it. Wallets set the locktime up to 100 blocks below the tip, against fee sniping, so on a short chain one
+would be refused now and then. From a file, Bitcoin Core passes over an option that it does not know."""
 _WALLET = "regtest"
 
 
@@ -83,7 +83,7 @@ class Chain:
         self.directory.mkdir(parents=True, exist_ok=True)
         config = self.directory / "bitcoin.conf"
         if not config.exists():
-            config.write_text(_CONFIG, encoding="ascii")
+            config.write_text(CONFIG, encoding="ascii")
         self._daemon.start()
         wait_until("bitcoind to answer", self._answers)
         if not self._mining_address:
