@@ -169,3 +169,12 @@ def test_the_table_has_a_row_for_each_meter_and_the_error_in_words() -> None:
     text = console.export_text()
     for piece in ("A1", "ina228", "24.000 V", "-0.514 A", "-12.3 W", "1.500 Wh", "meter_frozen", "no conversion for"):
         assert piece in text
+
+
+def test_every_meter_that_fails_is_explained_below_the_table() -> None:
+    looks = [
+        Look("A1", "ina228", MeterError("meter_bus_error", "0x40 does not answer")),
+        Look("B2", "ina226", MeterError("meter_wrong_chip", "0x48 is another chip")),
+    ]
+    assert table(looks).caption == "0x40 does not answer\n0x48 is another chip"
+    assert table([Look("A1", "ina228", Reading(1, 2, 3, 4, 5))]).caption is None
