@@ -16,6 +16,9 @@ from typing import Protocol
 from wattline.errors import RetryError, StopError
 
 _TXID = re.compile(r"[0-9a-f]{64}")
+_VOUT = re.compile(r"0|[1-9][0-9]{0,9}")
+_LAST_VOUT = 0xFFFFFFFF
+"""What a coinbase's only input spends."""
 
 
 class ChainUnavailable(RetryError):
@@ -32,7 +35,8 @@ class ChainRefused(StopError):
 
 
 class NotATransaction(StopError):
-    """What was handed over is no PSBT (code ``psbt_invalid``), or lacks a signature (``psbt_incomplete``)."""
+    """What was handed over is no PSBT (code ``psbt_invalid``), lacks a signature (``psbt_incomplete``), or is no
+    transaction (``tx_invalid``)."""
 
 
 class BroadcastRefused(StopError):
@@ -47,7 +51,7 @@ class Outpoint:
     vout: int
 
     def __post_init__(self) -> None:
-        if not _TXID.fullmatch(self.txid) or self.vout < 0:
+        if not _TXID.fullmatch(self.txid) or not 0 <= self.vout <= _LAST_VOUT:
             raise StopError("outpoint_invalid", f"an outpoint is txid:vout, not {self.txid}:{self.vout}")
 
     def __str__(self) -> str:
@@ -57,7 +61,7 @@ class Outpoint:
     def parse(cls, text: str) -> Outpoint:
         """From ``txid:vout``. Raises StopError ``outpoint_invalid``."""
         txid, _, vout = text.partition(":")
-        if not vout.isdecimal():
+        if not _VOUT.fullmatch(vout):
             raise StopError("outpoint_invalid", f"an outpoint is txid:vout, not {text}")
         return cls(txid, int(vout))
 
