@@ -54,9 +54,19 @@ test: $(VENV)/.installed ## Check the code and run all tests (real nodes too whe
 	@$(MAKE) --no-print-directory --jobs 3 --keep-going lint pytest \
 		|| { told=$$($(MAKE) --no-print-directory --keep-going lint 2>&1) || printf '%s\n' "$$told" >&2; exit 1; }
 
+# What takes longer than a newcomer should wait for is marked `long` and has a run of its own.
+.PHONY: test-all
+test-all: test long ## The same, then the tests that take longer
+
+PYTEST = $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 .PHONY: pytest
 pytest: $(VENV)/.installed
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(PYTEST) -m "not long" $(PYTEST_ARGS)
+
+.PHONY: long
+long: $(VENV)/.installed
+	$(PYTEST) -m long $(PYTEST_ARGS)
 
 .PHONY: demo
 demo: $(VENV)/.installed ## Toast a slice of bread: socket, cable and payments on this machine

@@ -7,21 +7,19 @@ kind. The end of every node's log is attached to the report of a failed test."""
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
 from trial.longest_first import put_longest_first
+from trial.needs import fold, need_bitcoind, need_lightningd
 from trial.one_dialect import share_compiled_statements
 
-from wattline.errors import WattlineError
 from wattline.practice.by_hand import HandCable
 from wattline.practice.chain import Chain
 from wattline.practice.dear_trade import TRADE, end, wait_free
-from wattline.practice.lightningd import Node, find_lightningd
+from wattline.practice.lightningd import Node
 from wattline.practice.network import RegtestNetwork
 from wattline.practice.node.bitcoin_blocks import RESCAN
 from wattline.practice.places import Places, make_places
@@ -57,7 +55,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A marked test is skipped or failed before any of its fixtures is made."""
     if item.get_closest_marker("lightningd") is not None and _kind(item) != "practice":
-        _need_lightningd()
+        need_lightningd()
 
 
 @pytest.fixture(scope="session", params=KINDS)
@@ -73,7 +71,7 @@ def chain(kind: str) -> Iterator[Chain]:
         with PracticeChain() as practised:
             yield practised
         return
-    _need_lightningd()
+    need_lightningd()
     with _bitcoind() as made:
         yield made
 
@@ -159,6 +157,7 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
+    fold(report)
     if report.failed and isinstance(item, pytest.Function):
         networks = {id(value): value for value in item.funcargs.values() if isinstance(value, RegtestNetwork)}
         for network in networks.values():
@@ -175,27 +174,11 @@ def _network(kind: str, chain: Chain) -> RegtestNetwork:
 
 def _bitcoind() -> Chain:
     """A chain, not started yet; where there is no bitcoind the test is skipped or failed."""
-    try:
-        return Chain()
-    except WattlineError as error:
-        _not_here(f"needs bitcoind: {error.message}", "WATTLINE_REQUIRE_BITCOIND")
+    need_bitcoind()
+    return Chain()
 
 
 def _kind(item: pytest.Item) -> str | None:
     """``practice`` or ``lightningd``; None for a test that uses no nodes of ours."""
     callspec = getattr(item, "callspec", None)
     return callspec.params.get("kind") if callspec is not None else None
-
-
-def _need_lightningd() -> None:
-    try:
-        find_lightningd()
-    except WattlineError as error:
-        _not_here(f"needs lightningd: {error.message}")
-
-
-def _not_here(reason: str, *required_by: str) -> NoReturn:
-    for name in ("WATTLINE_REQUIRE_LIGHTNINGD", *required_by):
-        if os.environ.get(name) == "1":
-            pytest.fail(f"{reason} ({name}=1 forbids a skip)", pytrace=False)
-    pytest.skip(reason)

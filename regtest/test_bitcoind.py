@@ -5,7 +5,6 @@ Skipped with a reason when there is no bitcoind and none can be fetched."""
 from __future__ import annotations
 
 import hmac
-import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
@@ -13,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from trial.needs import need_bitcoind
 
 from wattline.bitcoin.bitcoind import Bitcoind
 from wattline.bitcoin.chain import BroadcastRefused, Chain, ChainRefused, ChainUnavailable, NotATransaction, Outpoint
 from wattline.bitcoin.connection import BitcoindSettings, locate
 from wattline.bitcoin.json_rpc import Access
-from wattline.errors import StopError, WattlineError
-from wattline.practice.bitcoind import find_bitcoind
+from wattline.errors import StopError
 from wattline.practice.chain import CONFIG, FIRST_BLOCKS
 from wattline.practice.chain import Chain as RegtestChain
 from wattline.practice.waiting import wait_until
@@ -28,16 +27,6 @@ SAT = Decimal(100_000_000)
 COIN_SAT = 1_000_000
 FEE_SAT = 1_000
 SIGNALS_RBF = 0xFFFFFFFD
-
-
-def need_bitcoind() -> None:
-    try:
-        find_bitcoind()
-    except WattlineError as error:
-        reason = f"needs bitcoind: {error.message}"
-        if os.environ.get("WATTLINE_REQUIRE_LIGHTNINGD") == "1":
-            pytest.fail(f"{reason} (WATTLINE_REQUIRE_LIGHTNINGD=1 forbids a skip)", pytrace=False)
-        pytest.skip(reason)
 
 
 @pytest.fixture(scope="module")

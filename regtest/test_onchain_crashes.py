@@ -288,6 +288,7 @@ def no_revival(scene: Scene) -> None:
     scene.wait_running()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_plugin_killed_at_any_moment_between_close_and_broadcast_broadcasts_one_version_the_right_one(
     scene: Scene, path: Path, seed: int, no_revival: None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from trial.needs import need_bitcoind
 
 from wattline.practice.comparison import OPTIONAL, Comparison
 from wattline.practice.practice_network import PracticeLightningd, PracticeNetwork
@@ -22,6 +23,8 @@ ON_BITCOIND = {"onchain", "emergency"}
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_the_practice_node_does_as_real_nodes_were_recorded_to_do(name: str) -> None:
+    if name in ON_BITCOIND:
+        need_bitcoind()
     with (
         PracticeNetwork(bitcoind=name in ON_BITCOIND) as network,
         Replay(RECORDINGS / f"{name}.jsonl", Stage(network)) as replay,

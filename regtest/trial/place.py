@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pytest
-
 from trial.cable import Cable
+from trial.needs import need_bitcoind
 from trial.nodes import SocketFunds, node_id
 from trial.stall import EXPOSURE_CAP_SAT, Stall
 from wattline.bitcoin.bitcoind import Bitcoind
 from wattline.bitcoin.json_rpc import Access
-from wattline.errors import WattlineError
 from wattline.ledger import AggregateStatus
 from wattline.payment.aggregate import MSAT_PER_SAT
 from wattline.practice.attacker import Wallet
@@ -107,14 +104,9 @@ def begin(cable: Cable, *values_sat: int, outlet_id: str = "A1") -> None:
 
 @contextmanager
 def place(kind: Callable[[Chain], P], *options: str) -> Iterator[P]:
-    """On a bitcoind of its own with these lines in its configuration; skips the test when there is none, unless
-    ``WATTLINE_REQUIRE_LIGHTNINGD=1``."""
-    try:
-        chain = Chain()
-    except WattlineError as error:
-        if os.environ.get("WATTLINE_REQUIRE_LIGHTNINGD") == "1":
-            pytest.fail(f"needs bitcoind: {error.message}", pytrace=False)
-        pytest.skip(f"needs bitcoind: {error.message}")
+    """On a bitcoind of its own with these lines in its configuration; see :mod:`trial.needs` where there is none."""
+    need_bitcoind()
+    chain = Chain()
     (chain.directory / "bitcoin.conf").write_text(CONFIG + "\n".join(options), encoding="utf-8")
     with chain:
         yield kind(chain)
