@@ -34,6 +34,7 @@ def test_an_aggregate_comes_back_as_it_was_saved(tmp_path: Path) -> None:
         mined_txid=TXID,
         mined_sat=1500,
         closed_at=99,
+        is_final_taken=True,
     )
     for row in (first, last):
         with open_ledger(path) as ledger:

@@ -79,6 +79,8 @@ class CableAggregate:
     """Unix seconds."""
     closed_at: int | None = None
     """Unix seconds; set exactly when it is neither OPEN nor ENDED."""
+    is_final_taken: bool = False
+    """The socket has said that it has the final version."""
 
     @property
     def owed_sat(self) -> int:

@@ -52,6 +52,10 @@ class CableSession:
     receipt: bytes = b""
     """Serialized, as the socket signed it; empty before."""
     receipt_signature: str = ""
+    delivered_ms: int | None = None
+    """The longest that delivery can have lasted by ``saved_at``; None when it is not known."""
+    min_refund_msat: int = 0
+    """Unused credit below this the socket keeps, by its offer."""
 
     def __post_init__(self) -> None:
         if not _TOKEN.fullmatch(self.token):

@@ -21,7 +21,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Of this program; see :mod:`wattline.ledger.migration` for what raises it."""
 
 metadata = MetaData()
@@ -182,6 +182,8 @@ cable_sessions = Table(
     Column("closed_at", BigInteger),
     Column("receipt", LargeBinary, nullable=False),
     Column("receipt_signature", Text, nullable=False),
+    Column("delivered_ms", BigInteger),
+    Column("min_refund_msat", BigInteger, nullable=False, server_default=text("0")),
 )
 
 aggregates = Table(
@@ -289,6 +291,7 @@ cable_aggregates = Table(
     Column("mined_sat", BigInteger, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("closed_at", BigInteger),
+    Column("is_final_taken", Boolean, nullable=False, server_default=text("false")),
     CheckConstraint(
         "status IN ('open', 'ended', 'settled', 'unanswered', 'cheated', 'void')", name="cable_aggregates_status"
     ),
