@@ -92,8 +92,9 @@ class Bench:
             }
         )
 
-    def service(self) -> CableService:
-        equipment = Equipment(
+    @property
+    def equipment(self) -> Equipment:
+        return Equipment(
             node=self.node,
             payer=Payer(self.node, self.ledger.outgoing, pause=lambda seconds: None),
             outgoing=self.ledger.outgoing,
@@ -103,7 +104,9 @@ class Bench:
             now=time.time,
             onchain=OnchainEquipment(self.funds, self.ledger.cable_aggregates),
         )
-        return CableService(self.settings, equipment, self.listener, self.wish)
+
+    def service(self) -> CableService:
+        return CableService(self.settings, self.equipment, self.listener, self.wish)
 
     def start(self) -> None:
         """Run the service in the background until :meth:`finish`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 import pytest
@@ -13,12 +12,14 @@ from tests.cable.test_buyer import SESSION
 from tests.cable.test_onchain import aggregate, dear, row, until_charged, until_versions
 from tests.cable.test_onchain_caps import TARIFF, Trade
 from wattline.bitcoin.chain import Outpoint
-from wattline.cable.aggregate_end import Aftermath, Bill, agreed_sat, ended, forgive, judged, least_refund_msat
+from wattline.cable.aggregate_end import agreed_sat, ended, forgive, judged, least_refund_msat
+from wattline.cable.evidence import Bill, Evidence
 from wattline.cable.messages import SignedReceipt
 from wattline.cable.onchain_event import FinalFailed, FinalSigned, OnchainEvent
 from wattline.cable.psbt import unsigned_tx
 from wattline.cable.purse import PaymentEvent
 from wattline.cable.receipt import Receipt
+from wattline.cable.service import make_aftermath
 from wattline.ledger import AggregateInput, CableAggregate, CableAggregateStatus
 from wattline.lightning.onchain import WalletTx
 from wattline.v1 import charging_pb2 as pb
@@ -70,6 +71,7 @@ def receipt(value_sat: int) -> Receipt:
         refund_fee_msat=0,
         refund_payment_hash="",
         signed=SignedReceipt(b"", ""),
+        onchain_credited_msat=NEWEST * 1000,
         onchain_value_sat=value_sat,
     )
 
@@ -112,37 +114,54 @@ def onchain(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
 def test_more_than_the_socket_agreed_to_is_cheating_and_more_than_the_final_version_is_owed(
     known: bool, told: Receipt | None, value_sat: int, status: CableAggregateStatus
 ) -> None:
-    over = ended(HELD, told, known, None, 5)
-    assert (over.status, over.final_sat, over.due_sat) == (ENDED, FINAL, FINAL)
+    over = ended(replace(HELD, is_final_taken=known), Evidence(None, told), 5)
+    due_sat = FINAL if told is None else min(FINAL, told.onchain_value_sat)
+    assert (over.status, over.final_sat, over.due_sat) == (ENDED, FINAL, due_sat)
     after = judged(over, mined(value_sat), 9)
     assert after.status is status
     assert after.final_sat == FINAL
     assert (after.mined_sat, after.closed_at) == (value_sat, 9)
-    assert after.owed_sat == max(0, value_sat - FINAL)
+    assert after.owed_sat == max(0, value_sat - due_sat)
 
 
 def test_where_no_final_version_was_asked_for_the_own_meter_says_what_is_due() -> None:
     bare = replace(HELD, final_sat=None)
-    over = ended(bare, None, False, Bill(1_500_001, 200_000), 5)
+
+    def bill(most_charge_msat: int, keysend_msat: int = 0) -> Evidence:
+        return Evidence(Bill(most_charge_msat, keysend_msat))
+
+    over = ended(bare, bill(1_500_001, 200_000), 5)
     assert (over.final_sat, over.due_sat, agreed_sat(over)) == (None, 1_301, NEWEST)
     after = judged(over, mined(NEWEST), 9)
     assert (after.status, after.owed_sat) == (UNANSWERED, NEWEST - 1_301)
     assert judged(over, mined(1_301), 9).status is SETTLED
     # The floor is due in any case, and all of it is due where a socket charges rightly.
-    assert ended(bare, None, False, Bill(1_000, 0), 5).due_sat == 600
-    assert judged(ended(bare, None, False, Bill(NEWEST * 1000, 0), 5), mined(NEWEST), 9).status is SETTLED
+    assert ended(bare, bill(1_000), 5).due_sat == 600
+    assert judged(ended(bare, bill(NEWEST * 1000), 5), mined(NEWEST), 9).status is SETTLED
     # Nothing is due on-chain where Lightning has paid for everything.
-    assert judged(ended(bare, None, False, Bill(5_000, 5_000), 5), mined(NEWEST), 9).owed_sat == NEWEST
+    assert judged(ended(bare, bill(5_000, 5_000), 5), mined(NEWEST), 9).owed_sat == NEWEST
 
 
-def test_what_is_due_is_not_known_after_a_run_that_died_without_a_final_version() -> None:
-    over = ended(replace(HELD, final_sat=None), None, False, None, 5)
-    assert over.due_sat is None
-    assert judged(over, mined(NEWEST), 9).status is SETTLED
+def test_of_the_own_bill_and_the_receipt_the_smaller_is_due() -> None:
+    bare = replace(HELD, final_sat=None)
+    bill = Bill(1_200_000, 0)
+    assert ended(bare, Evidence(bill, receipt(NEWEST)), 5).due_sat == 1_200  # it charges 1 400
+    assert ended(bare, Evidence(Bill(2_000_000, 0), receipt(NEWEST)), 5).due_sat == FINAL
+    # What is taken by the receipt is the most, too.
+    assert ended(bare, Evidence(bill, receipt(902)), 5).due_sat == 902
+    assert judged(ended(bare, Evidence(bill, receipt(902)), 5), mined(NEWEST), 9).status is CHEATED
+
+
+def test_what_a_socket_keeps_by_its_offer_is_not_owed() -> None:
+    kept = replace(receipt(NEWEST), refund_status="kept", charged_msat=(NEWEST - 50) * 1000)
+    bare = replace(HELD, final_sat=None)
+    bill = Bill((NEWEST - 50) * 1000, 0)
+    assert ended(bare, Evidence(bill, kept, min_refund_msat=50_001), 5).due_sat == NEWEST
+    assert ended(bare, Evidence(bill, kept, min_refund_msat=50_000), 5).due_sat == NEWEST - 50
 
 
 def test_a_refund_may_be_less_by_its_own_fee_but_not_by_much() -> None:
-    owing = judged(ended(HELD, None, False, None, 5), mined(NEWEST), 9)
+    owing = judged(ended(HELD, Evidence(), 5), mined(NEWEST), 9)
     assert least_refund_msat(owing) == 1_025_000 - 51_250 - 10_000
     assert least_refund_msat(replace(owing, mined_sat=FINAL + 1)) == 1
 
@@ -342,8 +361,9 @@ def test_after_a_final_version_whose_cable_died_the_rest_of_the_newest_is_owed_a
     assert died.final_sat == held.due_sat
     value_sat, tx = held.held[held.txids[held.number]]
     onchain.funds.mine(tx)
-    memory = onchain.ledger.cable_aggregates
-    Aftermath(onchain.funds, memory, onchain.node, onchain.listener, time.time).look_at_all(None)
+    aftermath = make_aftermath(onchain.settings, onchain.equipment, onchain.listener)
+    assert aftermath is not None
+    aftermath.look_at_all(None)
     owed = now(onchain, died)
     assert (owed.status, owed.owed_sat) == (UNANSWERED, value_sat - held.due_sat)
 

@@ -12,15 +12,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from wattline.cable.evidence import Evidence
 from wattline.cable.listener import Listener
 from wattline.cable.memory import AggregateMemory
 from wattline.cable.offer import OfferError
-from wattline.cable.receipt import Receipt, RefundSearch
+from wattline.cable.receipt import RefundSearch
 from wattline.errors import WattlineError
 from wattline.ledger import CableAggregate, CableAggregateStatus
 from wattline.lightning.node import Journal
 from wattline.lightning.onchain import Base, PayingFunds, WalletTx
-from wattline.payment.aggregate import MSAT_PER_SAT, final_value_sat
+from wattline.payment.aggregate import MSAT_PER_SAT
 
 KEEP_S = 14 * 86_400
 """For so long the inputs of a transaction that is not mined yet are kept for it: as long as nodes keep one in their
@@ -33,34 +34,18 @@ REFUND_FEE_MSAT = 10_000
 """A refund pays its own way out of what is owed: by so much together it may be less."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bill:
-    """What a session can have come to by the cable's own account."""
+def ended(row: CableAggregate, evidence: Evidence, now_s: int) -> CableAggregate:
+    """``row`` when its session is over. What may rightly be mined by the socket's own word is the final version, if it
+    said that it has it, else the newest that it accepted; and no more than its own signed receipt says.
 
-    most_charge_msat: int
-    """The highest charge that an honest meter can have come to."""
-    keysend_msat: int
-    """Surely arrived over Lightning."""
-
-
-def ended(
-    row: CableAggregate, receipt: Receipt | None, is_final_known: bool, bill: Bill | None, now_s: int
-) -> CableAggregate:
-    """``row`` when its session is over. What may rightly be mined is the final version, if the socket took one, else
-    the newest; and no more than the socket's own signed receipt says.
-
-    ``is_final_known``: the socket has said that it has the final version. Without that it may never have come, or the
-    socket could not check it (its bitcoind was away): an honest one takes the newest then, and owes what that is too
-    much. How much that is follows from the final version where one was signed, else from ``bill``; None: not known."""
+    Without a word of the final version it may never have come, or the socket could not check it (its bitcoind was
+    away): an honest one takes the newest then, and owes what that is more than due."""
     if row.signed_sat == 0:
         return replace(row, status=CableAggregateStatus.VOID, closed_at=now_s)
-    agreed = row.final_sat if is_final_known and row.final_sat is not None else row.accepted_sat
-    if receipt is not None:
-        agreed = min(agreed, receipt.onchain_value_sat)
-    due = row.final_sat
-    if due is None and bill is not None:
-        due = final_value_sat(bill.most_charge_msat, bill.keysend_msat, row.floor_sat)
-    return replace(row, status=CableAggregateStatus.ENDED, agreed_sat=agreed, due_sat=due)
+    agreed = row.final_sat if row.is_final_taken and row.final_sat is not None else row.accepted_sat
+    if evidence.receipt is not None:
+        agreed = min(agreed, evidence.receipt.onchain_value_sat)
+    return replace(row, status=CableAggregateStatus.ENDED, agreed_sat=agreed, due_sat=evidence.due_sat(row))
 
 
 def agreed_sat(row: CableAggregate) -> int:
@@ -71,12 +56,12 @@ def agreed_sat(row: CableAggregate) -> int:
 def judged(row: CableAggregate, mined: WalletTx, now_s: int) -> CableAggregate:
     """``row`` once its inputs were spent in a block by ``mined``."""
     paid_sat = mined.paid_to(row.script)
-    if paid_sat > agreed_sat(row):
-        status = CableAggregateStatus.CHEATED
-    elif row.due_sat is not None and paid_sat > row.due_sat:
-        status = CableAggregateStatus.UNANSWERED
-    else:
+    if row.due_sat is not None and paid_sat <= row.due_sat:
         status = CableAggregateStatus.SETTLED if paid_sat else CableAggregateStatus.VOID
+    elif paid_sat > agreed_sat(row):
+        status = CableAggregateStatus.CHEATED
+    else:
+        status = CableAggregateStatus.UNANSWERED
     return replace(row, status=status, mined_txid=mined.txid, mined_sat=paid_sat, closed_at=now_s)
 
 
@@ -144,6 +129,20 @@ class Aftermath:
     journal: Journal
     listener: Listener
     now: Callable[[], float]
+    evidence: Callable[[str], Evidence]
+    """All that the ledger holds of a session; raises its errors."""
+
+    def is_over(self, session_id: str) -> bool:
+        """Whether a block holds a spender of the inputs, which ends the session whatever the socket says. False when
+        that is not known. Raises nothing."""
+        try:
+            row = self.memory.of(session_id)
+            if row is None or not row.signed_sat:
+                return False
+            return row.mined_txid is not None or self._spender(row) is not None
+        except WattlineError as error:
+            self._tell_unknown(session_id, error)
+            return False
 
     def look_at_all(self, but_not: str | None) -> None:
         """At a start: whatever is open, but the session ``but_not`` that is taken up again. Raises nothing."""
@@ -161,7 +160,7 @@ class Aftermath:
         try:
             return self._looked(row, keep)
         except WattlineError as error:
-            self.listener.event(f"what became of session {row.session_id} on-chain is not known: {error.message}")
+            self._tell_unknown(row.session_id, error)
             return row
 
     def wait(self, row: CableAggregate, timeout_s: float) -> CableAggregate:
@@ -176,9 +175,11 @@ class Aftermath:
 
     def _looked(self, row: CableAggregate, keep: bool) -> CableAggregate:
         now_s = int(self.now())
-        if row.status is CableAggregateStatus.OPEN:
-            # That run died: nobody knows how far the last version came, so it counts as credited.
-            row = ended(replace(row, accepted_sat=row.signed_sat), None, False, None, now_s)
+        if row.status is CableAggregateStatus.OPEN or (row.status.is_live and row.due_sat is None):
+            if row.status is CableAggregateStatus.OPEN:
+                # That run died: nobody knows how far the last version came, so it counts as credited.
+                row = replace(row, accepted_sat=row.signed_sat)
+            row = ended(row, self.evidence(row.session_id), now_s)
             self.memory.save(row)
             if not row.status.is_live:
                 self.funds.release(Base(row.base_psbt, row.inputs_weight))
@@ -217,6 +218,9 @@ class Aftermath:
             if found is not None and found.blockheight:
                 return found
         return None
+
+    def _tell_unknown(self, session_id: str, error: WattlineError) -> None:
+        self.listener.event(f"what became of session {session_id} on-chain is not known: {error.message}")
 
     def _tell(self, row: CableAggregate) -> None:
         agreed = agreed_sat(row)

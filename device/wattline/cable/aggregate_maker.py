@@ -15,7 +15,7 @@ from wattline.cable.onchain_rules import OnchainRefused
 from wattline.cable.psbt import UnsignedTx, unsigned_tx
 from wattline.cable.settings import OnchainSettings
 from wattline.errors import WattlineError
-from wattline.ledger import AggregateInput, CableAggregate
+from wattline.ledger import AggregateInput, CableAggregate, CableAggregateStatus
 from wattline.lightning.node import NodeInfo, NodeRefused, Signer
 from wattline.lightning.onchain import RESERVE_BLOCKS, Base, PayingFunds
 from wattline.payment.aggregate import SMALLEST_OUTPUT_SAT, OnchainRules
@@ -107,6 +107,8 @@ class AggregateMaker:
         number, value_sat = invitation.newest_number, invitation.newest_value_sat
         if (row.address, row.script) != (invitation.address, invitation.script):
             raise OnchainRefused("onchain_mismatch", "the socket names another address than before")
+        if row.mined_txid is not None:
+            raise OnchainRefused("onchain_mismatch", f"the session's inputs are spent already, by {row.mined_txid}")
         if number > row.number or not row.accepted_sat <= value_sat <= row.signed_sat:
             raise OnchainRefused(
                 "onchain_mismatch",
@@ -117,8 +119,16 @@ class AggregateMaker:
             height = self._node.check_version().blockheight
             self._funds.renew(_base(row))
             self._renewed_at_height = height
-        if row.accepted_sat != value_sat:
-            row = replace(row, accepted_sat=value_sat)
+        if row.accepted_sat != value_sat or row.status is not CableAggregateStatus.OPEN:
+            # It may have been ended by a run that could not close its session; what is signed from now on counts anew.
+            row = replace(
+                row,
+                accepted_sat=value_sat,
+                status=CableAggregateStatus.OPEN,
+                agreed_sat=None,
+                due_sat=None,
+                closed_at=None,
+            )
             self._memory.save(row)
         return row
 

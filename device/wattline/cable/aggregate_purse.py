@@ -7,11 +7,12 @@ version before the socket does.
 
 from __future__ import annotations
 
-import queue
+import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from typing import Protocol
 
 from wattline.cable.aggregate_maker import AggregateMaker, PayingNode, terms_of
@@ -19,7 +20,6 @@ from wattline.cable.funding import Scope
 from wattline.cable.memory import AggregateMemory
 from wattline.cable.messages import OnchainInvitation, VersionAccepted, VersionRefused
 from wattline.cable.onchain_event import FinalFailed, FinalSigned, OnchainEvent, OnchainFailed, OnchainReady
-from wattline.cable.onchain_rules import OnchainRefused
 from wattline.cable.purse import Arrived, DoubtsChecked, Failed, InDoubt, PaymentEvent
 from wattline.cable.settings import OnchainSettings
 from wattline.errors import RetryError, WattlineError
@@ -56,12 +56,20 @@ class _Version:
     began: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Wake:
-    """Something has happened to whoever waits for an answer."""
+class _Kind(Enum):
+    """Of a task for the worker."""
 
-    renewed: bool
-    """The stream is new: say it again. Else: wait no longer."""
+    ASK = auto()
+    INVITED = auto()
+    ANSWER = auto()
+    TAKEN = auto()
+    RENEWED = auto()
+    PAY = auto()
+    RESOLVE = auto()
+    FINAL = auto()
+    LATE = auto()
+    KEEP = auto()
+    END = auto()
 
 
 class AggregatePurse:
@@ -90,13 +98,21 @@ class AggregatePurse:
         self._emit = emit
         self._timeout_s = ANSWER_S if timeout_s is None else timeout_s
         self._worker = executor or ThreadPoolExecutor(1, thread_name_prefix="cable-onchain")
-        self._mail: queue.SimpleQueue[VersionAccepted | VersionRefused | _Wake] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._tasks: dict[_Kind, Callable[[], None]] = {}
+        """What the worker has to do: of each kind the newest alone, so no flood of the socket's makes a queue."""
+        self._is_working = False
+        self._is_stopped = False
         self._signature = ""
-        # From here on the worker's own.
+        # From here on the worker's own; others read them at the most.
         self._row: CableAggregate | None = None
         self._newest_number = 0
         self._underway: _Version | None = None
+        self._answer_due: float | None = None
+        """Until when the answer to it is waited for (monotonic); None when it is not, or not any more."""
         self._final: _Version | None = None
+        self._wanted_sat: int | None = None
+        """The final version that is made as soon as the one underway is resolved."""
 
     # For the deciding thread.
 
@@ -107,58 +123,106 @@ class AggregatePurse:
 
     def ask(self) -> None:
         """Ask the socket for an address, or what it holds; its answer goes to :meth:`on_invitation`."""
-        self._submit(self._ask)
+        self._submit(_Kind.ASK, self._ask)
 
     def on_invitation(self, invitation: OnchainInvitation, scope: Scope) -> None:
         """Choose and reserve inputs for a session within ``scope``, or take up what there is."""
-        self._submit(lambda: self._invited(invitation, scope))
+        self._submit(_Kind.INVITED, lambda: self._invited(invitation, scope))
 
     def on_answer(self, answer: VersionAccepted | VersionRefused) -> None:
-        """The socket's answer to a version."""
-        self._mail.put(answer)
+        """The socket's answer to a version; one that nobody waits for is dropped."""
+        version = self._underway
+        if version is not None and answer.number == version.number:
+            self._submit(_Kind.ANSWER, lambda: self._answered(answer))
+
+    def on_final_taken(self) -> None:
+        """The socket says that it has the final version."""
+        self._submit(_Kind.TAKEN, self._final_taken)
 
     def on_stream_renewed(self) -> None:
         """What was said into the stream that broke may not have been heard."""
-        self._mail.put(_Wake(renewed=True))
+        self._submit(_Kind.RENEWED, self._say_again)
 
     def pay(self, sequence: int, amount_msat: int, maxfee_msat: int) -> None:
         """Sign and hand over a version that pays ``amount_msat`` (whole sats) more than the socket has credited."""
         del maxfee_msat  # the miner's fee is the same for every version
-        self._submit(lambda: self._pay(sequence, amount_msat))
+        self._submit(_Kind.PAY, lambda: self._pay(sequence, amount_msat))
 
     def resolve(self, sequences: Iterable[int], resend: bool) -> None:
         """Hand the version in doubt over again, if ``resend``: the socket counts it once."""
         del sequences  # there is but one
-        self._submit(lambda: self._resolve(resend))
+        self._submit(_Kind.RESOLVE, lambda: self._resolve(resend))
 
     def sign_final(self, value_sat: int) -> None:
         """Sign the one final version and hand it over; told again, the same one is handed over again."""
-        self._mail.put(_Wake(renewed=False))
-        self._submit(lambda: self._sign_final(value_sat))
+        self._submit(_Kind.FINAL, lambda: self._sign_final(value_sat))
+
+    def tick(self) -> None:
+        """To be called every now and then: a version that is not answered in time is in doubt."""
+        due = self._answer_due
+        if due is not None and time.monotonic() >= due:
+            self._submit(_Kind.LATE, self._late)
 
     def keep_reserved(self) -> None:
         """Reserve the inputs anew when blocks have passed."""
-        self._submit(lambda: self._maker.keep_reserved(self._row) if self._row is not None else None)
+        self._submit(_Kind.KEEP, lambda: self._maker.keep_reserved(self._row) if self._row is not None else None)
 
     def end(self, finish: Callable[[CableAggregate], CableAggregate], timeout_s: float) -> CableAggregate | None:
-        """Write down how the aggregate ends, as ``finish`` says, in place of what it is; None when there is none. Waits
-        for the worker. Raises the ledger's errors, TimeoutError."""
-        self._mail.put(_Wake(renewed=False))
-        future: Future[CableAggregate | None] = self._worker.submit(self._end, finish)
-        return future.result(timeout_s)
+        """Write down how the aggregate ends, as ``finish`` says, in place of what it is; None when there is none.
+        Nothing is done after that, and nothing before it but what the worker is at. Raises the ledger's errors,
+        TimeoutError."""
+        ending: Future[CableAggregate | None] = Future()
+
+        def write() -> None:
+            try:
+                ending.set_result(self._end(finish))
+            except Exception as error:  # noqa: BLE001 - it is raised where it is waited for
+                ending.set_exception(error)
+
+        if not self._submit(_Kind.END, write):
+            raise TimeoutError("the on-chain payment was stopped already")
+        return ending.result(timeout_s)
 
     def stop(self) -> None:
         """Begin nothing any more."""
-        self._mail.put(_Wake(renewed=False))
+        self._halt()
         self._worker.shutdown(wait=False, cancel_futures=True)
 
-    # The worker.
+    def _halt(self) -> None:
+        with self._lock:
+            self._is_stopped = True
+            self._tasks.clear()
 
-    def _submit(self, task: Callable[[], None]) -> None:
+    def _submit(self, kind: _Kind, task: Callable[[], None]) -> bool:
+        """False when it was stopped: nothing is begun any more."""
+        with self._lock:
+            if self._is_stopped:
+                return False
+            self._tasks[kind] = task
+            if self._is_working:
+                return True
+            self._is_working = True
         try:
-            self._worker.submit(task)
+            self._worker.submit(self._work)
         except RuntimeError:
-            return  # stopped meanwhile: nothing is begun any more
+            return False
+        return True
+
+    # The worker. It waits for its own node and ledger alone, which answer or fail in time; never for the socket.
+
+    def _work(self) -> None:
+        while (task := self._next_task()) is not None:
+            try:
+                task()
+            except Exception as error:  # noqa: BLE001 - a task that fails must not end the worker
+                self._emit(OnchainFailed("payer_broken", f"{type(error).__name__}: {error}", passing=False))
+
+    def _next_task(self) -> Callable[[], None] | None:
+        with self._lock:
+            if not self._tasks:
+                self._is_working = False
+                return None
+            return self._tasks.pop(_Kind.END if _Kind.END in self._tasks else next(iter(self._tasks)))
 
     def _ask(self) -> None:
         try:
@@ -187,7 +251,7 @@ class AggregatePurse:
 
     def _pay(self, sequence: int, amount_msat: int) -> None:
         row = self._row
-        if row is None or self._underway is not None or self._final is not None:
+        if row is None or self._underway is not None or row.final_sat is not None:
             self._emit(Failed(sequence, amount_msat, "onchain_not_ready", "no version can be made just now"))
             return
         try:
@@ -210,18 +274,28 @@ class AggregatePurse:
             self._emit(Failed(sequence, amount_msat, "payer_broken", message, final=True, signed_sat=row.signed_sat))
             return
         self._underway = version
-        self._hand_over(version)
+        self._answer_due = time.monotonic() + self._timeout_s
+        self._say_again()
 
-    def _hand_over(self, version: _Version) -> None:
-        """Hand ``version`` over and wait for what becomes of it, which is told."""
-        self._clear_mail()
-        self._say(version)
-        answer = self._answer_to(version)
-        row = self._row
-        assert row is not None
+    def _say_again(self) -> None:
+        """Hand the version underway over, for the first time or again."""
+        version = self._underway
+        if version is not None:
+            self._stream.aggregate_version(version.number, version.psbt, False)
+
+    def _answered(self, answer: VersionAccepted | VersionRefused) -> None:
+        row, version = self._row, self._underway
+        if row is None or version is None or answer.number != version.number:
+            return  # it was resolved meanwhile
         match answer:
             case VersionAccepted(value_sat=value_sat) if value_sat == version.value_sat:
                 self._accepted(row, version)
+            case VersionAccepted(value_sat=value_sat) if value_sat in self._maker.txids:
+                # An earlier one of the same number, which it had refused or not answered.
+                self._row = row = replace(row, accepted_sat=max(row.accepted_sat, value_sat))
+                self._ask()
+                message = f"the socket credits the version of {value_sat} sat in its place"
+                self._failed(row, version, "bad_version", message, final=False)
             case VersionAccepted(value_sat=value_sat):
                 message = f"the socket credits {value_sat} sat for a version of {version.value_sat} sat"
                 self._failed(row, version, "onchain_mismatch", message, final=True)
@@ -229,34 +303,18 @@ class AggregatePurse:
                 if code in OUT_OF_STEP:
                     self._ask()
                 self._failed(row, version, code, f"{code}: {message}", final=code not in PASSING)
-            case None:
-                message = "the socket has not answered yet"
-                self._emit(InDoubt(version.sequence, version.amount_msat, message, row.signed_sat))
+        if self._wanted_sat is not None:
+            self._sign_final(self._wanted_sat)
 
-    def _say(self, version: _Version) -> None:
-        self._stream.aggregate_version(version.number, version.psbt, False)
-
-    def _answer_to(self, version: _Version) -> VersionAccepted | VersionRefused | None:
-        """None when there is none in time: the version may be credited yet."""
-        deadline = time.monotonic() + self._timeout_s
-        while True:
-            try:
-                mail = self._mail.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                return None
-            if isinstance(mail, _Wake):
-                if not mail.renewed:
-                    return None
-                self._say(version)
-            elif mail.number == version.number:
-                return mail
-
-    def _clear_mail(self) -> None:
-        while not self._mail.empty():
-            self._mail.get()
+    def _late(self) -> None:
+        row, version = self._row, self._underway
+        if row is None or version is None or self._answer_due is None or time.monotonic() < self._answer_due:
+            return
+        self._answer_due = None
+        self._emit(InDoubt(version.sequence, version.amount_msat, "the socket has not answered yet", row.signed_sat))
 
     def _accepted(self, row: CableAggregate, version: _Version) -> None:
-        self._underway = None
+        self._underway = self._answer_due = None
         self._newest_number = version.number
         self._row = replace(row, accepted_sat=version.value_sat)
         try:
@@ -271,15 +329,14 @@ class AggregatePurse:
         )
 
     def _failed(self, row: CableAggregate, version: _Version, code: str, message: str, *, final: bool) -> None:
-        self._underway = None
+        self._underway = self._answer_due = None
         self._emit(
             Failed(version.sequence, version.amount_msat, code, message, True, final=final, signed_sat=row.signed_sat)
         )
 
     def _resolve(self, resend: bool) -> None:
-        version = self._underway
-        if version is not None and resend:
-            self._hand_over(version)
+        if resend:
+            self._say_again()
         self._emit(DoubtsChecked("" if self._underway is None else "not resolved", "onchain"))
 
     def _sign_final(self, value_sat: int) -> None:
@@ -288,11 +345,16 @@ class AggregatePurse:
             already = row.final_sat if row is not None else None
             self._emit(FinalFailed(f"a final version of {value_sat} sat is wanted, one of {already} sat was signed"))
             return
+        if self._underway is not None:
+            # Its number tells that of the final one, which is made when the answer comes.
+            self._wanted_sat = value_sat
+            self._say_again()
+            self._emit(FinalFailed("it is not known yet what the socket holds"))
+            return
+        self._wanted_sat = None
         try:
-            if self._underway is not None:
-                self._hand_over(self._underway)  # its number tells that of the final one
             if self._final is None:
-                self._final = self._made_final(self._row or row, value_sat)
+                self._final = self._made_final(row, value_sat)
         except WattlineError as error:
             self._emit(FinalFailed(error.message))
             return
@@ -305,8 +367,6 @@ class AggregatePurse:
             self._emit(FinalFailed("the stream is cut just now"))
 
     def _made_final(self, row: CableAggregate, value_sat: int) -> _Version:
-        if self._underway is not None:
-            raise OnchainRefused("onchain_not_ready", "it is not known what the socket holds")
         psbt = self._maker.signed(row, value_sat)
         version = _Version(self._newest_number + 1, value_sat, psbt)
         # Written first: whatever happens, there is never a second one of another value.
@@ -320,15 +380,30 @@ class AggregatePurse:
         self._row = row
         return version
 
+    def _final_taken(self) -> None:
+        row = self._row
+        if row is None or row.final_sat is None or row.is_final_taken:
+            return
+        self._row = replace(row, is_final_taken=True)
+        try:
+            self._memory.save(self._row)
+        except WattlineError:
+            return  # it is written with the end; without it the socket is judged more mildly
+
     def _end(self, finish: Callable[[CableAggregate], CableAggregate]) -> CableAggregate | None:
-        row = self._row or self._memory.of(self._session_id)
+        row = self._row
         if row is None:
-            return None
-        if self._underway is not None:
+            row = self._memory.of(self._session_id)
+            if row is None:
+                return None
+            # Of an earlier run, and the socket has not said what it holds of it.
+            row = replace(row, accepted_sat=row.signed_sat)
+        elif self._underway is not None:
             # The socket may have credited it: so much it may rightly take.
             row = replace(row, accepted_sat=max(row.accepted_sat, self._underway.value_sat))
         self._row = finish(row)
         self._memory.save(self._row)
+        self._halt()
         if not self._row.status.is_live or self._row.agreed_sat == 0:
             self._maker.release(self._row)
         return self._row

@@ -229,12 +229,18 @@ class Buyer:
     def most_charge_msat(self, now_ms: int) -> int:
         """The highest charge that an honest socket can have come to by now: the own energy and all that the tolerance
         grants to the socket's meter, and all the time since its last word."""
-        if self.statement is None:
+        delivered_ms = self.most_delivered_ms(now_ms)
+        if delivered_ms is None:
             return 0
-        delivered_ms = self.statement.delivered_ms + max(0, now_ms - self._statement_ms)
-        delivered_ms = min(delivered_ms, max(0, now_ms - self._opened_ms))
         energy_uwh = self.track.energy_uwh + self._tolerance.allowed_uwh(self.track.energy_uwh)
         return cost_msat(self.terms.tariff, energy_uwh, delivered_ms, True)
+
+    def most_delivered_ms(self, now_ms: int) -> int | None:
+        """The longest that delivery can have lasted by now; None before the socket's first word."""
+        if self.statement is None:
+            return None
+        delivered_ms = self.statement.delivered_ms + max(0, now_ms - self._statement_ms)
+        return min(delivered_ms, max(0, now_ms - self._opened_ms))
 
     def charged_high_msat(self, now_ms: int) -> int:
         """The higher of both at this moment: what the credit is kept up against."""

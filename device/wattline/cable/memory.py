@@ -18,6 +18,9 @@ class SessionMemory(Protocol):
     def unfinished(self) -> CableSession | None:
         """The newest session without ``closed_at``."""
 
+    def of(self, session_id: str) -> CableSession | None:
+        """The newest session of that id."""
+
 
 class OutgoingRecord(Protocol):
     """The durable record of payments; ``Ledger.outgoing``."""

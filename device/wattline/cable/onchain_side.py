@@ -6,12 +6,14 @@ It exists in every session that may be paid on-chain. With ``auto`` it sleeps un
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 
-from wattline.cable.aggregate_end import Bill, ended
+from wattline.cable.aggregate_end import ended
 from wattline.cable.aggregate_purse import AggregatePurse
 from wattline.cable.buyer import Buyer
 from wattline.cable.connection import Connection
+from wattline.cable.evidence import Bill, Evidence
 from wattline.cable.final_due import FinalKnown, refusal_of
 from wattline.cable.funding import Scope
 from wattline.cable.listener import Listener
@@ -30,6 +32,10 @@ GIVE_UP_MS = 20_000
 """So long the socket may be unable to take anything on-chain before a session that depends on it is given up."""
 RENEW_MS = 30_000
 END_S = 10.0
+LOOK_MS = 250
+"""An invitation and a FinalDue are looked at no more often than this; of several that came meanwhile the newest."""
+MOST_LINES = 30
+"""So many different lines of what a socket does are told in one session."""
 
 
 class Phase(StrEnum):
@@ -66,6 +72,10 @@ class OnchainSide:
         self._first_asked_ms = 0
         self._renewed_ms = equipment.clock_ms()
         self._ready: OnchainReady | None = None
+        self._invitation: OnchainInvitation | None = None
+        self._due: FinalDue | None = None
+        self._looked_ms = equipment.clock_ms() - LOOK_MS
+        self._told: set[str] = set()
         self._is_final_known = False
         self._final_sat: int | None = None
         self.objections: list[str] = []
@@ -89,7 +99,7 @@ class OnchainSide:
             buyer.account.miner_fee_msat = known.fee_sat * MSAT_PER_SAT
             buyer.account.onchain_signed(known.signed_sat)
             buyer.account.onchain_stands(known.accepted_sat, equipment.clock_ms())
-            self._final_sat = known.final_sat
+            self._final_sat, self._is_final_known = known.final_sat, known.is_final_taken
             buyer.wait_for_onchain()
 
     # What happens.
@@ -104,20 +114,41 @@ class OnchainSide:
         """Something of the socket's."""
         match message:
             case OnchainInvitation():
-                if self._phase is not Phase.ASLEEP:
-                    self.purse.on_invitation(message, self._scope())
+                self._invitation = message
             case VersionRefused(number=0):
                 self._on_failed(OnchainFailed(message.code, message.message, message.code == "onchain_unavailable"))
             case VersionAccepted(is_final=True):
-                self._is_final_known = True
-                self._listener.event(f"final version accepted: {message.value_sat} sat")
+                if message.value_sat == self._final_sat:
+                    self._is_final_known = True
+                    self.purse.on_final_taken()
+                    self._tell(f"final version accepted: {message.value_sat} sat")
             case VersionRefused() if self._final_sat is not None:
-                self._listener.event(f"version {message.number} refused: {message.code}: {message.message}")
+                self._tell(f"version {message.number} refused: {message.code}: {message.message}")
                 self.purse.on_answer(message)
             case VersionAccepted() | VersionRefused():
                 self.purse.on_answer(message)
             case FinalDue():
-                self._on_final_due(message, now_ms)
+                # The books are closed: nothing is begun any more.
+                self._buyer.end("socket_closed", "the socket ended the session")
+                self._due = message
+        self._look(now_ms)
+
+    def _look(self, now_ms: int) -> None:
+        if (self._invitation is None and self._due is None) or now_ms - self._looked_ms < LOOK_MS:
+            return
+        self._looked_ms = now_ms
+        invitation, self._invitation = self._invitation, None
+        if invitation is not None and self._phase is not Phase.ASLEEP:
+            self.purse.on_invitation(invitation, self._scope())
+        due, self._due = self._due, None
+        if due is not None:
+            self._on_final_due(due, now_ms)
+
+    def _tell(self, line: str) -> None:
+        """Something that the socket can have said as often as it likes: told once."""
+        if line not in self._told and len(self._told) < MOST_LINES:
+            self._told.add(line)
+            self._listener.event(line)
 
     def on_event(self, event: OnchainEvent, now_ms: int) -> None:
         """Something of the own worker's."""
@@ -127,9 +158,9 @@ class OnchainSide:
             case OnchainFailed():
                 self._on_failed(event)
             case FinalSigned(value_sat):
-                self._listener.event(f"final version signed: {value_sat} sat")
+                self._tell(f"final version signed: {value_sat} sat")
             case FinalFailed(message):
-                self._listener.event(f"no final version yet: {message}")
+                self._tell(f"no final version yet: {message}")
 
     def _on_ready(self, ready: OnchainReady, now_ms: int) -> None:
         account = self._buyer.account
@@ -146,14 +177,14 @@ class OnchainSide:
 
     def _on_failed(self, failed: OnchainFailed) -> None:
         if failed.passing:
-            self._listener.event(f"no on-chain payment just now: {failed.code}: {failed.message}")
+            self._tell(f"no on-chain payment just now: {failed.code}: {failed.message}")
             return
         self._phase = Phase.FAILED
         if self._buyer.is_paying_onchain:
             distrust = failed.code == "onchain_mismatch"
             self._buyer.end(failed.code, failed.message, distrust=distrust)
         else:
-            self._listener.event(f"this session cannot be paid on-chain: {failed.code}: {failed.message}")
+            self._tell(f"this session cannot be paid on-chain: {failed.code}: {failed.message}")
         if self._buyer.fallback is not None:
             self._buyer.fallback.is_possible = False
 
@@ -161,6 +192,8 @@ class OnchainSide:
 
     def tick(self, now_ms: int) -> None:
         """As often as the session ticks."""
+        self._look(now_ms)
+        self.purse.tick()
         # A session that was paid on-chain needs it for its end, too.
         is_open = self._buyer.stop is None or self._buyer.account.onchain_signed_msat > 0
         if is_open and self._phase is Phase.ASLEEP and self._is_wanted:
@@ -208,8 +241,6 @@ class OnchainSide:
 
     def _on_final_due(self, due: FinalDue, now_ms: int) -> None:
         buyer, ready = self._buyer, self._ready
-        # The books are closed: nothing is begun any more.
-        buyer.end("socket_closed", "the socket ended the session")
         account = buyer.account
         if ready is None and account.onchain_signed_msat:
             return  # it is being asked what the socket holds, and the socket asks again
@@ -226,9 +257,9 @@ class OnchainSide:
             self.purse.sign_final(due.value_sat)
             return
         line = f"no final version was signed: {why_not}"
-        if line not in self.objections:
+        if line not in self.objections and len(self.objections) < MOST_LINES:
             self.objections.append(line)
-            self._listener.event(line)
+        self._tell(line)
 
     # Ending.
 
@@ -251,9 +282,12 @@ class OnchainSide:
         buyer, bill = self._buyer, None
         if buyer.statement is not None:
             bill = Bill(buyer.most_charge_msat(self._equipment.clock_ms()), buyer.account.keysend_settled_msat)
-        now_s, is_known = int(self._equipment.now()), self._is_final_known
+        evidence = Evidence(bill, receipt, buyer.terms.min_refund_msat)
+        now_s, is_taken = int(self._equipment.now()), self._is_final_known
         try:
-            self.row = self.purse.end(lambda row: ended(row, receipt, is_known, bill, now_s), END_S)
+            self.row = self.purse.end(
+                lambda row: ended(replace(row, is_final_taken=row.is_final_taken or is_taken), evidence, now_s), END_S
+            )
         except (WattlineError, TimeoutError) as error:
             self._listener.event(f"the end of the on-chain payment is written down later: {error}")
         if receipt is not None and receipt.onchain_value_sat == 0:

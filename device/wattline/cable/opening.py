@@ -29,6 +29,9 @@ class CableNode(Signer, Journal, RoutingNode, Protocol):
         """Raises StopError ``node_too_old``, NodeUnavailable, NodeRefused."""
 
 
+MOST_MSAT = 2**63 - 1
+"""What the ledger can hold."""
+
 MeterOpener = Callable[[int | None], Meter]
 """Opens the meter; its argument is the outlet's rated power in mW, None when unknown. Raises MeterError."""
 
@@ -103,6 +106,7 @@ def agree(settings: CableSettings, equipment: Equipment, for_ms: int | None = No
             tariff=offer.tariff,
             rated_power_mw=outlet.max_power_mw,
             created_at=int(equipment.now()),
+            min_refund_msat=min(offer.min_refund_msat, MOST_MSAT),
         )
         opening = _opening(settings, equipment, remembered, node, method)
         equipment.memory.save(remembered)

@@ -85,6 +85,11 @@ def verify_receipt(signed: SignedReceipt, signer: Signer, node_id: str, session_
     """The receipt when ``node_id`` has signed it and it is for ``session_id``. Raises ReceiptError."""
     if not is_signed_by(signer, "receipt", signed.receipt, signed.signature, node_id):
         raise ReceiptError("receipt_forged", f"the receipt is not signed by the socket's node {node_id}")
+    return read_receipt(signed, node_id, session_id)
+
+
+def read_receipt(signed: SignedReceipt, node_id: str, session_id: str) -> Receipt:
+    """The same for one whose signature was checked before."""
     message = pb.Receipt()
     try:
         message.ParseFromString(signed.receipt)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from wattline.cable.account import Account
 from wattline.cable.buyer import Buyer, Terms
 from wattline.cable.energy import EnergyTrack, resume_energy
+from wattline.cable.evidence import unseen_ms
 from wattline.cable.fallback import Fallback
 from wattline.cable.memory import OutgoingRecord
 from wattline.cable.messages import Opened
@@ -17,9 +18,6 @@ from wattline.cable.settings import CableSettings, LimitSettings
 from wattline.cable.spending import DaySpending
 from wattline.ledger import CableSession, Intent, IntentStatus
 from wattline.meter import Reading
-
-DOWN_MARGIN_MS = 2_000
-"""Times of the record are whole seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +48,13 @@ def restore(outgoing: OutgoingRecord, session_id: str) -> RestoredPayments:
 
 def place_energy(remembered: CableSession, reading: Reading, socket_uwh: int, now_s: float) -> tuple[CableSession, int]:
     """Where own energy of a resumed session goes on from, and how much of it only the socket has seen."""
-    down_ms = max(0, int((now_s - remembered.saved_at) * 1000)) + DOWN_MARGIN_MS
     resumption = resume_energy(
         base_uwh=remembered.base_uwh,
         extra_uwh=remembered.extra_uwh,
         last_own_uwh=remembered.energy_uwh,
         chip_now_uwh=reading.energy_uwh,
         socket_uwh=socket_uwh,
-        most_in_gap_uwh=remembered.rated_power_mw * down_ms // 3600,
+        most_in_gap_uwh=remembered.rated_power_mw * unseen_ms(remembered, now_s) // 3600,
     )
     return replace(remembered, base_uwh=resumption.base_uwh, extra_uwh=resumption.extra_uwh), resumption.gap_uwh
 

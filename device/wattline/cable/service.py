@@ -8,18 +8,21 @@ from dataclasses import replace
 import grpc
 
 from wattline.cable.aggregate_end import Aftermath, agreed_sat, warning_of
+from wattline.cable.evidence import Evidence, found_over, saved_evidence
 from wattline.cable.listener import Listener
 from wattline.cable.messages import SignedReceipt
 from wattline.cable.offer import OfferError
 from wattline.cable.opening import Agreement, Equipment, agree, agree_again
-from wattline.cable.receipt import ReceiptError, verify_receipt
+from wattline.cable.receipt import verify_receipt
 from wattline.cable.refund_way import NO_WAY_BACK, can_come_back, owed
+from wattline.cable.restoring import restore
 from wattline.cable.session_run import SessionOver, SessionRun
 from wattline.cable.settings import CableSettings
 from wattline.cable.stopwish import StopWish
 from wattline.cable.summary import Summary
 from wattline.errors import RetryError, StopError, UsageError, WattlineError
 from wattline.ledger import CableAggregateStatus, CableSession
+from wattline.meter import Reading
 from wattline.v1 import charging_pb2 as pb
 from wattline.v1 import charging_pb2_grpc as pb_grpc
 
@@ -42,12 +45,7 @@ class CableService:
         self._equipment = equipment
         self._listener = listener
         self._wish = wish
-        onchain = equipment.onchain
-        self._aftermath = (
-            Aftermath(onchain.funds, onchain.memory, equipment.node, listener, equipment.now)
-            if onchain is not None
-            else None
-        )
+        self._aftermath = make_aftermath(settings, equipment, listener)
 
     def run(self) -> Summary:
         """One session to its end, resumed when the last run left one. Whatever ends it is in the summary; raises
@@ -57,6 +55,10 @@ class CableService:
             remembered = self._equipment.memory.unfinished()
             if self._aftermath is not None:
                 self._aftermath.look_at_all(remembered.session_id if remembered is not None else None)
+            if remembered is not None and self._is_mined(remembered):
+                self._listener.event(f"the transaction of session {remembered.session_id} is in a block: it is over")
+                self._forget_over(remembered, "session_closed")
+                remembered = None
             if remembered is not None:
                 summary = self._resume(remembered)
                 if summary is not None:
@@ -132,15 +134,16 @@ class CableService:
             return self._with_aftermath(run.run(), run)
         except SessionOver as over:
             self._listener.event(f"that session is over: {over.message}")
-            self._forget(self._with_receipt(remembered), remembered.stop_reason or over.code)
+            self._forget_over(remembered, over.code)
             return None
         except OfferError as error:
             if run.buyer is not None or self._wish.reason:
                 raise
-            self._forget(remembered, error.code)
-            if remembered.session_id is not None:
-                raise
-            return None  # it was never named, so nothing was paid for it
+            if remembered.session_id is None:
+                self._forget(remembered, error.code)
+                return None  # it was never named, so nothing was paid for it
+            self._forget_over(remembered, error.code)
+            raise
 
     def _find_again(self, remembered: CableSession) -> Agreement:
         """The socket of the last run, which may be just restarting, too: asked again for a while."""
@@ -154,11 +157,20 @@ class CableService:
                 self._listener.event(f"waiting for the socket: {error.message}")
             time.sleep(FIND_AGAIN_PAUSE_S)
 
+    def _is_mined(self, remembered: CableSession) -> bool:
+        """Its inputs are spent, so nobody can pay for it any more."""
+        session_id = remembered.session_id
+        return self._aftermath is not None and session_id is not None and self._aftermath.is_over(session_id)
+
     def _with_receipt(self, remembered: CableSession) -> CableSession:
-        """``remembered`` with the socket's receipt, when it still has one and it is genuine."""
-        if remembered.session_id is None:
+        """``remembered`` with the socket's receipt, when it still has one and it is genuine. Raises nothing."""
+        if remembered.session_id is None or remembered.receipt:
             return remembered
-        agreement = agree_again(self._settings, self._equipment, remembered)
+        try:
+            agreement = agree_again(self._settings, self._equipment, remembered)
+        except WattlineError as error:
+            self._listener.event(f"no receipt for it: {error.message}")
+            return remembered
         try:
             request = pb.GetReceiptRequest(session_id=remembered.session_id, token=bytes.fromhex(remembered.token))
             stub = pb_grpc.ChargingServiceStub(agreement.opened.channel)
@@ -168,16 +180,35 @@ class CableService:
         except grpc.RpcError as error:
             self._listener.event(f"no receipt for it: {error.details() or error.code().name.lower()}")
             return remembered
-        except ReceiptError as error:
+        except WattlineError as error:
             self._listener.event(f"no receipt for it: {error.message}")
             return remembered
         finally:
             agreement.opened.channel.close()
         return replace(remembered, receipt=signed.receipt, receipt_signature=signed.signature)
 
+    def _forget_over(self, remembered: CableSession, reason: str) -> None:
+        """Close the record of a session that ended while no run watched it: by the socket's receipt, and by the own
+        meter as it stands now."""
+        reading = self._reading(remembered)
+        remembered = self._with_receipt(remembered)
+        self._forget(found_over(remembered, reading, int(self._equipment.now())), remembered.stop_reason or reason)
+
+    def _reading(self, remembered: CableSession) -> Reading | None:
+        try:
+            meter = self._equipment.open_meter(remembered.rated_power_mw or None)
+            try:
+                return meter.read()
+            finally:
+                meter.close()
+        except WattlineError as error:
+            self._listener.event(f"the own meter cannot be read: {error.message}")
+            return None
+
     def _forget(self, remembered: CableSession, reason: str) -> None:
         """Close the record; payments still in doubt are settled without being sent again."""
-        self._equipment.memory.save(replace(remembered, stop_reason=reason, closed_at=int(self._equipment.now())))
+        closed_at = int(self._equipment.now()) if remembered.closed_at is None else remembered.closed_at
+        self._equipment.memory.save(replace(remembered, stop_reason=reason, closed_at=closed_at))
         self._equipment.payer.resolve(resend=False)
         if self._aftermath is not None:
             self._aftermath.look_at_all(None)
@@ -202,3 +233,19 @@ class CableService:
             self._listener.event(
                 f"warning: any_node is on: paying node {agreement.opened.offer.node_id} only because it answered"
             )
+
+
+def make_aftermath(settings: CableSettings, equipment: Equipment, listener: Listener) -> Aftermath | None:
+    """None where only Lightning is used."""
+    if equipment.onchain is None:
+        return None
+
+    def evidence(session_id: str) -> Evidence:
+        session = equipment.memory.of(session_id)
+        if session is None:
+            return Evidence()
+        keysend_msat = restore(equipment.outgoing, session_id).settled_msat
+        return saved_evidence(session, keysend_msat, settings.limits.tolerance, int(equipment.now()))
+
+    onchain = equipment.onchain
+    return Aftermath(onchain.funds, onchain.memory, equipment.node, listener, equipment.now, evidence)

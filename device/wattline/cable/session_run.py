@@ -422,8 +422,12 @@ class SessionRun:
 
     def _save(self, remembered: CableSession) -> None:
         if self._buyer is not None:
+            delivered_ms = self._buyer.most_delivered_ms(self._equipment.clock_ms())
             remembered = replace(
-                remembered, energy_uwh=self._buyer.track.energy_uwh, saved_at=int(self._equipment.now())
+                remembered,
+                energy_uwh=self._buyer.track.energy_uwh,
+                delivered_ms=remembered.delivered_ms if delivered_ms is None else delivered_ms,
+                saved_at=int(self._equipment.now()),
             )
         self._remembered = remembered
         if self._buyer is None:

@@ -1,0 +1,114 @@
+"""What the end of an aggregate is judged by: the cable's own bill, and the socket's signed receipt. Pure.
+
+All of it is in the ledger while the session lives, so whoever finds its end judges by the same, also when the run that
+should have seen it was killed. docs/onchain.md has the rule in words.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from wattline.cable.messages import SignedReceipt
+from wattline.cable.receipt import Receipt, read_receipt
+from wattline.cable.reconciliation import Tolerance
+from wattline.errors import WattlineError
+from wattline.ledger import CableAggregate, CableSession
+from wattline.meter import Reading
+from wattline.payment.aggregate import MSAT_PER_SAT, final_value_sat
+from wattline.tariff import cost_msat
+
+DOWN_MARGIN_MS = 2_000
+"""Times of the record are whole seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What a session can have come to by the cable's own account."""
+
+    most_charge_msat: int
+    """The highest charge that an honest meter can have come to."""
+    keysend_msat: int
+    """Surely arrived over Lightning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """See the module."""
+
+    bill: Bill | None = None
+    """None: nothing is known of the session but its aggregate."""
+    receipt: Receipt | None = None
+    """Its signature was checked."""
+    min_refund_msat: int = 0
+    """Unused credit below this the socket keeps, by its offer."""
+
+    def due_sat(self, row: CableAggregate) -> int:
+        """The most that is due: the smaller of the cable's own account (the final version where one was signed, else
+        the bill, at least the floor) and of what the receipt itself says is charged and taken."""
+        due_sat, keysend_msat = row.signed_sat, 0
+        if self.bill is not None:
+            keysend_msat = self.bill.keysend_msat
+            due_sat = min(due_sat, final_value_sat(self.bill.most_charge_msat, keysend_msat, row.floor_sat))
+        if row.final_sat is not None:
+            due_sat = row.final_sat
+        told = self.receipt
+        if told is None:
+            return due_sat
+        keysend_msat = max(keysend_msat, told.credited_msat - told.onchain_credited_msat)
+        due_sat = min(due_sat, final_value_sat(told.charged_msat, keysend_msat, row.floor_sat))
+        return min(due_sat + self._kept_sat, told.onchain_value_sat, row.signed_sat)
+
+    @property
+    def _kept_sat(self) -> int:
+        """What a socket may keep, and says that it does."""
+        told = self.receipt
+        if told is None or told.refund_status != "kept":
+            return 0
+        kept_msat = told.credited_msat - told.charged_msat - told.refunded_msat
+        return kept_msat // MSAT_PER_SAT if 0 < kept_msat < self.min_refund_msat else 0
+
+
+def saved_evidence(session: CableSession, keysend_msat: int, tolerance: Tolerance, now_s: int) -> Evidence:
+    """By what the ledger holds of ``session``. Where its end was not seen, as much counts as delivered as the outlet's
+    rated power can have delivered since the last write."""
+    energy_uwh, delivered_ms = session.energy_uwh, session.delivered_ms
+    is_end_seen = session.closed_at is not None and session.saved_at >= session.closed_at
+    if not is_end_seen:
+        gap_ms = unseen_ms(session, now_s)
+        energy_uwh += session.rated_power_mw * gap_ms // 3600
+        delivered_ms = None if delivered_ms is None else delivered_ms + gap_ms
+    if delivered_ms is None:
+        over_s = session.closed_at if is_end_seen and session.closed_at is not None else now_s
+        delivered_ms = max(0, over_s - (session.opened_at or session.created_at)) * 1000 + DOWN_MARGIN_MS
+    most_charge_msat = cost_msat(session.tariff, energy_uwh + tolerance.allowed_uwh(energy_uwh), delivered_ms, True)
+    return Evidence(Bill(most_charge_msat, keysend_msat), _saved_receipt(session), session.min_refund_msat)
+
+
+def unseen_ms(session: CableSession, now_s: float) -> int:
+    """For how long, at the most, nobody has written down what ``session`` came to."""
+    written_s = max(session.saved_at, session.opened_at or session.created_at)
+    return max(0, int((now_s - written_s) * 1000)) + DOWN_MARGIN_MS
+
+
+def found_over(session: CableSession, reading: Reading | None, now_s: int) -> CableSession:
+    """``session`` of an earlier run, closed now that it turned out to be over, with the most that can have been
+    delivered. The own meter is believed when it has counted through; ``reading``: None when it gives none."""
+    gap_ms = unseen_ms(session, now_s)
+    energy_uwh = session.energy_uwh + session.rated_power_mw * gap_ms // 3600
+    if reading is not None:
+        counted_uwh = reading.energy_uwh - session.base_uwh + session.extra_uwh
+        if counted_uwh >= session.energy_uwh:
+            energy_uwh = counted_uwh
+    delivered_ms = None if session.delivered_ms is None else session.delivered_ms + gap_ms
+    return replace(session, energy_uwh=energy_uwh, delivered_ms=delivered_ms, saved_at=now_s, closed_at=now_s)
+
+
+def _saved_receipt(session: CableSession) -> Receipt | None:
+    """It was checked before it was saved."""
+    if not session.receipt or session.session_id is None:
+        return None
+    try:
+        signed = SignedReceipt(session.receipt, session.receipt_signature)
+        return read_receipt(signed, session.node_id, session.session_id)
+    except WattlineError:
+        return None
