@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import base64
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
+from wattline.bitcoin.address import script_of
 from wattline.bitcoin.bitcoind import Bitcoind
-from wattline.bitcoin.chain import Outpoint
+from wattline.bitcoin.chain import Outpoint, Tx, TxOutput
 from wattline.bitcoin.connection import BitcoindSettings, locate
+from wattline.bitcoin.psbt import finalized_psbt, signed_tx
 from wattline.errors import RetryError
 from wattline.lightning.cln_onchain import CoreLightningFunds
 from wattline.lightning.node import NodeRefused
@@ -81,15 +82,21 @@ def coin(onchain_module_network: RegtestNetwork, cable: Side) -> Outpoint:
     return new
 
 
-def versions(cable: Side, socket: Side, base: Base, *values_sat: int) -> list[str]:
-    """Signed versions that pay the socket these values, base64."""
-    address, change = socket.funds.new_address(), cable.funds.new_address()
+def versions(cable: Side, socket: Side, base: Base, *values_sat: int, fee_sat: int = FEE_SAT) -> list[Tx]:
+    """Signed versions that pay the socket these values."""
+    script, change = (script_of(side.funds.new_address(), "regtest") for side in (socket, cable))
     return [
-        base64.b64encode(
-            cable.funds.sign(base, [(address, value_sat), (change, COIN_SAT - value_sat - FEE_SAT)])
-        ).decode()
+        signed_tx(
+            cable.funds.sign(base, [TxOutput(value_sat, script), TxOutput(COIN_SAT - value_sat - fee_sat, change)])
+        )
         for value_sat in values_sat
     ]
+
+
+def psbt_of(tx: Tx, bitcoind: Bitcoind) -> str:
+    """As the socket hands it to its node: with what the chain knows of the inputs."""
+    spent = [bitcoind.unspent(item.outpoint, include_mempool=False) for item in tx.inputs]
+    return finalized_psbt(tx, [TxOutput(output.value_sat, output.script) for output in spent if output is not None])
 
 
 def test_a_wallet_is_both_a_payers_and_a_receivers(cable: Side) -> None:
@@ -126,16 +133,11 @@ def test_a_version_is_the_smallest_transaction_with_these_outputs_and_bitcoind_t
     cable: Side, socket: Side, coin: Outpoint, bitcoind: Bitcoind
 ) -> None:
     base = cable.funds.reserve([coin])
-    address, change = socket.funds.new_address(), cable.funds.new_address()
     for value_sat in (600, 601, 5_000):
-        psbt = cable.funds.sign(base, [(address, value_sat), (change, COIN_SAT - value_sat - FEE_SAT)])
-        tx = bitcoind.finalized(base64.b64encode(psbt).decode())
+        (tx,) = versions(cable, socket, base, value_sat)
         assert (tx.version, tx.locktime, tx.outpoints) == (2, 0, frozenset({coin}))
         assert [item.sequence for item in tx.inputs] == [0xFFFFFFFD]
-        assert [(output.value_sat, output.script) for output in tx.outputs] == [
-            (value_sat, bitcoind.script_of(address)),
-            (COIN_SAT - value_sat - FEE_SAT, bitcoind.script_of(change)),
-        ]
+        assert [output.value_sat for output in tx.outputs] == [value_sat, COIN_SAT - value_sat - FEE_SAT]
         verdict = bitcoind.verdict(tx.raw)
         assert verdict.allowed, verdict.reason
         # The smallest that there is with one P2TR input and two P2TR outputs, which weigh 172 each.
@@ -190,8 +192,8 @@ def test_a_lapsed_reservation_stops_signing_until_it_is_renewed(
         versions(cable, socket, base, 600)
     assert caught.value.code == "reservation_lapsed"
     cable.funds.renew(base)
-    (psbt,) = versions(cable, socket, base, 600)
-    assert bitcoind.verdict(bitcoind.finalized(psbt).raw).allowed
+    (tx,) = versions(cable, socket, base, 600)
+    assert bitcoind.verdict(tx.raw).allowed
     assert cable.reserved_until(coin) == cable.node.blockheight + RESERVE_BLOCKS
     cable.funds.release(base)
 
@@ -214,8 +216,8 @@ def test_an_aggregate_is_sent_seen_mined_and_described_in_the_books(
     onchain_module_network: RegtestNetwork, cable: Side, socket: Side, coin: Outpoint, bitcoind: Bitcoind
 ) -> None:
     base = cable.funds.reserve([coin])
-    (psbt,) = versions(cable, socket, base, 5_000)
-    tx = bitcoind.finalized(psbt)
+    (tx,) = versions(cable, socket, base, 5_000)
+    psbt = psbt_of(tx, bitcoind)
     outpoint = Outpoint(tx.txid, 0)
     assert socket.funds.send(psbt) == tx.txid
     assert socket.funds.send(psbt) == tx.txid
@@ -259,14 +261,14 @@ def test_a_broadcast_that_bitcoind_refuses_says_why(
     onchain_module_network: RegtestNetwork, cable: Side, socket: Side, coin: Outpoint, bitcoind: Bitcoind
 ) -> None:
     base = cable.funds.reserve([coin])
-    address, change = socket.funds.new_address(), cable.funds.new_address()
-    cheap = base64.b64encode(cable.funds.sign(base, [(address, 600), (change, COIN_SAT - 600 - 10)])).decode()
+    (tx,) = versions(cable, socket, base, 600, fee_sat=10)
+    cheap = psbt_of(tx, bitcoind)
     with pytest.raises(NodeRefused, match="min relay fee not met") as caught:
         socket.funds.send(cheap)
     assert caught.value.code == "broadcast_refused"
     assert "0200000000" not in caught.value.message
     (paying,) = versions(cable, socket, base, 5_000)
-    bitcoind.broadcast(bitcoind.finalized(paying).raw)
+    bitcoind.broadcast(paying.raw)
     onchain_module_network.mine(1)
     with pytest.raises(NodeRefused, match="missingorspent") as caught:
         socket.funds.send(cheap)
@@ -282,8 +284,8 @@ def test_an_unconfirmed_income_is_bumped_by_a_child_that_pays_for_both(
     onchain_module_network: RegtestNetwork, cable: Side, socket: Side, coin: Outpoint, bitcoind: Bitcoind
 ) -> None:
     base = cable.funds.reserve([coin])
-    (psbt,) = versions(cable, socket, base, 20_000)
-    outpoint = Outpoint(socket.funds.send(psbt), 0)
+    (version,) = versions(cable, socket, base, 20_000)
+    outpoint = Outpoint(socket.funds.send(psbt_of(version, bitcoind)), 0)
     child = socket.funds.bump(outpoint, 5_000)
     tx = bitcoind.mempool_tx(child)
     assert tx is not None
@@ -309,4 +311,5 @@ def test_what_lightningd_keeps_for_its_anchor_channels_is_not_reserved(onchain_n
     assert [output.outpoint for output in funds.outputs()] == [change.outpoint]
     onchain_network.fund_wallet(cable, COIN_SAT)
     base = funds.reserve([change.outpoint])
-    assert funds.sign(base, [(funds.new_address(), 600)]).startswith(b"psbt\xff")
+    script = script_of(funds.new_address(), "regtest")
+    assert funds.sign(base, [TxOutput(600, script)]).startswith(b"psbt\xff")

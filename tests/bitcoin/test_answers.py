@@ -124,7 +124,7 @@ def test_an_answer_of_another_shape_is_refused(fake: FakeBitcoind, chain: Chain)
 
 def test_not_being_let_in_is_never_taken_for_a_bad_transaction(fake: FakeBitcoind, chain: Chain) -> None:
     fake.secret = "another"
-    for call in (chain.finalized, chain.decoded, chain.broadcast, chain.mempool_tx, chain.confirmations):
+    for call in (chain.broadcast, chain.mempool_tx, chain.confirmations):
         with pytest.raises(ChainRefused) as caught:
             call("00" * 32)
         assert caught.value.code == "bitcoind_not_permitted"
@@ -133,7 +133,7 @@ def test_not_being_let_in_is_never_taken_for_a_bad_transaction(fake: FakeBitcoin
 @pytest.mark.parametrize(
     ("rpc_code", "kind", "code"),
     [
-        (-22, NotATransaction, "psbt_invalid"),
+        (-22, NotATransaction, "tx_invalid"),
         (-25, BroadcastRefused, "broadcast_refused"),
         (-26, BroadcastRefused, "broadcast_refused"),
         (-1, ChainRefused, "bitcoind_refused"),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from wattline.bitcoin.chain import Outpoint
-from wattline.cable.psbt import UnsignedTx, unsigned_tx
+from wattline.bitcoin import address
+from wattline.bitcoin.chain import Outpoint, Tx, TxInput, TxOutput
+from wattline.bitcoin.psbt import unsigned_tx
+from wattline.bitcoin.serialization import make_tx, sized
 from wattline.lightning.node import NodeRefused, NodeUnavailable
 from wattline.lightning.onchain import Base, WalletOutput, WalletTx
 from wattline.payment.aggregate import OnchainRules
@@ -33,23 +34,20 @@ def rules_message(rules: OnchainRules) -> pb.OnchainRules:
     return pb.OnchainRules(**{name: getattr(rules, name) for name in OnchainRules.__slots__})
 
 
-def script_of(address: str) -> str:
-    """A P2TR scriptPubKey that stands for ``address``."""
-    return "5120" + hashlib.sha256(address.encode()).hexdigest()
+def script_of(name: str) -> str:
+    """A P2TR scriptPubKey that stands for ``name``."""
+    return "5120" + hashlib.sha256(name.encode()).hexdigest()
 
 
-def make_psbt(inputs: Sequence[Outpoint], outputs: Sequence[tuple[str, int]]) -> bytes:
+def address_of(name: str) -> str:
+    """Its address."""
+    return address.address_of(script_of(name), "regtest")
+
+
+def make_psbt(inputs: Sequence[Outpoint], outputs: Sequence[TxOutput]) -> bytes:
     """A PSBT of version 0 without signatures: nobody here checks them."""
-    raw = struct.pack("<i", 2) + bytes([len(inputs)])
-    for item in inputs:
-        raw += bytes.fromhex(item.txid)[::-1] + struct.pack("<I", item.vout) + b"\x00" + struct.pack("<I", 0xFFFFFFFD)
-    raw += bytes([len(outputs)])
-    for script, value_sat in outputs:
-        raw += struct.pack("<q", value_sat) + bytes([len(script) // 2]) + bytes.fromhex(script)
-    raw += struct.pack("<I", 0)
-    length = bytes([len(raw)]) if len(raw) < 0xFD else b"\xfd" + struct.pack("<H", len(raw))
-    maps = b"\x00" * (len(inputs) + len(outputs))
-    return b"psbt\xff" + b"\x01\x00" + length + raw + b"\x00" + maps
+    tx = make_tx(2, 0, [TxInput(item, 0xFFFFFFFD) for item in inputs], outputs)
+    return b"psbt\xff\x01\x00" + sized(bytes.fromhex(tx.raw)) + bytes(1 + len(inputs) + len(outputs))
 
 
 @dataclass
@@ -64,7 +62,7 @@ class FakeAggregate:
     final_sat: int = 0
     chosen: str = ""
     txids: dict[int, str] = field(default_factory=dict)
-    held: dict[str, tuple[int, UnsignedTx]] = field(default_factory=dict)
+    held: dict[str, tuple[int, Tx]] = field(default_factory=dict)
     final_came: threading.Event = field(default_factory=threading.Event)
 
 
@@ -75,7 +73,7 @@ class FakeFunds:
         self.feerate = 253
         self.height = 100
         self.is_down = False
-        self.spoils: list[tuple[str, int]] | None = None
+        self.spoils: list[TxOutput] | None = None
         """What is signed instead of what was asked for."""
         self.free = [WalletOutput(Outpoint(f"{n:064x}", 0), n * 10_000, 90) for n in (1, 2, 5)]
         self.reserved: dict[Outpoint, int] = {}
@@ -93,7 +91,7 @@ class FakeFunds:
     def new_address(self) -> str:
         self._check()
         self._addresses += 1
-        return f"cable-{self._addresses}"
+        return address_of(f"cable-{self._addresses}")
 
     def feerate_per_kw(self) -> int:
         self._check()
@@ -117,13 +115,12 @@ class FakeFunds:
         for item in _outpoints(base):
             self.reserved.pop(item, None)
 
-    def sign(self, base: Base, outputs: Sequence[tuple[str, int]]) -> bytes:
+    def sign(self, base: Base, outputs: Sequence[TxOutput]) -> bytes:
         self._check()
         if any(self.reserved.get(item, 0) <= self.height for item in _outpoints(base)):
             raise NodeRefused("reservation_lapsed", "signpsbt: an input is not reserved")
-        self.signed.append(outputs[0][1])
-        scripts = [(script_of(address), value_sat) for address, value_sat in self.spoils or outputs]
-        return make_psbt(_outpoints(base), scripts)
+        self.signed.append(outputs[0].value_sat)
+        return make_psbt(_outpoints(base), self.spoils or outputs)
 
     def spender(self, outpoint: Outpoint) -> WalletTx | None:
         self._check()
@@ -131,11 +128,11 @@ class FakeFunds:
 
     # What a test does to it.
 
-    def mine(self, tx: UnsignedTx) -> None:
+    def mine(self, tx: Tx) -> None:
         """A transaction gets into a block."""
         self.height += 1
-        outputs = tuple((script, value_sat) for value_sat, script in tx.outputs)
-        self.mined.append(WalletTx(tx.txid, self.height, frozenset(tx.inputs), outputs))
+        outputs = tuple((output.script, output.value_sat) for output in tx.outputs)
+        self.mined.append(WalletTx(tx.txid, self.height, tx.outpoints, outputs))
 
     def mine_psbt(self, psbt: bytes) -> None:
         self.mine(unsigned_tx(psbt))

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from tests.cable.fake_funds import FakeAggregate, rules_message, script_of
-from wattline.cable.psbt import unsigned_tx
+from tests.cable.fake_funds import FakeAggregate, address_of, rules_message, script_of
+from wattline.bitcoin.psbt import unsigned_tx
 from wattline.lightning.node import (
     ChannelBalance,
     Hop,
@@ -520,7 +520,7 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
                 return
             if account.onchain is None:
                 number = len(self.sessions)
-                account.onchain = FakeAggregate(f"socket-{number}", script_of(f"socket-{number}"))
+                account.onchain = FakeAggregate(address_of(f"socket-{number}"), script_of(f"socket-{number}"))
             aggregate = account.onchain
             invitation = pb.OnchainInvitation(
                 address=aggregate.address,
@@ -537,7 +537,7 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
             tx = unsigned_tx(version.psbt)
             assert account.onchain is not None
             aggregate = account.onchain
-            value_sat = sum(value for value, script in tx.outputs if script == aggregate.script)
+            value_sat = tx.paid_to(aggregate.script)
             if self.loses_versions:
                 self.loses_versions -= 1
                 return

@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 
 from tests.cable.conftest import Bench
-from tests.cable.fake_funds import RULES, FakeAggregate, script_of
+from tests.cable.fake_funds import RULES, FakeAggregate, address_of, script_of
 from tests.cable.fakes import CABLE_NODE, SOCKET_NODE, FakeSigner, fake_signature, keep_refund, wait_for
-from wattline.bitcoin.chain import Outpoint
+from wattline.bitcoin import address
+from wattline.bitcoin.chain import Outpoint, TxOutput
 from wattline.ledger import CableAggregate, CableAggregateStatus
 from wattline.lightning.onchain import Base
 from wattline.lightning.signing import is_signed_by, onchain_content, signed_text
@@ -95,8 +96,8 @@ def test_the_miner_s_fee_is_paid_once_and_counted_once(onchain: Bench) -> None:
     assert summary.fees_msat == 156_000
     inputs_sat = sum(item.value_sat for item in row(onchain).inputs)
     for value_sat, tx in aggregate(onchain).held.values():
-        assert sum(value for value, _ in tx.outputs) == inputs_sat - 156
-        assert tx.outputs[0] == (value_sat, aggregate(onchain).script)
+        assert sum(output.value_sat for output in tx.outputs) == inputs_sat - 156
+        assert tx.outputs[0] == TxOutput(value_sat, aggregate(onchain).script)
     assert onchain.ledger.cable_aggregates.sent_msat() == (row(onchain).signed_sat + 156) * 1000
 
 
@@ -132,7 +133,7 @@ def test_what_is_prepaid_stays_below_floor_and_cap_together(onchain: Bench) -> N
 
 
 def test_the_inputs_are_free_again_when_nothing_was_handed_over(onchain: Bench) -> None:
-    onchain.funds.spoils = [("socket-1", 700), ("cable-1", 5)]
+    onchain.funds.spoils = [TxOutput(700, script_of("socket-1")), TxOutput(5, script_of("cable-1"))]
     summary = onchain.run()
     assert summary.stop_reason == "payment_failed"
     assert "does not pay" in summary.message
@@ -141,11 +142,29 @@ def test_the_inputs_are_free_again_when_nothing_was_handed_over(onchain: Bench) 
     assert onchain.funds.reserved == {}
 
 
-def test_an_address_that_does_not_belong_to_its_script_is_never_paid(onchain: Bench) -> None:
-    onchain.socket.lie_invitation = lambda message: setattr(message, "script", script_of("somebody else"))
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("script", script_of("somebody else")),
+        ("script", ""),
+        ("script", script_of("socket-1").upper()),
+        ("script", "0020" + "ab" * 32),
+        ("address", ""),
+        ("address", "1" * 700),
+        ("address", address_of("socket-1").upper()),
+        ("address", address_of("somebody else")),
+        ("address", address.address_of(script_of("socket-1"), "bitcoin")),
+    ],
+)
+def test_an_address_that_is_not_the_one_of_its_script_never_reaches_the_node(
+    onchain: Bench, field: str, value: str
+) -> None:
+    onchain.socket.lie_invitation = lambda message: setattr(message, field, value)
     summary = onchain.run()
-    assert summary.stop_reason == "payment_failed"
+    assert summary.stop_reason == "onchain_mismatch"
     assert onchain.socket.versions == []
+    assert onchain.funds.reserved == {}
+    assert onchain.funds.signed == []
 
 
 def test_inputs_that_another_cable_of_the_same_wallet_took_meanwhile_are_chosen_anew(

@@ -11,9 +11,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.cable.fake_funds import RULES, FakeFunds, script_of
+from tests.cable.fake_funds import RULES, FakeFunds, address_of, script_of
 from tests.cable.fakes import CABLE_NODE, SOCKET_NODE, FakeSigner
 from tests.cable.test_buyer import SESSION, STATEMENT, TERMS
+from wattline.bitcoin.psbt import unsigned_tx
 from wattline.cable.account import Account
 from wattline.cable.aggregate_purse import AggregatePurse
 from wattline.cable.budget import Caps
@@ -22,7 +23,6 @@ from wattline.cable.energy import EnergyTrack
 from wattline.cable.funding import Scope
 from wattline.cable.messages import OnchainInvitation, SocketState, VersionAccepted, VersionRefused
 from wattline.cable.onchain_event import OnchainEvent, OnchainReady
-from wattline.cable.psbt import unsigned_tx
 from wattline.cable.purse import Arrived, DoubtsChecked, Failed, InDoubt, PaymentEvent
 from wattline.cable.reconciliation import Tolerance
 from wattline.cable.rhythm import Pace
@@ -116,7 +116,7 @@ class Trade:
         if self.is_cut:
             return False
         tx = unsigned_tx(psbt)
-        value_sat = tx.outputs[0][0]
+        value_sat = tx.outputs[0].value_sat
         row = self.memory.rows[SESSION]
         assert row.signed_sat >= value_sat, "it is on record before it is handed over"
         self.check_caps(value_sat)
@@ -165,7 +165,9 @@ class Trade:
     def invite(self) -> None:
         number, value_sat = self.held[-1] if self.held else (0, 0)
         scope = Scope(TARIFF, TERMS_HERE.rated_power_mw, MAX_SESSION_SAT * 1000)
-        self.purse.on_invitation(OnchainInvitation("socket", script_of("socket"), RULES, number, value_sat), scope)
+        self.purse.on_invitation(
+            OnchainInvitation(address_of("socket"), script_of("socket"), RULES, number, value_sat), scope
+        )
 
     def on_event(self, event: PaymentEvent | OnchainEvent) -> None:
         match event:

@@ -12,11 +12,11 @@ from tests.cable.test_buyer import SESSION
 from tests.cable.test_onchain import aggregate, dear, row, until_charged, until_versions
 from tests.cable.test_onchain_caps import TARIFF, Trade
 from wattline.bitcoin.chain import Outpoint
+from wattline.bitcoin.psbt import unsigned_tx
 from wattline.cable.aggregate_end import agreed_sat, ended, forgive, judged, least_refund_msat
 from wattline.cable.evidence import Bill, Evidence
 from wattline.cable.messages import SignedReceipt
 from wattline.cable.onchain_event import FinalFailed, FinalSigned, OnchainEvent
-from wattline.cable.psbt import unsigned_tx
 from wattline.cable.purse import PaymentEvent
 from wattline.cable.receipt import Receipt
 from wattline.cable.service import make_aftermath
@@ -180,7 +180,7 @@ class FinalTrade(Trade):
     def aggregate_version(self, number: int, psbt: bytes, is_final: bool) -> bool:
         if not is_final:
             return super().aggregate_version(number, psbt, is_final)
-        value_sat = unsigned_tx(psbt).outputs[0][0]
+        value_sat = unsigned_tx(psbt).outputs[0].value_sat
         assert self.memory.rows[SESSION].final_sat == value_sat, "it is on record before it is handed over"
         self.finals.append(value_sat)
         return True
@@ -368,10 +368,12 @@ def test_after_a_final_version_whose_cable_died_the_rest_of_the_newest_is_owed_a
     assert (owed.status, owed.owed_sat) == (UNANSWERED, value_sat - held.due_sat)
 
 
-def test_a_weight_that_takes_the_fee_above_its_limit_reserves_nothing(onchain: Bench) -> None:
-    # By P2TR inputs and outputs it is 156 sat; a longer script would make it more than allowed.
+def test_a_weight_that_takes_the_fee_above_its_limit_reserves_nothing(
+    onchain: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # By P2TR inputs and outputs it is 156 sat; what the node says that they weigh makes it more than allowed.
     onchain.onchain["max_fee_sat"] = 170
-    onchain.socket.lie_invitation = lambda message: setattr(message, "script", "00" * 5_000)
+    monkeypatch.setattr("tests.cable.fake_funds.INPUT_WEIGHT", 1_000)
     summary = onchain.run()
     assert summary.stop_reason == "onchain_fee_too_high"
     assert onchain.funds.reserved == {}

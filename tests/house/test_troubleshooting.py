@@ -66,7 +66,7 @@ def codes() -> dict[str, str]:
 def sources() -> Iterator[Path]:
     for root in ("plugin", "device", "regtest/wattline/practice"):
         for path in sorted((ROOT / root).rglob("*.py")):
-            if "node" not in path.parts and not path.name.endswith(("_pb2.py", "_pb2_grpc.py")):
+            if "node" not in path.relative_to(ROOT).parts and not path.name.endswith(("_pb2.py", "_pb2_grpc.py")):
                 yield path
 
 

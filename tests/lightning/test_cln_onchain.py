@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tests.lightning.fake_lightningd import FakeLightningd, fake_lightningd
-from wattline.bitcoin.chain import Outpoint
+from wattline.bitcoin.address import address_of
+from wattline.bitcoin.chain import Outpoint, TxOutput
 from wattline.errors import RetryError
 from wattline.lightning.cln_onchain import CoreLightningFunds
 from wattline.lightning.node import NodeRefused, NodeUnavailable
@@ -26,7 +27,7 @@ HEIGHT = 500
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[FakeLightningd]:
     with fake_lightningd(tmp_path) as fake:
-        fake.result("getinfo", {"blockheight": HEIGHT})
+        fake.result("getinfo", {"network": "regtest", "blockheight": HEIGHT})
         fake.result("feerates", {"perkw": {"floor": 253, "estimates": []}})
         fake.result("utxopsbt", {"psbt": BASE.psbt, "estimated_final_weight": 272, "reservations": []})
         fake.result("unreserveinputs", {"reservations": []})
@@ -169,13 +170,14 @@ def test_a_version_has_its_outputs_in_their_order(server: FakeLightningd, funds:
     server.answers["signpsbt"] = lambda params: {
         "result": {"signed_psbt": base64.b64encode(params["psbt"].encode()).decode()}
     }
-    assert funds.sign(BASE, [("bcrt1first", 600), ("bcrt1change", 99_000)]) == f"{BASE.psbt}++".encode()
+    assert funds.sign(BASE, [TxOutput(600, P2TR), TxOutput(99_000, P2WPKH)]) == f"{BASE.psbt}++".encode()
     added = [
         (params["destination"], params["satoshi"], params["initialpsbt"])
         for name, params in server.calls
         if name == "addpsbtoutput"
     ]
-    assert added == [("bcrt1first", "600sat", BASE.psbt), ("bcrt1change", "99000sat", f"{BASE.psbt}+")]
+    first, change = address_of(P2TR, "regtest"), address_of(P2WPKH, "regtest")
+    assert added == [(first, "600sat", BASE.psbt), (change, "99000sat", f"{BASE.psbt}+")]
 
 
 def test_a_lapsed_reservation_has_a_code_of_its_own(server: FakeLightningd, funds: CoreLightningFunds) -> None:

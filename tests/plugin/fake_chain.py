@@ -1,24 +1,20 @@
 """A chain in memory: blocks, a mempool with replacements, reorgs; and the socket's wallet on it.
 
-A transaction's ``raw`` is its own JSON in hex, and a PSBT that in base64: whoever holds one can take it apart again, as
-bitcoind does.
+Transactions and PSBTs are real ones, but for their signatures.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
+from wattline.bitcoin import address, serialization
 from wattline.bitcoin.chain import (
     BroadcastRefused,
-    ChainRefused,
     ChainUnavailable,
     Floor,
     MinedTx,
-    NotATransaction,
     Outpoint,
     Tip,
     Tx,
@@ -27,12 +23,15 @@ from wattline.bitcoin.chain import (
     Unspent,
     Verdict,
 )
+from wattline.bitcoin.psbt import signed_tx
+from wattline.bitcoin.serialization import read_tx, sized
 from wattline.errors import RetryError, StopError
 from wattline.lightning.node import NodeRefused, NodeUnavailable
 
-VSIZE = 154
-"""One P2TR input, two P2TR outputs."""
+VALID, INVALID = "11" * 64, "ee" * 64
+"""What counts as a signature that is right, or wrong."""
 RELAY_FLOOR_PER_KW = 250
+COIN_SCRIPT = "5120" + "ab" * 32
 RBF_STEP_SAT_PER_VB = 1
 """What a replacement pays more than what it replaces (BIP 125, rule 4)."""
 
@@ -41,8 +40,14 @@ def sha(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def script_of(address: str) -> str:
-    return "5120" + sha(address)
+def address_of(name: str) -> str:
+    """A P2TR address that stands for ``name``."""
+    return address.address_of(script_of(name), "regtest")
+
+
+def script_of(name: str) -> str:
+    """The scriptPubKey of that address."""
+    return "5120" + sha(name)
 
 
 def make_tx(
@@ -54,43 +59,27 @@ def make_tx(
     sequence: int = 0xFFFFFFFD,
     signed: bool = True,
     valid: bool = True,
-    vsize: int = VSIZE,
 ) -> Tx:
     """``outputs``: script and value_sat. ``signed``: every input has a signature; ``valid``: they are right ones."""
-    bare: dict[str, Any] = {
-        "version": version,
-        "locktime": locktime,
-        "inputs": [[item.txid, item.vout, sequence] for item in inputs],
-        "outputs": [[value_sat, script] for script, value_sat in outputs],
-        "vsize": vsize,
-    }
-    whole = bare | {"signed": signed, "valid": valid}
-    return Tx(
-        txid=sha(json.dumps(bare)),
-        version=version,
-        locktime=locktime,
-        inputs=tuple(TxInput(item, sequence, witness=("00" * 64,) if signed else ()) for item in inputs),
-        outputs=tuple(TxOutput(value_sat, script) for script, value_sat in outputs),
-        vsize=vsize,
-        raw=json.dumps(whole).encode().hex(),
+    witness = (VALID if valid else INVALID,) if signed else ()
+    return serialization.make_tx(
+        version,
+        locktime,
+        [TxInput(item, sequence, witness=witness) for item in inputs],
+        [TxOutput(value_sat, script) for script, value_sat in outputs],
     )
 
 
 def psbt_of(tx: Tx) -> bytes:
-    """As a cable hands it over."""
-    return bytes.fromhex(tx.raw)
-
-
-def _read(raw: bytes) -> tuple[Tx, dict[str, Any]]:
-    try:
-        whole = json.loads(raw)
-        inputs = [Outpoint(txid, vout) for txid, vout, _ in whole["inputs"]]
-        sequence = whole["inputs"][0][2]
-        outputs = [(script, value_sat) for value_sat, script in whole["outputs"]]
-    except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise NotATransaction("psbt_invalid", "TX decode failed") from error
-    options = {name: whole[name] for name in ("version", "locktime", "signed", "valid", "vsize")}
-    return make_tx(inputs, outputs, sequence=sequence, **options), whole
+    """As a cable hands it over: with a signature (PSBT_IN_TAP_KEY_SIG) where there is one, and no word of the chain."""
+    bare = serialization.make_tx(
+        tx.version, tx.locktime, [TxInput(item.outpoint, item.sequence) for item in tx.inputs], tx.outputs
+    )
+    signatures = [b"\x01\x13" + sized(bytes.fromhex("".join(item.witness))) for item in tx.inputs]
+    maps = [
+        signature + b"\x00" if item.witness else b"\x00" for signature, item in zip(signatures, tx.inputs, strict=True)
+    ]
+    return b"psbt\xff\x01\x00" + sized(bytes.fromhex(bare.raw)) + b"\x00" + b"".join(maps) + bytes(len(tx.outputs))
 
 
 class Block:
@@ -121,7 +110,7 @@ class FakeChain:
 
     # What happens on it.
 
-    def fund(self, value_sat: int, script: str = "5120" + "ab" * 32, depth: int = 10) -> Outpoint:
+    def fund(self, value_sat: int, script: str = COIN_SCRIPT, depth: int = 10) -> Outpoint:
         """An output in a block, with ``depth`` confirmations; 0: in the mempool."""
         self._made += 1
         tx = make_tx([Outpoint(sha(f"coinbase {self._made}"), 0)], [(script, value_sat)])
@@ -188,20 +177,9 @@ class FakeChain:
         self._answer("tip")
         return Tip(self.blocks[-1].height, self.blocks[-1].block_hash)
 
-    def finalized(self, psbt: str) -> Tx:
-        self._answer("finalized")
-        tx, whole = _read(base64.b64decode(psbt))
-        if not whole["signed"]:
-            raise NotATransaction("psbt_incomplete", "the PSBT lacks a valid signature")
-        return tx
-
-    def decoded(self, raw: str) -> Tx:
-        self._answer("decoded")
-        return _read(bytes.fromhex(raw))[0]
-
     def verdict(self, raw: str) -> Verdict:
         self._answer("verdict")
-        reason = self._why_not(_read(bytes.fromhex(raw))[0])
+        reason = self._why_not(read_tx(bytes.fromhex(raw)))
         return Verdict(not reason, reason)
 
     def unspent(self, outpoint: Outpoint, *, include_mempool: bool) -> Unspent | None:
@@ -246,7 +224,7 @@ class FakeChain:
         return next((len(self.blocks) - block.height for block in self.blocks if block.block_hash == block_hash), 0)
 
     def broadcast(self, raw: str) -> str:
-        tx, _ = _read(bytes.fromhex(raw))
+        tx = read_tx(bytes.fromhex(raw))
         self.before_broadcast(tx)
         self._answer("broadcast")
         self.sent.add(tx.txid)
@@ -256,12 +234,6 @@ class FakeChain:
         if reason:
             raise BroadcastRefused("broadcast_refused", reason)
         return tx.txid
-
-    def script_of(self, address: str) -> str:
-        self._answer("script_of")
-        if not address.startswith("bcrt1p"):
-            raise ChainRefused("bitcoind_refused", f"{address}: no address of this network")
-        return script_of(address)
 
     # Its own.
 
@@ -304,13 +276,12 @@ class FakeChain:
         return sum(value or 0 for value in values) - sum(output.value_sat for output in tx.outputs)
 
     def _why_not(self, tx: Tx) -> str:
-        whole = json.loads(bytes.fromhex(tx.raw))
         if tx.txid in self.mempool:
             return "txn-already-in-mempool"
         fee_sat = self.fee_sat(tx)
         if fee_sat is None:
             return "bad-txns-inputs-missingorspent"
-        if not whole["valid"]:
+        if any(item.witness != (VALID,) for item in tx.inputs):
             return "mempool-script-verify-flag-failed (Invalid Schnorr signature)"
         if fee_sat * 1000 < self.floor_per_kw * tx.vsize * 4:
             return "mempool min fee not met" if self.is_raised else "min relay fee not met"
@@ -338,12 +309,12 @@ class FakeFunds:
 
     def new_address(self) -> str:
         self._answer()
-        self.addresses.append(f"bcrt1p{len(self.addresses):04}")
+        self.addresses.append(address_of(str(len(self.addresses))))
         return self.addresses[-1]
 
     def send(self, psbt: str) -> str:
         self._answer()
-        tx, _ = _read(base64.b64decode(psbt))
+        tx = signed_tx(base64.b64decode(psbt))
         self._chain.before_broadcast(tx)
         self._chain.sent.add(tx.txid)
         if tx.txid not in self._chain.mempool:
@@ -359,9 +330,7 @@ class FakeFunds:
         if parent is None or outpoint.txid not in self.told:
             raise NodeRefused("withdraw_failed", f"{outpoint}: no such output")
         fee_sat = feerate_per_kw * 111 * 4 // 1000
-        child = make_tx(
-            [outpoint], [(script_of("bcrt1pown"), parent.outputs[outpoint.vout].value_sat - fee_sat)], vsize=111
-        )
+        child = make_tx([outpoint], [(script_of("own"), parent.outputs[outpoint.vout].value_sat - fee_sat)])
         reason = self._chain.offer(child)
         if reason:
             raise NodeRefused("withdraw_failed", reason)

@@ -429,8 +429,9 @@ class Wallet:
     versions: list[Tx] = field(default_factory=list)
 
     @classmethod
-    def of(cls, chain: FakeChain, script: str, *values_sat: int, fee_sat: int = 200) -> Wallet:
-        return cls(chain, [chain.fund(value_sat) for value_sat in values_sat or (100_000,)], script, fee_sat)
+    def of(cls, chain: FakeChain, script: str, *values_sat: int, fee_sat: int | None = None) -> Wallet:
+        inputs = [chain.fund(value_sat) for value_sat in values_sat or (100_000,)]
+        return cls(chain, inputs, script, 200 * len(inputs) if fee_sat is None else fee_sat)
 
     @property
     def funds_sat(self) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.plugin.fake_chain import psbt_of, script_of
+from tests.plugin.fake_chain import COIN_SCRIPT, script_of
 from tests.plugin.fakes import CABLE, node_id
 from tests.plugin.still_stall import (
     CREDIT_CAP_SAT,
@@ -20,12 +20,13 @@ from tests.plugin.still_stall import (
     Wallet,
     onchain_settings,
 )
-from wattline.bitcoin.chain import Outpoint, Tx
+from wattline.bitcoin import address
+from wattline.bitcoin.chain import Outpoint, Tx, TxOutput
+from wattline.bitcoin.psbt import MOST_PSBT_BYTES, finalized_psbt
 from wattline.errors import RetryError
 from wattline.ledger import AggregateStatus, Ledger, LedgerError, Version
 from wattline.lightning.node import NodeUnavailable
 from wattline.payment.aggregate import MSAT_PER_SAT, VersionRefused
-from wattline.plugin.aggregates import LARGEST_PSBT
 from wattline.session import State
 from wattline.v1 import charging_pb2 as pb
 
@@ -74,7 +75,7 @@ def test_a_session_gets_one_address_and_the_rules_however_often_it_asks(stall: S
     first, second = stall.invite(session), stall.invite(session)
     assert first == second
     assert stall.funds.addresses == [first.address]
-    assert first.script == script_of(first.address)
+    assert first.script == address.script_of(first.address, "regtest")
     assert (first.rules.floor_sat, first.rules.exposure_cap_sat) == (FLOOR_SAT, EXPOSURE_CAP_SAT)
     assert (first.newest_number, first.newest_value_sat) == (0, 0)
 
@@ -240,7 +241,7 @@ FIRST: dict[str, tuple[str, Broken]] = {
     "has a relative lock time": ("bad_sequence", lambda s, w: w.sign(2000, sequence=10)),
     "has version 3": ("bad_version", lambda s, w: w.sign(2000, version=3)),
     "lacks a signature": ("not_signed", lambda s, w: w.sign(2000, signed=False)),
-    "has a wrong signature": ("policy", lambda s, w: w.sign(2000, valid=False)),
+    "has a wrong signature": ("not_signed", lambda s, w: w.sign(2000, valid=False)),
     "spends what is not confirmed": ("input_spent", unconfirmed),
     "spends what is spent": ("input_spent", spent_in_a_block),
     "spends what is being spent": ("input_spent", spent_in_the_mempool),
@@ -309,7 +310,7 @@ def test_a_version_without_an_invitation_is_refused(stall: StillStall, session: 
     assert stall.hand_over(session, 1, wallet.sign(2000)) == "not_invited"
 
 
-@pytest.mark.parametrize("psbt", [b"", b"no psbt", b"\xff" * (LARGEST_PSBT + 1)])
+@pytest.mark.parametrize("psbt", [b"", b"no psbt", b"\xff" * (MOST_PSBT_BYTES + 1)])
 def test_what_is_no_psbt_is_refused(stall: StillStall, session: str, wallet: Wallet, psbt: bytes) -> None:
     with pytest.raises(VersionRefused) as refused:
         stall.desk.hand_over(session, pb.AggregateVersion(number=1, psbt=psbt))
@@ -531,6 +532,8 @@ def test_a_version_is_handed_over_as_it_was_signed(stall: StillStall, session: s
     stall.hand_over(session, 1, tx)
     newest = stall.ledger.newest_version(session)
     assert newest is not None
-    assert (newest.txid, newest.raw, newest.value_sat, newest.fee_sat) == (tx.txid, psbt_of(tx).hex(), 2000, 200)
+    assert (newest.txid, newest.raw, newest.value_sat, newest.fee_sat) == (tx.txid, tx.raw, 2000, 200)
+    spent = [TxOutput(100_000, COIN_SCRIPT)]
+    assert newest.psbt == finalized_psbt(tx, spent), "the node gets one of ours"
     assert tuple(item.outpoint for item in stall.aggregate(session).inputs) == tuple(wallet.inputs)
     assert stall.aggregate(session).first_height == stall.chain.blocks[-1].height

@@ -181,7 +181,7 @@ def test_a_session_without_a_version_ends_without_a_transaction(stall: StillStal
         (lambda wallet, due_sat: wallet.sign(due_sat - 1), ["wrong_output"]),
         (lambda wallet, due_sat: wallet.sign(due_sat + 1), ["wrong_output"]),
         (lambda wallet, due_sat: wallet.sign(due_sat, signed=False), ["not_signed"]),
-        (lambda wallet, due_sat: wallet.sign(due_sat, valid=False), ["policy"]),
+        (lambda wallet, due_sat: wallet.sign(due_sat, valid=False), ["not_signed"]),
         (lambda wallet, due_sat: wallet.sign(due_sat, locktime=9), ["bad_locktime"]),
     ],
 )

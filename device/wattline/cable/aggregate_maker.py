@@ -7,14 +7,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Protocol
 
+from wattline.bitcoin.address import address_of, script_of
+from wattline.bitcoin.chain import TxOutput
+from wattline.bitcoin.psbt import unsigned_tx
 from wattline.cable.funding import Funding, Scope, check_fee, fund
 from wattline.cable.memory import AggregateMemory
 from wattline.cable.messages import OnchainInvitation
 from wattline.cable.onchain_event import OnchainTerms
 from wattline.cable.onchain_rules import OnchainRefused
-from wattline.cable.psbt import UnsignedTx, unsigned_tx
 from wattline.cable.settings import OnchainSettings
-from wattline.errors import WattlineError
+from wattline.errors import StopError, WattlineError
 from wattline.ledger import AggregateInput, CableAggregate, CableAggregateStatus
 from wattline.lightning.node import NodeInfo, NodeRefused, Signer
 from wattline.lightning.onchain import RESERVE_BLOCKS, Base, PayingFunds
@@ -52,6 +54,7 @@ class AggregateMaker:
         self._session_id = session_id
         self._socket_node_id = socket_node_id
         self._now = now
+        self._network = ""
         self._renewed_at_height: int | None = None
         self.txids: dict[int, str] = {}
         """The txid of every version of this run, by its value in sat."""
@@ -59,11 +62,11 @@ class AggregateMaker:
     def prepared(self, invitation: OnchainInvitation, scope: Scope) -> CableAggregate:
         """A new aggregate for a session within ``scope``, its inputs reserved and all of it on record. Raises
         OnchainRefused."""
-        if invitation.newest_number or not invitation.script or not invitation.address:
-            raise OnchainRefused(
-                "onchain_mismatch", "the socket claims to hold a version of this session, or names no address"
-            )
-        height = self._node.check_version().blockheight
+        if invitation.newest_number:
+            raise OnchainRefused("onchain_mismatch", "the socket claims to hold a version of this session")
+        info = self._node.check_version()
+        _check_address(invitation, info.network)
+        self._network, height = info.network, info.blockheight
         change_address = self._funds.new_address()
         chosen, base = self._reserved(height, invitation.rules, scope)
         try:
@@ -116,9 +119,9 @@ class AggregateMaker:
                 f"more than {row.signed_sat} sat were signed",
             )
         if self._renewed_at_height is None:
-            height = self._node.check_version().blockheight
+            info = self._node.check_version()
             self._funds.renew(_base(row))
-            self._renewed_at_height = height
+            self._network, self._renewed_at_height = info.network, info.blockheight
         if row.accepted_sat != value_sat or row.status is not CableAggregateStatus.OPEN:
             # It may have been ended by a run that could not close its session; what is signed from now on counts anew.
             row = replace(
@@ -133,11 +136,13 @@ class AggregateMaker:
         return row
 
     def signed(self, row: CableAggregate, value_sat: int) -> bytes:
-        """A version of that value: a PSBT, looked at before anybody else sees it. Raises OnchainRefused, PsbtError."""
+        """A version of that value: a PSBT, looked at before anybody else sees it. Raises OnchainRefused,
+        NotATransaction."""
         change_sat = sum(item.value_sat for item in row.inputs) - value_sat - row.fee_sat
         if value_sat < row.floor_sat or change_sat < SMALLEST_OUTPUT_SAT:
             raise OnchainRefused("onchain_out_of_range", f"{value_sat} sat cannot be paid by the reserved inputs")
-        outputs = ((row.address, value_sat), (row.change_address, change_sat))
+        change_script = script_of(row.change_address, self._network)
+        outputs = (TxOutput(value_sat, row.script), TxOutput(change_sat, change_script))
         try:
             psbt = self._funds.sign(_base(row), outputs)
         except NodeRefused:
@@ -145,11 +150,11 @@ class AggregateMaker:
             self._funds.renew(_base(row))
             psbt = self._funds.sign(_base(row), outputs)
         tx = unsigned_tx(psbt)
-        if not _is_as_wanted(tx, row, value_sat, change_sat):
+        if tx.outpoints != {item.outpoint for item in row.inputs} or tx.outputs != outputs:
             raise OnchainRefused(
                 "onchain_mismatch",
                 f"what the node has signed does not pay {value_sat} sat to {row.script} and {change_sat} sat of change "
-                "from the reserved inputs; the socket's address and script may not belong together",
+                "from the reserved inputs",
             )
         self.txids[value_sat] = tx.txid
         return psbt
@@ -185,12 +190,12 @@ def _base(row: CableAggregate) -> Base:
     return Base(row.base_psbt, row.inputs_weight)
 
 
-def _is_as_wanted(tx: UnsignedTx, row: CableAggregate, value_sat: int, change_sat: int) -> bool:
-    inputs = sorted(item.outpoint for item in row.inputs)
-    return (
-        sorted(tx.inputs) == inputs
-        and len(tx.outputs) == 2
-        and tx.outputs[0] == (value_sat, row.script)
-        and tx.outputs[1][0] == change_sat
-        and tx.outputs[1][1] != row.script
-    )
+def _check_address(invitation: OnchainInvitation, network: str) -> None:
+    """The node is handed our own encoding of the script, so the address is only compared with that. Raises
+    OnchainRefused ``onchain_mismatch``."""
+    try:
+        own = address_of(invitation.script, network)
+    except StopError as error:
+        raise OnchainRefused("onchain_mismatch", f"the socket's script is none of ours: {error.message}") from error
+    if invitation.address != own:
+        raise OnchainRefused("onchain_mismatch", f"the socket's address and script do not belong together: {own}")

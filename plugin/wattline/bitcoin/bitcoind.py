@@ -23,6 +23,7 @@ from wattline.bitcoin.chain import (
     Verdict,
 )
 from wattline.bitcoin.json_rpc import Access, BitcoindRpc
+from wattline.bitcoin.serialization import read_tx
 from wattline.bitcoin.values import feerate_per_kw_of, reading, sat_of, tx_of
 from wattline.errors import StopError
 
@@ -32,7 +33,6 @@ REORG_ATTEMPTS = 3
 
 # bitcoind's error codes (src/rpc/protocol.h).
 _INVALID_ADDRESS_OR_KEY = -5
-_INVALID_PARAMETER = -8
 _DESERIALIZATION = -22
 _VERIFY = -25
 _VERIFY_REJECTED = -26
@@ -86,25 +86,6 @@ class Bitcoind:
                     f"bitcoind at {self.access.address} still catches up with the chain (block {answer['blocks']})",
                 )
             return Tip(int(answer["blocks"]), answer["bestblockhash"])
-
-    def finalized(self, psbt: str) -> Tx:
-        try:
-            answer = self._rpc.call("finalizepsbt", psbt, True)
-        except ChainRefused as error:
-            raise _unreadable(error) from error
-        with reading("finalizepsbt"):
-            if not answer["complete"]:
-                raise NotATransaction("psbt_incomplete", "the PSBT lacks a valid signature of at least one input")
-            raw = str(answer["hex"])
-        return self.decoded(raw)
-
-    def decoded(self, raw: str) -> Tx:
-        try:
-            answer = self._rpc.call("decoderawtransaction", raw, True)
-        except ChainRefused as error:
-            raise _unreadable(error) from error
-        with reading("decoderawtransaction"):
-            return tx_of(answer, raw)
 
     def verdict(self, raw: str) -> Verdict:
         answer = self._rpc.call("testmempoolaccept", [raw])
@@ -174,19 +155,12 @@ class Bitcoind:
             return str(self._rpc.call("sendrawtransaction", raw))
         except ChainRefused as error:
             if error.rpc_code == _ALREADY_IN_CHAIN:
-                return self.decoded(raw).txid
+                return read_tx(bytes.fromhex(raw)).txid
             if error.rpc_code in (_VERIFY, _VERIFY_REJECTED):
                 raise BroadcastRefused("broadcast_refused", error.message) from error
-            raise _unreadable(error) from error
-
-    def script_of(self, address: str) -> str:
-        answer = self._rpc.call("validateaddress", address)
-        with reading("validateaddress"):
-            if not answer["isvalid"]:
-                raise ChainRefused(
-                    "bitcoind_refused", f"{address}: no address of this network: {answer.get('error', '')}"
-                )
-            return str(answer["scriptPubKey"])
+            if error.rpc_code == _DESERIALIZATION:
+                raise NotATransaction("tx_invalid", f"no transaction: {error.message}") from error
+            raise
 
     def _search(self, outpoint: Outpoint, tip: Tip, from_height: int) -> MinedTx | None:
         """From ``tip`` downwards, each block found by the hash that stands in the one above it."""
@@ -212,10 +186,3 @@ class Bitcoind:
                     if item.get("txid") == outpoint.txid and item["vout"] == outpoint.vout:
                         return tx_of(row, row["hex"])
         return None
-
-
-def _unreadable(error: ChainRefused) -> StopError:
-    """What bitcoind's refusal of something handed over means."""
-    if error.rpc_code in (_DESERIALIZATION, _INVALID_PARAMETER):
-        return NotATransaction("psbt_invalid", f"neither a PSBT nor a transaction: {error.message}")
-    return error

@@ -124,6 +124,11 @@ class Verdict:
     reason: str
     """Why not; empty when allowed."""
 
+    @property
+    def is_unsigned(self) -> bool:
+        """A signature, or another condition of an output that is spent, is not met."""
+        return "script-verify-flag" in self.reason
+
 
 @dataclass(frozen=True, slots=True)
 class Floor:
@@ -159,12 +164,6 @@ class Chain(Protocol):
 
     def tip(self) -> Tip: ...
 
-    def finalized(self, psbt: str) -> Tx:
-        """The transaction of a signed PSBT (base64). Signatures are not checked here. Raises NotATransaction."""
-
-    def decoded(self, raw: str) -> Tx:
-        """A serialized transaction (hex). Raises NotATransaction."""
-
     def verdict(self, raw: str) -> Verdict:
         """Whether the mempool would take it: scripts and signatures, policy, fees, and everything else."""
 
@@ -189,6 +188,3 @@ class Chain(Protocol):
     def broadcast(self, raw: str) -> str:
         """Hand a transaction to the network; its txid, also when it is in the mempool already. Raises
         BroadcastRefused."""
-
-    def script_of(self, address: str) -> str:
-        """The scriptPubKey of an address, hex. Raises ChainRefused."""

@@ -6,7 +6,8 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wattline.bitcoin.chain import Outpoint
+from wattline.bitcoin.address import address_of, is_plain
+from wattline.bitcoin.chain import Outpoint, TxOutput
 from wattline.errors import RetryError
 from wattline.lightning.answers import msat_of, reading
 from wattline.lightning.node import NodeRefused
@@ -18,9 +19,6 @@ ESTIMATE_BLOCKS = 6
 FOREVER_BLOCKS = 1_000_000
 """More than any reservation lasts. lightningd adds it to a height in 32 bits: the largest number would overflow."""
 
-# scriptPubKey of P2TR and P2WPKH (BIP 341, BIP 141): what the wallet's own addresses are, and what weighs as expected.
-# Others may be spent only after a delay (outputs of an anchor channel), or with more weight.
-_PLAIN_SCRIPTS = (("5120", 68), ("0014", 44))
 # common/jsonrpc_errors.h
 _UNSPECIFIED = -1
 _NO_EMERGENCY_FUNDS = 313
@@ -35,6 +33,7 @@ class CoreLightningFunds:
 
     def __init__(self, rpc: NodeRpc) -> None:
         self._rpc = rpc
+        self._known_network: str | None = None
 
     # --- both sides ---------------------------------------------------------------------------------------------------
 
@@ -64,8 +63,9 @@ class CoreLightningFunds:
                     int(row["blockheight"]),
                 )
                 for row in answer["outputs"]
-                if row["status"] == "confirmed" and not row["reserved"] and _is_plain(row["scriptpubkey"])
+                if row["status"] == "confirmed" and not row["reserved"] and is_plain(row["scriptpubkey"])
             ]
+        # Others may be spent only after a delay (outputs of an anchor channel), or with more weight than expected.
         return sorted(found, key=lambda output: (-output.value_sat, output.outpoint))
 
     def reserve(self, outpoints: Sequence[Outpoint]) -> Base:
@@ -113,11 +113,12 @@ class CoreLightningFunds:
     def release(self, base: Base) -> None:
         self._rpc.call("unreserveinputs", {"psbt": base.psbt, "reserve": FOREVER_BLOCKS})
 
-    def sign(self, base: Base, outputs: Sequence[tuple[str, int]]) -> bytes:
+    def sign(self, base: Base, outputs: Sequence[TxOutput]) -> bytes:
         """As in the Protocol. Raises NodeRefused ``reservation_lapsed`` when the inputs have to be renewed first."""
         psbt = base.psbt
-        for address, value_sat in outputs:
-            params = {"satoshi": f"{value_sat}sat", "initialpsbt": psbt, "destination": address}
+        destinations = [address_of(output.script, self._network()) for output in outputs]
+        for output, destination in zip(outputs, destinations, strict=True):
+            params = {"satoshi": f"{output.value_sat}sat", "initialpsbt": psbt, "destination": destination}
             answer = self._rpc.call("addpsbtoutput", params)
             with reading("addpsbtoutput"):
                 psbt = answer["psbt"]
@@ -190,14 +191,18 @@ class CoreLightningFunds:
                 if "value_str" in row or "value_int" in row
             }
 
+    def _network(self) -> str:
+        """A node never changes it."""
+        if self._known_network is None:
+            answer = self._rpc.call("getinfo")
+            with reading("getinfo"):
+                self._known_network = str(answer["network"])
+        return self._known_network
+
     def _height(self) -> int:
         answer = self._rpc.call("getinfo")
         with reading("getinfo"):
             return int(answer["blockheight"])
-
-
-def _is_plain(script: str) -> bool:
-    return any(script.startswith(prefix) and len(script) == length for prefix, length in _PLAIN_SCRIPTS)
 
 
 def _kept_back(message: str) -> NodeRefused:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from wattline.bitcoin.chain import Outpoint
+from wattline.bitcoin.chain import Outpoint, TxOutput
 
 EMPTY_TX_WEIGHT = 42
 """Of a segwit transaction without inputs and outputs: version, locktime, two counts, marker and flag (BIP 141)."""
@@ -73,9 +73,9 @@ class PayingFunds(Protocol):
     def release(self, base: Base) -> None:
         """Give them back to the wallet, however often they were reserved."""
 
-    def sign(self, base: Base, outputs: Sequence[tuple[str, int]]) -> bytes:
-        """A version of the transaction: ``base`` with these outputs (address and value_sat), in this order, locktime 0,
-        signed. A binary PSBT of version 0."""
+    def sign(self, base: Base, outputs: Sequence[TxOutput]) -> bytes:
+        """A version of the transaction: ``base`` with these outputs (P2WPKH or P2TR), in this order, locktime 0,
+        signed. A binary PSBT of version 0. Raises AddressError for any other script."""
 
     def spender(self, outpoint: Outpoint) -> WalletTx | None:
         """The transaction that the wallet has seen to spend its ``outpoint``."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from wattline.bitcoin.chain import Outpoint, Tx, Unspent
+from wattline.bitcoin.chain import Outpoint, Tx, TxOutput, Unspent
 from wattline.errors import StopError
 
 MSAT_PER_SAT = 1000
@@ -53,6 +53,8 @@ class Proven:
     fee_sat: int
     vout: int
     """Which output is the socket's."""
+    spent: tuple[TxOutput, ...]
+    """What each of its inputs spends, as the chain knows it."""
 
     @property
     def feerate_per_kw(self) -> int:
@@ -109,8 +111,9 @@ def prove(
                 f"the sequence of input {item.outpoint} must be {LOWEST_SEQUENCE:#x} or more, not {item.sequence:#x}: "
                 "it could be a relative lock time",
             )
-    funds_sat = 0
-    for outpoint in sorted(tx.outpoints):
+    spent = []
+    for item in tx.inputs:
+        outpoint = item.outpoint
         unspent = inputs.get(outpoint)
         if unspent is None:
             raise VersionRefused("input_spent", f"input {outpoint} is spent, or not confirmed yet, or does not exist")
@@ -119,7 +122,7 @@ def prove(
                 "input_unconfirmed",
                 f"input {outpoint} has {unspent.confirmations} confirmations, {rules.input_confirmations} are needed",
             )
-        funds_sat += unspent.value_sat
+        spent.append(TxOutput(unspent.value_sat, unspent.script))
     ours = [number for number, output in enumerate(tx.outputs) if output.script == script]
     if len(ours) != 1:
         raise VersionRefused(
@@ -137,7 +140,7 @@ def prove(
     value_sat = tx.outputs[ours[0]].value_sat
     if value_sat < rules.floor_sat:
         raise VersionRefused("dust_output", f"{value_sat} sat are below the floor of {rules.floor_sat} sat")
-    fee_sat = funds_sat - sum(output.value_sat for output in tx.outputs)
+    fee_sat = sum(output.value_sat for output in spent) - sum(output.value_sat for output in tx.outputs)
     lowest = max(rules.min_feerate_per_kw, floor_per_kw)
     least_sat, most_sat = fee_bounds_sat(tx.vsize, lowest, rules.max_feerate_per_kw)
     if fee_sat < least_sat:
@@ -150,7 +153,7 @@ def prove(
             "fee_too_high",
             f"a fee of {fee_sat} sat is too high: at most {rules.max_feerate_per_kw} sat/kw, {most_sat} sat here",
         )
-    return Proven(tx, value_sat, fee_sat, ours[0])
+    return Proven(tx, value_sat, fee_sat, ours[0], tuple(spent))
 
 
 def final_value_sat(charged_msat: int, keysend_msat: int, floor_sat: int) -> int:

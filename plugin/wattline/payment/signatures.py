@@ -9,11 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from wattline.bitcoin.address import P2TR, P2WPKH
 from wattline.bitcoin.chain import Outpoint, Tx, TxInput, Unspent
 from wattline.payment.aggregate import VersionRefused
 
-P2WPKH = re.compile(r"0014[0-9a-f]{40}")
-P2TR = re.compile(r"5120[0-9a-f]{64}")
 SIGHASH_ALL = "01"
 _SCHNORR = re.compile(rf"[0-9a-f]{{128}}(?:{SIGHASH_ALL})?")
 """64 bytes mean SIGHASH_DEFAULT, which covers as much as SIGHASH_ALL (BIP 341)."""

@@ -42,6 +42,8 @@ class Admission:
     def check_policy(self, tx: Tx) -> None:
         """The mempool would take it, signatures included."""
         verdict = self._chain.verdict(tx.raw)
+        if verdict.is_unsigned:
+            raise VersionRefused("not_signed", f"the mempool would not take it: {verdict.reason}")
         if not verdict.allowed:
             raise VersionRefused("policy", f"the mempool would not take it: {verdict.reason}")
 

@@ -6,14 +6,15 @@ A version is checked against the chain, stored, and only then credited. Which on
 
 from __future__ import annotations
 
-import base64
 import logging
 import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
 
+from wattline.bitcoin.address import script_of
 from wattline.bitcoin.chain import Chain, ChainRefused, ChainUnavailable, NotATransaction, Tip, Tx
+from wattline.bitcoin.psbt import finalized_psbt, signed_tx
 from wattline.errors import StopError
 from wattline.ledger import Aggregate, AggregateInput, Ledger, LedgerError, Version
 from wattline.lightning.node import Signer
@@ -28,8 +29,6 @@ from wattline.session import Session
 from wattline.v1 import charging_pb2 as pb
 
 log = logging.getLogger(__name__)
-
-LARGEST_PSBT = 32 * 1024
 
 
 class Sessions(Protocol):
@@ -57,6 +56,7 @@ class Aggregates:
         funds: ReceivingFunds,
         signer: Signer,
         node_id: str,
+        network: str,
         sessions: Sessions,
         desks: Desks,
         now: Callable[[], int] = lambda: int(time.time()),
@@ -67,6 +67,7 @@ class Aggregates:
         self._funds = funds
         self._signer = signer
         self._node_id = node_id
+        self._network = network
         self._sessions = sessions
         self._now = now
         self._admission = Admission(settings, ledger, chain)
@@ -102,7 +103,7 @@ class Aggregates:
                     session_id=session_id,
                     cable_node_id=cable_node_id,
                     address=address,
-                    script=self._chain.script_of(address),
+                    script=script_of(address, self._network),
                     rules=self.rules,
                     invited_at=self._now(),
                 )
@@ -123,13 +124,12 @@ class Aggregates:
             raise VersionRefused("not_invited", "ask for an address first (OnchainRequest)")
         if not 0 < message.number < 2**31:
             raise VersionRefused("bad_version", f"versions are numbered from 1 on, not {message.number}")
-        if len(message.psbt) > LARGEST_PSBT:
-            raise VersionRefused("not_signed", f"the PSBT has {len(message.psbt)} bytes; at most {LARGEST_PSBT}")
-        psbt = base64.b64encode(message.psbt).decode("ascii")
         try:
-            version = self._take(aggregate, message.number, psbt, is_final=message.is_final)
+            tx = signed_tx(message.psbt)
         except NotATransaction as error:
             raise VersionRefused("not_signed", error.message) from error
+        try:
+            version = self._take(aggregate, message.number, tx, is_final=message.is_final)
         except (ChainUnavailable, ChainRefused) as error:
             raise VersionRefused("onchain_unavailable", "the socket cannot look at the chain just now") from error
         except LedgerError as error:
@@ -164,11 +164,10 @@ class Aggregates:
             raise VersionRefused("session_closed", f"the outlet cannot deliver: {view.fault}")
         return view.session
 
-    def _take(self, aggregate: Aggregate, number: int, psbt: str, *, is_final: bool) -> Version:
+    def _take(self, aggregate: Aggregate, number: int, tx: Tx, *, is_final: bool) -> Version:
         """The chain is asked while the desk is free: a bitcoind that hangs holds up this version, and neither the
         session's end nor the watch."""
         session_id = aggregate.session_id
-        tx = self._chain.finalized(psbt)
         with self._desks.of(session_id).lock:
             known = self._ledger.version(session_id, number)
             if known is not None and known.txid == tx.txid:
@@ -191,7 +190,7 @@ class Aggregates:
             vsize=tx.vsize,
             vout=proven.vout,
             txid=tx.txid,
-            psbt=psbt,
+            psbt=finalized_psbt(tx, proven.spent),
             raw=tx.raw,
             is_final=is_final,
             stored_at=self._now(),

@@ -38,7 +38,7 @@ class Onchain:
     ) -> None:
         """``now``: Unix seconds; ``clock``: monotonic, in s."""
         desks = Desks()
-        self.desk = Aggregates(settings, ledger, chain, funds, signer, node_id, seller, desks, now)
+        self.desk = Aggregates(settings, ledger, chain, funds, signer, node_id, network, seller, desks, now)
         self.choice = Choice(settings, ledger, seller, desks, now)
         self.watch = ChainWatch(settings, network, ledger, chain, funds, self.desk, self.choice, seller, now, clock)
 

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from wattline.bitcoin.chain import Outpoint
+from wattline.bitcoin.address import script_of
+from wattline.bitcoin.chain import Outpoint, TxOutput
 from wattline.lightning.cln_onchain import CoreLightningFunds
 from wattline.lightning.onchain import Base, WalletOutput
 from wattline.lightning.signing import onchain_content, sign
@@ -38,7 +39,7 @@ class Reserved:
 
     outputs: tuple[WalletOutput, ...]
     base: Base
-    change_address: str
+    change_script: str
     fee_sat: int
     """The same in every version."""
 
@@ -104,7 +105,7 @@ class OnchainHandCable(HandCable):
         base = self.funds.reserve([item.outpoint for item in outputs])
         if fee_sat is None:
             fee_sat = -(-(base.inputs_weight + 2 * OUTPUT_WEIGHT) * feerate_per_kw // 1000)
-        self.reserved = Reserved(outputs, base, self.funds.new_address(), fee_sat)
+        self.reserved = Reserved(outputs, base, script_of(self.funds.new_address(), "regtest"), fee_sat)
         return self.reserved
 
     def release(self) -> None:
@@ -113,15 +114,14 @@ class OnchainHandCable(HandCable):
             self.funds.release(self.reserved.base)
             self.reserved = None
 
-    def version(self, value_sat: int, *, fee_sat: int | None = None, address: str | None = None) -> bytes:
-        """A signed version of that value, handed to nobody: a binary PSBT. ``fee_sat`` and ``address`` in place of the
+    def version(self, value_sat: int, *, fee_sat: int | None = None, script: str | None = None) -> bytes:
+        """A signed version of that value, handed to nobody: a binary PSBT. ``fee_sat`` and ``script`` in place of the
         agreed ones."""
         assert self.invited is not None, "invitation() comes first"
         assert self.reserved is not None, "reserve() comes first"
         fee = self.reserved.fee_sat if fee_sat is None else fee_sat
-        change_sat = self.reserved.funds_sat - value_sat - fee
-        outputs = [(address or self.invited.address, value_sat), (self.reserved.change_address, change_sat)]
-        return self.funds.sign(self.reserved.base, outputs)
+        change = TxOutput(self.reserved.funds_sat - value_sat - fee, self.reserved.change_script)
+        return self.funds.sign(self.reserved.base, [TxOutput(value_sat, script or self.invited.script), change])
 
     def hand_over(
         self,
