@@ -121,7 +121,7 @@ def test_a_lock_is_there_for_every_user_in_each_directory_that_can_be_used(tmp_p
     with claimed([expander()], machine=[first, missing, second]):
         for place in (first, second):
             (lock,) = place.iterdir()
-            assert lock.stat().st_mode & 0o777 == 0o666
+            assert lock.stat().st_mode & 0o777 == 0o644
             assert refusal(expander(), place).code == "relay_taken"
 
 

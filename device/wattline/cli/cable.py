@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import os
 import signal
 import sys
 import time
@@ -36,6 +37,7 @@ from wattline.lightning.cln import CoreLightning
 from wattline.lightning.cln_onchain import CoreLightningFunds
 from wattline.lightning.rpc import NodeRpc
 from wattline.meter import Meter, open_meter
+from wattline.ownership import holder_of, open_own
 from wattline.payment.payer import Payer
 
 cable_app = typer.Typer(name="cable", help="The buyer: a cable with its own meter and wallet.", no_args_is_help=True)
@@ -139,15 +141,20 @@ def _alone(storage_path: Path) -> Iterator[None]:
     path = storage_path.with_name(storage_path.name + ".lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("w")
+        lock = open_own(path)
     except OSError as error:
         raise LedgerError("ledger_not_writable", f"{path}: cannot be opened for writing: {error.strerror}") from error
-    with file as lock:
+    try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UsageError("cable_running", f"{storage_path}: another cable is running with this ledger") from error
+            whose = holder_of(lock) or "its process is not seen from here"
+            raise UsageError(
+                "cable_running", f"{storage_path}: another cable is running with this ledger ({whose})"
+            ) from error
         yield
+    finally:
+        os.close(lock)
 
 
 @contextmanager

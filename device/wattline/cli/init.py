@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import shlex
+import stat
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
@@ -14,6 +15,7 @@ from wattline.cable.settings import CableSettings
 from wattline.cli.init_template import template
 from wattline.errors import UsageError
 from wattline.offering import SocketSettings
+from wattline.ownership import check_plain
 
 init_app = typer.Typer(name="init", help="Write a commented configuration to begin with.", no_args_is_help=True)
 
@@ -112,7 +114,7 @@ def _write(path: Path, text: str, force: bool) -> None:
     before = os.umask(0o077)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w" if force else "x", encoding="utf-8") as file:
+        with _over(path) if force else path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError as error:
         if not path.exists():
@@ -122,3 +124,19 @@ def _write(path: Path, text: str, force: bool) -> None:
         raise UsageError("config_unwritable", f"{path}: cannot be written: {error.strerror}") from error
     finally:
         os.umask(before)
+
+
+def _over(path: Path) -> TextIO:
+    """The file ``path``, empty, with the mode that it has; one that has a second name elsewhere keeps what is in it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    file = os.fdopen(descriptor, "w", encoding="utf-8")
+    found = os.fstat(descriptor)
+    try:
+        # It may be /dev/stdout.
+        if stat.S_ISREG(found.st_mode):
+            check_plain(path, found)
+            file.truncate()
+    except BaseException:
+        file.close()
+        raise
+    return file

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -70,7 +71,8 @@ def _left_over(config: Path) -> Iterator[tuple[Path, GuardClient, GuardState]]:
     """The guards of tests of ``config`` that live: their directory, a connection to be closed, their state."""
     for directory in sorted(Path(tempfile.gettempdir()).glob(f"{DIRECTORY}*")):
         try:
-            mine = directory.stat().st_uid == os.getuid()
+            found = directory.stat(follow_symlinks=False)
+            mine = found.st_uid == os.getuid() and stat.S_ISDIR(found.st_mode)
             if not mine or (directory / WHOSE).read_text(encoding="utf-8") != str(config.absolute()):
                 continue
             guard = GuardClient.connect(directory / GUARD_SOCKET)

@@ -34,6 +34,7 @@ from typing import Any, BinaryIO
 
 from wattline.bus.unixsocket import listen_unix
 from wattline.errors import UsageError
+from wattline.ownership import check_folder, open_own
 from wattline.relay.contacts import Contacts
 from wattline.relay.exclusion import claimed
 from wattline.relay.guard_settings import GuardSettings
@@ -236,7 +237,7 @@ def take_lock(settings: GuardSettings) -> BinaryIO | None:
 
     That is when lightningd has gone, or when the guard that has the lock does what this one would do.
     """
-    lock = settings.lock.open("ab")
+    lock = os.fdopen(open_own(settings.lock), "ab")
     node = settings.lightningd
     waiting = False
     while True:
@@ -334,7 +335,8 @@ def main(arguments: list[str] | None = None) -> int:
         text = sys.stdin.read() if given.config == "-" else Path(given.config).read_text(encoding="utf-8")
         settings = parse_settings(json.loads(text), GuardSettings, given.config)
         for needed in (Path(settings.log), settings.lock):
-            os.close(os.open(needed, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
+            check_folder(needed.parent)
+            os.close(open_own(needed))
     except (OSError, ValueError, UsageError) as error:
         sys.stderr.write(f"guard: {error}\n")
         return 2

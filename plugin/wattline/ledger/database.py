@@ -20,6 +20,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModu
 
 from wattline.errors import RetryError, StopError, UsageError
 from wattline.ledger.migration import bring_up_to_date
+from wattline.ownership import ForeignFile, check_folder
 
 _READING = "wattline_reading"
 BUSY_TIMEOUT_MS = 10_000
@@ -29,7 +30,7 @@ BUSY_TIMEOUT_MS = 10_000
 class LedgerError(StopError):
     """The durable record cannot be kept: take no money and deliver nothing.
 
-    Codes ``ledger_full``, ``ledger_not_writable``, ``ledger_damaged``, ``ledger_failed``."""
+    Codes ``ledger_full``, ``ledger_not_writable``, ``ledger_exposed``, ``ledger_damaged``, ``ledger_failed``."""
 
 
 class LedgerBusy(RetryError):
@@ -164,10 +165,14 @@ def _make_private(path: Path) -> None:
     """Create the file for its owner alone before SQLite does: it gives its log and index the same rights."""
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
+        # SQLite believes what lies beside the file: whoever may put a log there can rewrite the ledger with it.
+        check_folder(path.parent)
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
             if file.exists():
                 file.chmod(0o600)
+    except ForeignFile as error:
+        raise LedgerError("ledger_exposed", f"{path.parent}: {error.strerror}; keep the ledger elsewhere") from error
     except OSError as error:
         raise LedgerError("ledger_not_writable", f"{path}: cannot be opened for writing: {error.strerror}") from error
 

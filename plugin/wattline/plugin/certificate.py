@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from wattline.errors import StopError
+from wattline.ownership import ROOT, user_name
 
 LIFETIME = datetime.timedelta(days=20 * 365)
 NAME = "wattline"
@@ -39,9 +40,12 @@ def load_or_make(directory: Path) -> Certificate:
     try:
         if not key_path.exists() or not certificate_path.exists():
             _write(_make(), key_path, certificate_path)
-        mode = stat.S_IMODE(key_path.stat().st_mode)
+        found = key_path.stat()
+        mode = stat.S_IMODE(found.st_mode)
         if mode & 0o077:
             raise StopError("tls_key_exposed", f"{key_path}: others can read this key (mode {mode:04o}); allowed: 0600")
+        if found.st_uid not in (os.geteuid(), ROOT):
+            raise StopError("tls_key_exposed", f"{key_path}: this key belongs to user {user_name(found.st_uid)}")
         certificate = Certificate(certificate_path.read_bytes(), key_path.read_bytes())
         _check_pair(certificate, certificate_path)
     except OSError as error:

@@ -27,6 +27,7 @@ from wattline.lightning.cln_onchain import CoreLightningFunds
 from wattline.lightning.node import NodeInfo
 from wattline.meter import Meter, MeterError, open_meter
 from wattline.offering import OutletSettings, SocketSettings
+from wattline.ownership import ForeignFile, check_folder
 from wattline.payment.keysend import Htlc, KeysendGate, Refuse, Reservations
 from wattline.payment.payer import Payer
 from wattline.plugin.address import check_free
@@ -102,6 +103,9 @@ class Shop:
         home = directory / "wattline"
         try:
             home.mkdir(mode=0o700, exist_ok=True)
+            check_folder(home)
+        except ForeignFile as error:
+            raise StopError("home_unusable", f"{home}: {error.strerror}; allowed: mode 0700") from error
         except OSError as error:
             raise StopError("home_unusable", f"{home}: cannot be made: {error.strerror}") from error
         check_free(listen)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wattline.errors import RetryError, StopError, WattlineError
+from wattline.ownership import check_folder
 from wattline.practice.archive import Suite, distribution_sources, unpack
 from wattline.practice.cache import cache_directory, exclusive
 
@@ -68,6 +69,11 @@ def find_bitcoind() -> BitcoindPrograms:
 
 
 def _cached(home: Path) -> BitcoindPrograms | None:
+    try:
+        check_folder(home.parent)
+    except OSError:
+        # There is none, or anybody may have put there what would be run.
+        return None
     daemon, cli = (home / "bin" / name for name in PROGRAMS)
     return BitcoindPrograms(daemon, cli) if daemon.exists() and cli.exists() else None
 

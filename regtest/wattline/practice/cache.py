@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from wattline.errors import StopError
+from wattline.ownership import check_folder, open_own
 
 
 def cache_directory() -> Path:
@@ -31,15 +32,19 @@ def exclusive(directory: Path, name: str) -> Iterator[None]:
     Raises StopError when the directory cannot be written."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        handle = (directory / f"{name}.lock").open("w")
+        # What is kept here is run, so nobody else may have put it there.
+        check_folder(directory)
+        lock = open_own(directory / f"{name}.lock")
     except OSError as error:
         raise StopError(
             "cache_unwritable",
             f"{directory}: the cache cannot be written ({error.strerror}); set WATTLINE_CACHE to a directory that can",
         ) from error
-    with handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(lock)
 
 
 def _checkout() -> Path | None:

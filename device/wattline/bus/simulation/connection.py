@@ -17,6 +17,7 @@ from typing import Any
 from wattline.bus.i2c import BusError
 from wattline.bus.simulation.place import Place
 from wattline.bus.unixsocket import connect_unix, listen_unix
+from wattline.ownership import open_own
 
 ANSWER_TIMEOUT_S = 5.0
 
@@ -84,7 +85,7 @@ def _locked(path: Path) -> Iterator[None]:
     """Two openers must not start two worlds. A world that leaves takes the file away, so who has waited for it may
     hold one that nobody else will see."""
     while True:
-        with path.open("a") as lock:
+        with os.fdopen(open_own(path), "ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if os.fstat(lock.fileno()).st_nlink > 0:
                 yield
@@ -97,7 +98,7 @@ def _start(place: Place) -> None:
     command = [sys.executable, "-P", "-m", "wattline.bus.simulation.server", "--profile", place.profile]
     command += ["--listener", str(listener.fileno()), "--socket", str(place.socket)]
     command += ["--lock", str(place.lock), "--log", str(place.log)]
-    with listener, place.log.open("ab") as log:
+    with listener, os.fdopen(open_own(place.log), "ab") as log:
         started = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,

@@ -81,4 +81,6 @@ def directory(chosen: Path | None = None) -> Path:
     # In a shared directory somebody else could have made it first.
     if chosen is None and (found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077):
         raise BusError("no_permission", f"simulated bus: {path} must be a directory of this user alone (mode 0700)")
+    if found.st_mode & stat.S_IWOTH:
+        raise BusError("no_permission", f"simulated bus: everybody may write into {path}; choose another directory")
     return path.absolute()

@@ -21,6 +21,7 @@ from typing import Any
 
 from wattline.bus.i2c import BusError
 from wattline.bus.simulation.world import Fault, RelayFault, World, WorldBus
+from wattline.ownership import open_own
 
 TICK_S = 0.1
 LONGEST_LINE = 65_536
@@ -73,7 +74,7 @@ class WorldServer:
     def _leave(self) -> bool:
         """Take the socket and all else away, unless somebody is just connecting (clients hold the lock meanwhile)."""
         try:
-            lock = self._files.lock.open("a")
+            lock = os.fdopen(open_own(self._files.lock), "ab")
         except FileNotFoundError:
             # Its directory was removed, so nobody finds it any more.
             self._listener.close()
