@@ -18,6 +18,7 @@ from wattline.cable.service import CableService
 from wattline.cable.settings import CableSettings
 from wattline.cable.stopwish import StopWish
 from wattline.cable.summary import Snapshot, Summary
+from wattline.clock import WallWatch
 from wattline.ledger import Ledger, open_ledger
 from wattline.payment.payer import Payer
 
@@ -72,6 +73,7 @@ class Bench:
         self.payment: dict[str, Any] = {"pace_ms": 200, "max_failures_in_a_row": 3}
         self.socket_settings: dict[str, Any] = {"address": self.socket.address}
         self.identify = False
+        self.wall = WallWatch()
 
     @property
     def settings(self) -> CableSettings:
@@ -101,8 +103,8 @@ class Bench:
             memory=self.ledger.cable_sessions,
             open_meter=lambda max_power_mw: self.meter,
             clock_ms=lambda: time.monotonic_ns() // 1_000_000,
-            now=time.time,
             onchain=OnchainEquipment(self.funds, self.ledger.cable_aggregates),
+            wall=self.wall,
         )
 
     def service(self) -> CableService:

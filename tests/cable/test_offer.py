@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket as sockets
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,7 +11,7 @@ import pytest
 
 from tests.cable.conftest import Bench
 from tests.cable.fakes import CABLE_NODE, SOCKET_NODE, FakeSigner, FakeSocket, TlsPair, World, make_certificate
-from wattline.cable.offer import Offer, OfferError, check_prices, choose_outlet, open_socket
+from wattline.cable.offer import Offer, OfferError, check_prices, choose_outlet, clocks_apart, open_socket
 from wattline.cable.settings import LimitSettings, parse_address
 from wattline.cable.transport import NotWattline, SocketUnreachable
 from wattline.errors import WattlineError
@@ -66,9 +67,17 @@ def test_an_old_offer_is_known_by_its_nonce(seller: FakeSocket) -> None:
     assert code_of(lambda: offer_of(seller)) == "offer_replayed"
 
 
-def test_an_offer_that_has_ended_is_not_taken(seller: FakeSocket) -> None:
-    seller.valid_s = -1
-    assert code_of(lambda: offer_of(seller)) == "offer_expired"
+@pytest.mark.parametrize(
+    ("valid_s", "words"),
+    [(-3600, "at least 36"), (60, None), (30 * 86_400, "behind the socket's")],
+    ids=["its clock is behind", "both are right", "its clock is ahead"],
+)
+def test_the_nonce_makes_an_offer_fresh_whatever_the_clocks_say(
+    seller: FakeSocket, valid_s: int, words: str | None
+) -> None:
+    seller.valid_s = valid_s
+    apart = clocks_apart(offer_of(seller), time.time())
+    assert apart is None if words is None else apart is not None and words in apart
 
 
 def test_an_offer_of_another_node_than_the_pinned_one_is_not_taken(seller: FakeSocket) -> None:

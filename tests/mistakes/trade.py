@@ -177,13 +177,19 @@ SOCKETS = (
         ("wattline: error: price_too_high", "300001", "300000", "max_price_msat_per_kwh"),
     ),
     Mistake(
-        "a clock that has jumped",
+        "clocks that are an hour apart",
         on_bench(CHECK, of("valid_s", -3600)),
-        1,
-        ("offer_expired", "are both clocks right?"),
+        0,
+        ("warning  clock", "ahead of the socket's", "nothing is measured by either"),
         beside=WELL,
     ),
-    Mistake("a clock that jumps while energy flows", jumping_clock, 0, ("done: the time is up",), beside=ENDED),
+    Mistake(
+        "a clock that jumps while energy flows",
+        jumping_clock,
+        0,
+        ("done: the time is up",),
+        beside=ENDED,
+    ),
 )
 
 CHANNELS = (

@@ -242,6 +242,17 @@ def test_a_payment_whose_record_the_node_may_have_deleted_stays_in_doubt() -> No
     assert bench.statuses() == [IntentStatus.PENDING]
 
 
+def test_a_clock_set_back_does_not_make_the_node_s_forgetting_look_like_its_word() -> None:
+    bench = Bench(send=["gone before"])
+    bench.wallet.sent_kept_s = 3_600
+    bench.pay()
+    bench.clock.pass_by(4_000.0)
+    bench.clock.wall_offset_s = -5_000
+    assert [outcome.status for outcome in bench.payer.resolve()] == [SendStatus.PENDING]
+    bench.clock.pass_by(100.0)
+    assert [outcome.status for outcome in bench.payer.resolve()] == [SendStatus.PENDING]
+
+
 def test_a_request_that_the_node_reads_late_is_not_given_up_even_after_the_clock_jumped_ahead() -> None:
     bench = Bench(send=["gone, read late"])
     bench.pay()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -15,6 +16,7 @@ from wattline.cable.offer import (
     check_method,
     check_prices,
     choose_outlet,
+    clocks_apart,
     open_socket,
 )
 from wattline.cable.opening import CableNode, MeterOpener
@@ -79,6 +81,9 @@ def check(
     if opened is not None:
         opened.channel.close()
         yield from _socket(settings, opened.offer)
+        apart = clocks_apart(opened.offer, time.time())
+        if apart is not None:
+            yield Finding(Verdict.WARNING, "clock", f"{apart}; nothing is measured by either, but records are dated")
         try:
             outlet = choose_outlet(opened.offer, settings.socket.outlet_id)
             yield Finding(Verdict.OK, "outlet", f"{outlet.outlet_id}, rated {power(outlet.max_power_mw)}, available")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from wattline.cable.messages import SignedReceipt
 from wattline.cable.receipt import Receipt, read_receipt
 from wattline.cable.reconciliation import Tolerance
+from wattline.clock import Moment
 from wattline.errors import WattlineError
 from wattline.ledger import CableAggregate, CableSession
 from wattline.meter import Reading
@@ -19,6 +20,8 @@ from wattline.tariff import cost_msat
 
 DOWN_MARGIN_MS = 2_000
 """Times of the record are whole seconds."""
+UNHEARD_MS = 120_000
+"""For so long a socket may well deliver without a word from its cable: twice its usual `session.cable_lost_s`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,39 +71,48 @@ class Evidence:
         return kept_msat // MSAT_PER_SAT if 0 < kept_msat < self.min_refund_msat else 0
 
 
-def saved_evidence(session: CableSession, keysend_msat: int, tolerance: Tolerance, now_s: int) -> Evidence:
+def saved_evidence(session: CableSession, keysend_msat: int, tolerance: Tolerance, now: Moment) -> Evidence:
     """By what the ledger holds of ``session``. Where its end was not seen, as much counts as delivered as the outlet's
     rated power can have delivered since the last write."""
     energy_uwh, delivered_ms = session.energy_uwh, session.delivered_ms
     is_end_seen = session.closed_at is not None and session.saved_at >= session.closed_at
     if not is_end_seen:
-        gap_ms = unseen_ms(session, now_s)
+        gap_ms = unseen_ms(session, now)
         energy_uwh += session.rated_power_mw * gap_ms // 3600
         delivered_ms = None if delivered_ms is None else delivered_ms + gap_ms
     if delivered_ms is None:
-        over_s = session.closed_at if is_end_seen and session.closed_at is not None else now_s
-        delivered_ms = max(0, over_s - (session.opened_at or session.created_at)) * 1000 + DOWN_MARGIN_MS
+        over_s = session.closed_at if is_end_seen and session.closed_at is not None else now.wall_s
+        age_ms = max(0, over_s - (session.opened_at or session.created_at)) * 1000 + DOWN_MARGIN_MS
+        delivered_ms = max(age_ms, 0 if is_end_seen else unseen_ms(session, now))
     most_charge_msat = cost_msat(session.tariff, energy_uwh + tolerance.allowed_uwh(energy_uwh), delivered_ms, True)
     return Evidence(Bill(most_charge_msat, keysend_msat), _saved_receipt(session), session.min_refund_msat)
 
 
-def unseen_ms(session: CableSession, now_s: float) -> int:
-    """For how long, at the most, nobody has written down what ``session`` came to."""
-    written_s = max(session.saved_at, session.opened_at or session.created_at)
-    return max(0, int((now_s - written_s) * 1000)) + DOWN_MARGIN_MS
+def unseen_ms(session: CableSession, now: Moment) -> int:
+    """For how long, at the most, nobody has written down what ``session`` came to.
+
+    Within a boot of the machine that is known. Across one the wall clock may be behind, so it counts for no less than
+    the machine has been running, and than a socket delivers to a cable that is away: nobody is accused by a clock."""
+    passed_ms = session.saved.passed_ms(now)
+    if passed_ms is None:
+        written_s = max(session.saved_at, session.opened_at or session.created_at)
+        up_ms = now.boot_ms if session.saved_boot_id else 0
+        passed_ms = max((now.wall_s - written_s) * 1000, up_ms, UNHEARD_MS)
+    return passed_ms + DOWN_MARGIN_MS
 
 
-def found_over(session: CableSession, reading: Reading | None, now_s: int) -> CableSession:
+def found_over(session: CableSession, reading: Reading | None, now: Moment) -> CableSession:
     """``session`` of an earlier run, closed now that it turned out to be over, with the most that can have been
     delivered. The own meter is believed when it has counted through; ``reading``: None when it gives none."""
-    gap_ms = unseen_ms(session, now_s)
+    gap_ms = unseen_ms(session, now)
     energy_uwh = session.energy_uwh + session.rated_power_mw * gap_ms // 3600
     if reading is not None:
         counted_uwh = reading.energy_uwh - session.base_uwh + session.extra_uwh
         if counted_uwh >= session.energy_uwh:
             energy_uwh = counted_uwh
     delivered_ms = None if session.delivered_ms is None else session.delivered_ms + gap_ms
-    return replace(session, energy_uwh=energy_uwh, delivered_ms=delivered_ms, saved_at=now_s, closed_at=now_s)
+    over = replace(session, energy_uwh=energy_uwh, delivered_ms=delivered_ms, closed_at=now.wall_s)
+    return over.saved_now(now)
 
 
 def _saved_receipt(session: CableSession) -> Receipt | None:

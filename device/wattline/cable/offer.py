@@ -6,8 +6,6 @@ The order of the checks is the order in which a person would want to hear of wha
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import grpc
@@ -32,6 +30,8 @@ from wattline.v1 import charging_pb2_grpc as pb_grpc
 
 NONCE_BYTES = 32
 CALL_TIMEOUT_S = 10.0
+LONGEST_VALID_S = 86_400
+"""No offer is made for longer."""
 METHODS = {"keysend": pb.METHOD_KEYSEND, "onchain": pb.METHOD_ONCHAIN}
 
 
@@ -49,7 +49,8 @@ class OfferedOutlet:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """An offer whose signature, certificate, nonce and expiry have been checked."""
+    """An offer whose signature, certificate and nonce have been checked. The nonce makes it fresh: that it has ended by
+    some clock means nothing."""
 
     node_id: str
     network: str
@@ -57,6 +58,7 @@ class Offer:
     outlets: tuple[OfferedOutlet, ...]
     methods: tuple[str, ...]
     expires_at: int
+    """Unix seconds by the socket's clock."""
     credit_cap_msat: int
     min_increment_msat: int
     statement_interval_ms: int
@@ -90,16 +92,14 @@ def tariff_from(message: pb.Tariff) -> Tariff:
         raise OfferError("offer_invalid", f"the socket's tariff is impossible: {error}") from error
 
 
-def open_socket(
-    address: SocketAddress, signer: Signer, network: str, clock: Callable[[], float] = time.time
-) -> OpenedSocket:
+def open_socket(address: SocketAddress, signer: Signer, network: str) -> OpenedSocket:
     """Connect, fetch the offer and check who made it. Raises SocketUnreachable, NotWattline, OfferError."""
     certificate = fetch_certificate(address)
     channel = open_channel(address, certificate)
     try:
         nonce = os.urandom(NONCE_BYTES)
         response = _get_offer(channel, address, nonce)
-        offer = verify_offer(response, address, certificate, nonce, signer, network, clock())
+        offer = verify_offer(response, address, certificate, nonce, signer, network)
     except BaseException:
         channel.close()
         raise
@@ -126,7 +126,6 @@ def verify_offer(
     nonce: bytes,
     signer: Signer,
     network: str,
-    now_s: float,
 ) -> Offer:
     """The offer in ``response`` when it is genuine, fresh, made for this connection and by the right node."""
     message = pb.Offer()
@@ -153,11 +152,6 @@ def verify_offer(
             "socket_not_pinned",
             f"the socket at {address.target} is node {message.node_id}, but the configuration names {address.node_id}",
         )
-    if message.expires_at <= now_s:
-        raise OfferError(
-            "offer_expired",
-            f"the offer ended at {message.expires_at} and it is {int(now_s)} now (Unix time); are both clocks right?",
-        )
     if message.network != network:
         raise OfferError("wrong_network", f"the socket is on {message.network or '?'}, the cable's node on {network}")
     return Offer(
@@ -179,6 +173,16 @@ def verify_offer(
         min_refund_msat=message.min_refund_msat,
         onchain=rules_from(message.onchain) if message.HasField("onchain") else None,
     )
+
+
+def clocks_apart(offer: Offer, now_s: float) -> str | None:
+    """For people, when the socket's clock and this machine's cannot both be right; None when they may be."""
+    apart_s = int(now_s) - offer.expires_at
+    if apart_s > 0:
+        return f"this machine's clock is at least {apart_s} s ahead of the socket's"
+    if -apart_s > LONGEST_VALID_S:
+        return f"this machine's clock is at least {-apart_s - LONGEST_VALID_S} s behind the socket's"
+    return None
 
 
 def check_prices(tariff: Tariff, limits: LimitSettings) -> None:

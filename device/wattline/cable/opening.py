@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from wattline.cable.aggregate_end import check_honest
@@ -13,7 +13,7 @@ from wattline.cable.method import RoutingNode, check_onchain, choose_method
 from wattline.cable.offer import METHODS, OpenedSocket, check_method, check_prices, choose_outlet, open_socket
 from wattline.cable.purse import MethodName, OrderPayer
 from wattline.cable.settings import CableSettings
-from wattline.cable.spending import DAY_S
+from wattline.clock import WallWatch
 from wattline.ledger import CableSession
 from wattline.lightning.node import Journal, NodeInfo, Signer
 from wattline.lightning.onchain import PayingFunds
@@ -55,10 +55,14 @@ class Equipment:
     open_meter: MeterOpener
     clock_ms: Callable[[], int]
     """Monotonic."""
-    now: Callable[[], float]
-    """Unix seconds."""
     onchain: OnchainEquipment | None = None
     """None: only Lightning is used."""
+    wall: WallWatch = field(default_factory=WallWatch)
+    """For dates alone: no duration comes from it."""
+
+    def now(self) -> float:
+        """Unix seconds, for records."""
+        return self.wall.clock.wall()
 
     @property
     def sent(self) -> SentRecord:
@@ -85,7 +89,7 @@ def agree(settings: CableSettings, equipment: Equipment, for_ms: int | None = No
     ``node_too_old``."""
     node = equipment.node.check_version()
     address = settings.socket.parsed
-    opened = open_socket(address, equipment.node, node.network, equipment.now)
+    opened = open_socket(address, equipment.node, node.network)
     try:
         offer = opened.offer
         if equipment.onchain is not None:
@@ -95,7 +99,7 @@ def agree(settings: CableSettings, equipment: Equipment, for_ms: int | None = No
         outlet = choose_outlet(offer, settings.socket.outlet_id)
         method = choose_method(settings, equipment.node, offer)
         if method == "onchain":
-            day_msat = equipment.sent.sent_msat(since=int(equipment.now()) - DAY_S)
+            day_msat = equipment.sent.sent_msat(since=equipment.wall.day_begins_s())
             funds = equipment.onchain.funds if equipment.onchain is not None else None
             check_onchain(settings, funds, offer, outlet.max_power_mw, node.blockheight, day_msat, for_ms)
         remembered = CableSession(
@@ -122,7 +126,7 @@ def agree_again(settings: CableSettings, equipment: Equipment, remembered: Cable
     node = equipment.node.check_version()
     address = settings.socket.parsed
     pinned = type(address)(address.host, address.port, remembered.node_id)
-    opened = open_socket(pinned, equipment.node, node.network, equipment.now)
+    opened = open_socket(pinned, equipment.node, node.network)
     try:
         method = choose_method(settings, equipment.node, opened.offer)
         opening = _opening(settings, equipment, remembered, node, method)

@@ -16,6 +16,7 @@ from wattline.cable.opening import Agreement, Equipment
 from wattline.cable.purse import PURPOSE
 from wattline.cable.settings import CableSettings, LimitSettings
 from wattline.cable.spending import DaySpending
+from wattline.clock import Moment
 from wattline.ledger import CableSession, Intent, IntentStatus
 from wattline.meter import Reading
 
@@ -46,7 +47,7 @@ def restore(outgoing: OutgoingRecord, session_id: str) -> RestoredPayments:
     return RestoredPayments(settled, sent, payments, tuple(in_doubt), last + 1)
 
 
-def place_energy(remembered: CableSession, reading: Reading, socket_uwh: int, now_s: float) -> tuple[CableSession, int]:
+def place_energy(remembered: CableSession, reading: Reading, socket_uwh: int, now: Moment) -> tuple[CableSession, int]:
     """Where own energy of a resumed session goes on from, and how much of it only the socket has seen."""
     resumption = resume_energy(
         base_uwh=remembered.base_uwh,
@@ -54,13 +55,13 @@ def place_energy(remembered: CableSession, reading: Reading, socket_uwh: int, no
         last_own_uwh=remembered.energy_uwh,
         chip_now_uwh=reading.energy_uwh,
         socket_uwh=socket_uwh,
-        most_in_gap_uwh=remembered.rated_power_mw * unseen_ms(remembered, now_s) // 3600,
+        most_in_gap_uwh=remembered.rated_power_mw * unseen_ms(remembered, now) // 3600,
     )
     return replace(remembered, base_uwh=resumption.base_uwh, extra_uwh=resumption.extra_uwh), resumption.gap_uwh
 
 
 def place(
-    remembered: CableSession, opened: Opened, reading: Reading, limits: LimitSettings, now_s: float
+    remembered: CableSession, opened: Opened, reading: Reading, limits: LimitSettings, now: Moment
 ) -> tuple[CableSession, int]:
     """``remembered`` when the socket has opened or resumed it, and how much energy only the socket has seen. Raises
     OfferError ``price_too_high`` when its tariff is another one than agreed, or too dear."""
@@ -70,9 +71,24 @@ def place(
             f"the session's tariff {opened.tariff} is not the one of the offer, {remembered.tariff}",
         )
     if remembered.session_id is not None:
-        return place_energy(remembered, reading, opened.statement.energy_uwh, now_s)
+        return place_energy(remembered, reading, opened.statement.energy_uwh, now)
     check_prices(opened.tariff, limits)
-    return replace(remembered, session_id=opened.session_id, opened_at=int(now_s), base_uwh=reading.energy_uwh), 0
+    begun = replace(
+        remembered,
+        session_id=opened.session_id,
+        opened_at=now.wall_s,
+        base_uwh=reading.energy_uwh,
+        delivered_ms=0,
+    )
+    return begun.saved_now(now), 0
+
+
+def longest_ms(remembered: CableSession, now: Moment) -> int:
+    """The longest that a resumed session can have delivered by ``now``: what was on record, and the time since."""
+    delivered_ms = remembered.delivered_ms
+    if delivered_ms is None:
+        delivered_ms = max(0, now.wall_s - (remembered.opened_at or remembered.created_at)) * 1000
+    return delivered_ms + unseen_ms(remembered, now)
 
 
 def make_buyer(
@@ -109,7 +125,9 @@ def make_buyer(
         max_failures_in_a_row=settings.payment.max_failures_in_a_row,
         account=Account(earlier.settled_msat, earlier.sent_msat, earlier.payments),
         track=track,
-        day_sent_msat=DaySpending(equipment.sent, session_id, equipment.now, lambda: equipment.clock_ms() / 1000),
+        day_sent_msat=DaySpending(
+            equipment.sent, session_id, equipment.wall.day_begins_s, lambda: equipment.clock_ms() / 1000
+        ),
         next_sequence=earlier.next_sequence,
         opened_ms=opened_ms,
         fallback=_fallback(settings, equipment, agreement),

@@ -11,7 +11,7 @@ from wattline.cable.aggregate_end import Aftermath, agreed_sat, warning_of
 from wattline.cable.evidence import Evidence, found_over, saved_evidence
 from wattline.cable.listener import Listener
 from wattline.cable.messages import SignedReceipt
-from wattline.cable.offer import OfferError
+from wattline.cable.offer import OfferError, clocks_apart
 from wattline.cable.opening import Agreement, Equipment, agree, agree_again
 from wattline.cable.receipt import verify_receipt
 from wattline.cable.refund_way import NO_WAY_BACK, can_come_back, owed
@@ -76,6 +76,7 @@ class CableService:
         for attempt in range(1, MAX_OFFERS + 1):
             agreement = agree(self._settings, self._equipment, self._wish.left_ms(self._equipment.clock_ms()))
             self._tell_trust(agreement)
+            self._tell_clocks(agreement)
             self._tell_refund(agreement)
             self._tell_owed(agreement)
             run = SessionRun(self._settings, self._equipment, agreement, self._listener, self._wish)
@@ -192,7 +193,7 @@ class CableService:
         meter as it stands now."""
         reading = self._reading(remembered)
         remembered = self._with_receipt(remembered)
-        self._forget(found_over(remembered, reading, int(self._equipment.now())), remembered.stop_reason or reason)
+        self._forget(found_over(remembered, reading, self._equipment.wall.now()), remembered.stop_reason or reason)
 
     def _reading(self, remembered: CableSession) -> Reading | None:
         try:
@@ -228,6 +229,11 @@ class CableService:
         if warning is not None:
             self._listener.event(f"warning: {warning}")
 
+    def _tell_clocks(self, agreement: Agreement) -> None:
+        apart = clocks_apart(agreement.opened.offer, self._equipment.now())
+        if apart is not None:
+            self._listener.event(f"{apart}: records are dated differently, nothing is measured by either")
+
     def _tell_trust(self, agreement: Agreement) -> None:
         if self._settings.socket.parsed.node_id is None:
             self._listener.event(
@@ -245,7 +251,7 @@ def make_aftermath(settings: CableSettings, equipment: Equipment, listener: List
         if session is None:
             return Evidence()
         keysend_msat = restore(equipment.outgoing, session_id).settled_msat
-        return saved_evidence(session, keysend_msat, settings.limits.tolerance, int(equipment.now()))
+        return saved_evidence(session, keysend_msat, settings.limits.tolerance, equipment.wall.now())
 
     onchain = equipment.onchain
     return Aftermath(onchain.funds, onchain.memory, equipment.node, listener, equipment.now, evidence)

@@ -31,12 +31,13 @@ from wattline.cable.onchain_event import FinalFailed, FinalSigned, OnchainEvent,
 from wattline.cable.onchain_side import OnchainSide, make_onchain_side
 from wattline.cable.opening import Agreement, Equipment
 from wattline.cable.purse import Arrived, DoubtsChecked, Failed, InDoubt, PaymentEvent, Purse
-from wattline.cable.restoring import make_buyer, place
+from wattline.cable.restoring import longest_ms, make_buyer, place
 from wattline.cable.sampler import Sampler
 from wattline.cable.settings import CableSettings
 from wattline.cable.snapshots import snapshot_of, summary_of
 from wattline.cable.stopwish import StopWish
 from wattline.cable.summary import Snapshot, Summary
+from wattline.clock import told
 from wattline.errors import RetryError, WattlineError
 from wattline.ledger import CableAggregate, CableSession
 from wattline.meter import MeterError, Reading
@@ -164,15 +165,17 @@ class SessionRun:
             self._buyer.on_statement(opened.statement, at_ms)
             return
         assert self._reading is not None
-        now_s = self._equipment.now()
+        now = self._equipment.wall.now()
         is_new = self._remembered.session_id is None
-        remembered, gap_uwh = place(self._remembered, opened, self._reading, self._settings.limits, now_s)
+        remembered, gap_uwh = place(self._remembered, opened, self._reading, self._settings.limits, now)
         if gap_uwh:
             self._listener.event(f"own meter was reset meanwhile: {gap_uwh} uWh are taken from the socket's count")
+        most_ms = 0 if is_new else longest_ms(remembered, now)
         self._save(remembered)
-        age_ms = 0 if is_new else max(0, int((now_s - (remembered.opened_at or remembered.created_at)) * 1000))
-        self._opened_ms = at_ms - age_ms
-        buyer = make_buyer(self._settings, self._equipment, self._agreement, remembered, self._reading, self._opened_ms)
+        dated_ms = (now.wall_s - (remembered.opened_at or remembered.created_at)) * 1000
+        self._opened_ms = at_ms - max(most_ms, 0 if is_new else dated_ms)
+        opened_ms = at_ms - most_ms
+        buyer = make_buyer(self._settings, self._equipment, self._agreement, remembered, self._reading, opened_ms)
         self._purse = Purse(
             self._equipment.payer,
             self._equipment.outgoing,
@@ -319,6 +322,9 @@ class SessionRun:
             self._tell_meter_value(buyer)
         if self._is_due("save", SAVE_MS, now_ms):
             self._save(self._remembered)
+            jump_s = self._equipment.wall.look()
+            if jump_s:
+                self._listener.event(told(jump_s))
         if self._is_due("show", SHOW_MS, now_ms):
             self._listener.show(self._snapshot(buyer, now_ms))
         if buyer.stop is not None:
@@ -427,8 +433,7 @@ class SessionRun:
                 remembered,
                 energy_uwh=self._buyer.track.energy_uwh,
                 delivered_ms=remembered.delivered_ms if delivered_ms is None else delivered_ms,
-                saved_at=int(self._equipment.now()),
-            )
+            ).saved_now(self._equipment.wall.now())
         self._remembered = remembered
         if self._buyer is None:
             self._equipment.memory.save(remembered)

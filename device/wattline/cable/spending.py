@@ -9,7 +9,6 @@ from wattline.cable.account import Account
 from wattline.cable.memory import SentRecord
 from wattline.errors import RetryError
 
-DAY_S = 86_400
 REFRESH_S = 60.0
 
 
@@ -23,12 +22,13 @@ class DaySpending:
         self,
         outgoing: SentRecord,
         session_id: str,
-        now: Callable[[], float] = time.time,
+        day_begins_s: Callable[[], int],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``day_begins_s``: from which Unix second on records are of the last 24 hours; ``clock``: monotonic, in s."""
         self._outgoing = outgoing
         self._session_id = session_id
-        self._now = now
+        self._day_begins_s = day_begins_s
         self._clock = clock
         self._asked_at: float | None = None
         self._day_msat = 0
@@ -46,7 +46,7 @@ class DaySpending:
 
     def _ask(self, account: Account) -> None:
         recorded = self._outgoing.sent_msat(session_id=self._session_id)
-        day = self._outgoing.sent_msat(since=int(self._now()) - DAY_S)
+        day = self._outgoing.sent_msat(since=self._day_begins_s())
         self._session_then_msat = account.sent_msat
         self._day_msat = day + max(0, account.sent_msat - recorded)
         self._asked_at = self._clock()

@@ -31,6 +31,7 @@ from wattline.cable.summary import Summary
 from wattline.cable.view import LiveView, LogView, ending
 from wattline.cli.error_line import tell_error
 from wattline.cli.meter_config import cable_in
+from wattline.clock import WallWatch
 from wattline.errors import StopError, UsageError
 from wattline.ledger import Ledger, LedgerError, open_ledger
 from wattline.lightning.cln import CoreLightning
@@ -105,6 +106,7 @@ def forgive(
 
 def _equipment(cable: CableConfig, ledger: Ledger) -> Equipment:
     node = CoreLightning(cable.rpc_path)
+    latest = ledger.cable_sessions.latest(1)
     return Equipment(
         node=node,
         payer=Payer(node, ledger.outgoing),
@@ -112,8 +114,8 @@ def _equipment(cable: CableConfig, ledger: Ledger) -> Equipment:
         memory=ledger.cable_sessions,
         open_meter=_meter_opener(cable),
         clock_ms=lambda: time.monotonic_ns() // 1_000_000,
-        now=time.time,
         onchain=OnchainEquipment(CoreLightningFunds(NodeRpc(cable.rpc_path)), ledger.cable_aggregates),
+        wall=WallWatch(known=latest[0].saved if latest else None),
     )
 
 

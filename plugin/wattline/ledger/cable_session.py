@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from sqlalchemy import Row, Select, insert, select, update
 
+from wattline.clock import Moment
 from wattline.errors import StopError
 from wattline.ledger.schema import cable_sessions
 from wattline.ledger.store import Store
@@ -56,12 +57,25 @@ class CableSession:
     """The longest that delivery can have lasted by ``saved_at``; None when it is not known."""
     min_refund_msat: int = 0
     """Unused credit below this the socket keeps, by its offer."""
+    saved_boot_id: str = ""
+    """Which boot of the machine ``saved_at`` was in; empty when that is not known."""
+    saved_boot_ms: int = 0
+    """Since that boot."""
 
     def __post_init__(self) -> None:
         if not _TOKEN.fullmatch(self.token):
             raise StopError("record_invalid", "token: 64 lower-case hex digits")  # a secret: not shown
         if bool(self.receipt) is not bool(self.receipt_signature):
             raise StopError("record_invalid", "a receipt comes with its signature")
+
+    @property
+    def saved(self) -> Moment:
+        """When it was written last."""
+        return Moment(self.saved_at, self.saved_boot_id, self.saved_boot_ms)
+
+    def saved_now(self, now: Moment) -> CableSession:
+        """The same, to be written ``now``."""
+        return replace(self, saved_at=now.wall_s, saved_boot_id=now.boot_id, saved_boot_ms=now.boot_ms)
 
 
 _OWN = [field.name for field in fields(CableSession) if field.name != "tariff"]

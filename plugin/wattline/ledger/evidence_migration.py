@@ -7,6 +7,8 @@ from sqlalchemy import Connection
 _STATEMENTS = (
     "ALTER TABLE cable_sessions ADD COLUMN delivered_ms BIGINT",
     "ALTER TABLE cable_sessions ADD COLUMN min_refund_msat BIGINT DEFAULT 0 NOT NULL",
+    "ALTER TABLE cable_sessions ADD COLUMN saved_boot_id TEXT DEFAULT '' NOT NULL",
+    "ALTER TABLE cable_sessions ADD COLUMN saved_boot_ms BIGINT DEFAULT 0 NOT NULL",
     "ALTER TABLE cable_aggregates ADD COLUMN is_final_taken BOOLEAN DEFAULT false NOT NULL",
 )
 """SQLite and PostgreSQL mean the same by them."""

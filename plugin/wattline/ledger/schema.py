@@ -184,6 +184,8 @@ cable_sessions = Table(
     Column("receipt_signature", Text, nullable=False),
     Column("delivered_ms", BigInteger),
     Column("min_refund_msat", BigInteger, nullable=False, server_default=text("0")),
+    Column("saved_boot_id", Text, nullable=False, server_default=""),
+    Column("saved_boot_ms", BigInteger, nullable=False, server_default=text("0")),
 )
 
 aggregates = Table(

@@ -280,7 +280,8 @@ class Payer:
             kept_s = self._wallet.forgets_sent_after_s()
         except (NodeUnavailable, NodeRefused):
             return True
-        return kept_s is not None and self._now() - intent.created_at >= kept_s
+        # Dated in the future: the clock was set back since, so it may be far older than it seems.
+        return kept_s is not None and not 0 <= self._now() - intent.created_at < kept_s
 
     def _is_pending(self, intent: Intent) -> bool:
         """Whether it is still unresolved, now that it is ours alone."""

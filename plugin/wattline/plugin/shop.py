@@ -20,6 +20,7 @@ import grpc
 
 from wattline.bitcoin.bitcoind import Bitcoind
 from wattline.bitcoin.connection import locate
+from wattline.clock import WallWatch, told
 from wattline.errors import RetryError, StopError, WattlineError
 from wattline.ledger import Ledger, open_ledger
 from wattline.lightning.cln import CoreLightning
@@ -111,7 +112,8 @@ class Shop:
         check_free(listen)
         url = settings.ledger.url
         ledger = open_ledger(url if "://" in url else config.parent / url)
-        self._premises = Premises(settings, config, directory, rpc_path, listen, ledger, load_or_make(home))
+        certificate = load_or_make(home, is_pinned=bool(ledger.live_sessions()))
+        self._premises = Premises(settings, config, directory, rpc_path, listen, ledger, certificate)
 
     def start(self) -> None:
         self._starter.start()
@@ -290,7 +292,11 @@ class Shop:
                     raise
 
     def _save(self) -> None:
+        wall = WallWatch()
         while not self._stopping.wait(SAVE_INTERVAL_S):
+            jump_s = wall.look()
+            if jump_s:
+                log.warning("%s", told(jump_s))
             if self._live is not None:
                 try:
                     self._live.save_changed()

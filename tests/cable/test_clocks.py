@@ -1,0 +1,135 @@
+"""A cable whose wall clock is wrong: nobody is accused, nothing is charged and nothing is forgotten by it."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.cable.conftest import Bench
+from wattline.cable.evidence import DOWN_MARGIN_MS, UNHEARD_MS, unseen_ms
+from wattline.cable.restoring import longest_ms
+from wattline.clock import DAY_S, Clock, Moment, WallWatch, this_boot
+from wattline.ledger import CableSession
+from wattline.tariff import Tariff
+from wattline.v1 import charging_pb2 as pb
+
+NOON_S = 1_764_000_000
+
+
+def set_by(bench: Bench, seconds: int, boot: str = "") -> None:
+    """The cable's next process finds its clock set by so much; ``boot``: and the machine was booted anew."""
+    boot_id = (lambda: boot) if boot else this_boot
+    boot_ns = (lambda: 10**9) if boot else Clock().boot_ns
+    bench.wall = WallWatch(Clock(lambda: time.time() + seconds, boot_ns, boot_id))
+
+
+def saved(bench: Bench) -> CableSession:
+    (session,) = bench.ledger.cable_sessions.latest(1)
+    return session
+
+
+@pytest.mark.parametrize("boot", ["", "another"], ids=["in the same boot", "after a new boot"])
+@pytest.mark.parametrize("seconds", [-3600, 3600, -NOON_S])
+def test_a_cable_that_comes_back_with_its_clock_set_goes_on_with_its_session(
+    bench: Bench, seconds: int, boot: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wattline.cable.session_run.SAVE_MS", 100)
+    bench.socket.tariff = Tariff.of(300_000, 3_600_000)
+    bench.limits["max_time_price_msat_per_hour"] = 3_600_000
+    bench.start()
+    bench.until(payments=4)
+    bench.crash()
+    set_by(bench, seconds, boot)
+    bench.start()
+    bench.until(payments=len(bench.socket.orders) + 3)
+    summary = bench.finish()
+    assert summary.stop_reason == "done", summary
+    assert bench.socket.resumes == 1
+    assert summary.is_good, summary
+
+
+def test_hours_of_delivery_that_never_were_are_noticed_after_a_restart_too(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lie(statement: pb.Statement) -> None:
+        statement.delivered_ms += 3_600_000
+
+    monkeypatch.setattr("wattline.cable.session_run.SAVE_MS", 100)
+    bench.start()
+    bench.until(payments=4)
+    bench.crash()
+    set_by(bench, 2 * 3600)
+    bench.socket.lie_statement = lie
+    summary = bench.run()
+    assert summary.stop_reason == "time_mismatch"
+
+
+def test_a_clock_that_is_set_while_energy_flows_is_told_once_and_changes_nothing(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wattline.cable.session_run.SAVE_MS", 100)
+    seconds = [0]
+    bench.wall = WallWatch(Clock(lambda: time.time() + seconds[0]))
+    bench.start()
+    bench.until(payments=2)
+    seconds[0] = -3600
+    bench.until(payments=8)
+    summary = bench.finish()
+    assert summary.is_good, summary
+    assert [line for line in bench.listener.lines if "the clock of this machine" in line] == [
+        "the clock of this machine was set back by 3600 s; nothing is measured by it"
+    ]
+
+
+def test_what_was_paid_before_the_clock_was_set_forward_counts_for_the_day(bench: Bench) -> None:
+    """As where there is no clock chip: the day begins in 1970, and NTP comes later."""
+    bench.limits.update(max_prepaid_msat=400, max_session_msat=600, max_day_msat=600)
+    set_by(bench, -NOON_S)
+    bench.start()
+    bench.until(payments=2)
+    first = bench.finish()
+    bench.wish.__init__()  # type: ignore[misc]
+    bench.wall = WallWatch(known=saved(bench).saved)
+    summary = bench.run()
+    assert summary.stop_reason == "budget_spent"
+    assert first.paid_msat + summary.paid_msat <= 600
+
+
+def session(**changes: int | str | None) -> CableSession:
+    values: dict[str, object] = {
+        "token": "00" * 32,
+        "address": "127.0.0.1:1",
+        "node_id": "02" * 33,
+        "outlet_id": "A1",
+        "tariff": Tariff.of(300_000),
+        "rated_power_mw": 1,
+        "created_at": NOON_S,
+        "saved_at": NOON_S,
+        "saved_boot_id": "one",
+        "saved_boot_ms": 50_000,
+        "delivered_ms": 9_000,
+    }
+    return CableSession(**values | changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("now", "unseen"),
+    [
+        (Moment(NOON_S - DAY_S, "one", 57_000), 7_000),
+        (Moment(NOON_S + DAY_S, "one", 57_000), 7_000),
+        (Moment(NOON_S - DAY_S, "two", 5_000), UNHEARD_MS),
+        (Moment(NOON_S - DAY_S, "two", 900_000), 900_000),
+        (Moment(NOON_S + DAY_S, "two", 5_000), DAY_S * 1000),
+    ],
+    ids=["set back", "set forward", "booted, behind", "booted long ago, behind", "booted, a day later"],
+)
+def test_the_time_that_nobody_saw_is_known_within_a_boot_and_bounded_across_one(now: Moment, unseen: int) -> None:
+    assert unseen_ms(session(), now) == unseen + DOWN_MARGIN_MS
+    assert longest_ms(session(), now) == 9_000 + unseen + DOWN_MARGIN_MS
+
+
+def test_a_record_of_an_earlier_wattline_is_judged_by_its_dates() -> None:
+    old = session(saved_boot_id="", saved_boot_ms=0, delivered_ms=None)
+    now = Moment(NOON_S + 600, "one", 5_000_000)
+    assert longest_ms(old, now) == 2 * 600_000 + DOWN_MARGIN_MS
