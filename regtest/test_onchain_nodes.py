@@ -108,5 +108,5 @@ def test_a_channel_is_funded_from_the_wallet_and_the_rest_comes_back(onchain_net
     assert change["status"] == "confirmed"
     height = int(channel.short_channel_id.partition("x")[0])
     assert height == change["blockheight"]
-    paid = cable.rpc.call("xkeysend", {"destination": socket.node_id, "amount_msat": 1_000})
+    paid = cable.keysend(socket, 1_000)
     assert paid["amount_msat"] == 1_000

@@ -153,7 +153,7 @@ def test_a_refund_that_a_fresh_channel_cannot_carry_is_owed_and_sent_once_as_soo
     assert fresh.newest_receipt() == receipt
 
     # What somebody pays to the socket's node for other reasons lifts its side above the reserve (1 %).
-    fresh.xkeysend(20_000_000, {})
+    fresh.keysend(20_000_000, {})
     sent = sent_receipt(fresh)
     assert sent.refunded_msat == receipt.balance_msat
     assert (sent.balance_msat, sent.refund_fee_msat) == (0, 0)

@@ -106,7 +106,7 @@ def test_a_longer_wattline_text_under_another_type_fails_and_costs_nothing(cable
         str(STRANGE_TLV_TYPE): format_record(session_id, 1000).encode().hex(),
     }
     with pytest.raises(RpcError):
-        cable.xkeysend(1_000, tlvs)
+        cable.keysend(1_000, tlvs)
     assert settled_balance_msat(cable) == before
     assert cable.statement(lambda s: True).credited_msat == 0
 
@@ -150,9 +150,9 @@ def test_a_cable_that_names_the_sockets_own_node_or_none_at_all_is_refused(
 
 
 def test_keysends_and_invoices_of_others_pass(scene: Scene, cable: HandCable) -> None:
-    paid = cable.xkeysend(1_000, {})
+    paid = cable.keysend(1_000, {})
     assert len(paid["payment_preimage"]) == 64
-    paid = cable.xkeysend(1_000, {str(STRANGE_TLV_TYPE): b"I like wattline".hex()})
+    paid = cable.keysend(1_000, {str(STRANGE_TLV_TYPE): b"I like wattline".hex()})
     assert len(paid["payment_preimage"]) == 64
     invoice = scene.node.rpc.invoice(2_000, f"coffee-{cable.token.hex()}", "wattline:1: is only a description here")
     cable.wallet_node.rpc.call("xpay", {"invstring": invoice["bolt11"]})

@@ -94,8 +94,7 @@ def pay_invoice(wallet: Node, payee: Node, amount_msat: int) -> None:
 
 def keysend(wallet: Node, payee: Node, amount_msat: int, text: str = "") -> None:
     extra = {"extratlvs": {str(STRANGE_TLV_TYPE): text.encode().hex()}} if text else {}
-    parameters = {"destination": payee.node_id, "amount_msat": amount_msat, "retry_for": 10, **extra}
-    assert len(wallet.rpc.call("xkeysend", parameters)["payment_preimage"]) == 64
+    assert len(wallet.keysend(payee, amount_msat, retry_for=10, **extra)["payment_preimage"]) == 64
 
 
 def strangers_pass(wallet: Node, middle: Scene, far: Scene) -> None:

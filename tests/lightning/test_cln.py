@@ -99,11 +99,11 @@ def test_core_lightning_is_a_wallet_a_signer_and_a_journal(node: CoreLightning) 
 
 
 def test_an_older_node_is_refused_with_both_versions(server: FakeLightningd, node: CoreLightning) -> None:
-    set_info(server, "v24.08.2")
-    with pytest.raises(StopError, match=r"v24\.08\.2.*v24\.11") as caught:
+    set_info(server, "v24.11.1")
+    with pytest.raises(StopError, match=r"v24\.11\.1.*v25\.02") as caught:
         node.check_version()
     assert caught.value.code == "node_too_old"
-    set_info(server, "v24.11")
+    set_info(server, "v25.02")
     assert node.check_version().network == "regtest"
 
 

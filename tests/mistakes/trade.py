@@ -66,7 +66,7 @@ def other_service(desk: Desk) -> list[str]:
 
 
 def old_node(desk: Desk) -> list[str]:
-    desk.lightningd("v24.08.2")
+    desk.lightningd("v24.11.1")
     return [*CHECK, desk.cable_toml()]
 
 
@@ -142,7 +142,7 @@ NODES = (
         ("node_unavailable", "cable.toml", "plain file"),
         beside=WELL,
     ),
-    Mistake("an old node", old_node, 1, ("node_too_old", "v24.08.2", "v24.11 or newer"), beside=WELL),
+    Mistake("an old node", old_node, 1, ("node_too_old", "v24.11.1", "v25.02 or newer"), beside=WELL),
     Mistake(
         "another network",
         on_bench(CHECK, of("network", "bitcoin", "node")),

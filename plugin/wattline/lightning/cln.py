@@ -33,8 +33,9 @@ from wattline.lightning.node import (
 from wattline.lightning.onion import onion_hops
 from wattline.lightning.rpc import ANSWER_TIMEOUT_S, NodeRpc, RpcRefused
 
-OLDEST_VERSION = (24, 11)
-"""The first with getroutes as used here, and with the keysend descriptions that make the journal."""
+OLDEST_VERSION = (25, 2)
+"""The first with getroutes as used here (v24.11 knows no layer that keeps a payment in one part); see
+docs/compatibility.md for what was run."""
 OLDEST_NAME = f"v{OLDEST_VERSION[0]}.{OLDEST_VERSION[1]:02}"
 """As its makers call it."""
 HEIGHT_MAX_AGE_S = 5.0

@@ -124,15 +124,9 @@ class HandCable:
         assert outcome is not None, "the payment took too long"
         return outcome
 
-    def xkeysend(self, amount_msat: int, extratlvs: dict[str, str]) -> dict[str, Any]:
+    def keysend(self, amount_msat: int, extratlvs: dict[str, str]) -> dict[str, Any]:
         """A payment by lightningd's own command. Raises RpcError when it fails."""
-        parameters = {
-            "destination": self._scene.node.node_id,
-            "amount_msat": amount_msat,
-            "extratlvs": extratlvs,
-            "retry_for": 5,
-        }
-        return dict(self.wallet_node.rpc.call("xkeysend", parameters))
+        return self.wallet_node.keysend(self._scene.node, amount_msat, extratlvs=extratlvs, retry_for=5)
 
     def payments_back(self) -> list[tuple[int, int]]:
         """What the socket has paid back for the session, as the wallet's node received it: sequence and msat."""

@@ -39,6 +39,8 @@ _USELESS_PLUGINS = (
     "funder",
 )
 
+XKEYSEND_SINCE = (26, 6)
+
 
 @dataclass(frozen=True, slots=True)
 class LightningdProgram:
@@ -123,6 +125,13 @@ class Node:
     @property
     def is_running(self) -> bool:
         return self._daemon.is_running
+
+    def keysend(self, payee: Node, amount_msat: int, **more: Any) -> dict[str, Any]:
+        """Pay ``payee`` by lightningd's own command, the newer one where there is one; ``more`` are its parameters.
+        Raises RpcError when it fails."""
+        command = "xkeysend" if self.program.version >= XKEYSEND_SINCE else "keysend"
+        parameters = {"destination": payee.node_id, "amount_msat": amount_msat, **more}
+        return dict(self.rpc.call(command, parameters))
 
     @property
     def blockheight(self) -> int:
