@@ -322,6 +322,8 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
         self.lie_receipt: Callable[[pb.Receipt], None] = lambda receipt: None
         self.lie_tariff: Tariff | None = None
         self.sends_receipt = True
+        self.answers_resume = True
+        self.offer_error = ""
         self.refund_to: Callable[[str, int], None] = lambda description, amount: None
         self.min_refund_msat = 1
         self.peak_balance = 0
@@ -375,6 +377,8 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
     # What the protocol asks for.
 
     def GetOffer(self, request: pb.GetOfferRequest, context: Any) -> pb.GetOfferResponse:  # noqa: N802
+        if self.offer_error:
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, self.offer_error)
         offer = pb.Offer(
             node_id=self.sign_node,
             certificate_sha256=self.certificate_sha256,
@@ -420,6 +424,10 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
                 yield pb.ChargeResponse(refusal=answer)
                 return
             account, resumed = answer
+        if resumed and not self.answers_resume:
+            self._stopping.wait(30)
+            return
+        with self._lock:
             outbox: queue.SimpleQueue[pb.ChargeResponse | None] = queue.SimpleQueue()
             account.outbox.append(outbox)
             opened = pb.Opened(

@@ -147,13 +147,33 @@ def test_between_statements_the_credit_is_used_up_by_the_own_meter() -> None:
     assert desk.buyer.decide(desk.now_ms + 500) != []
 
 
-def test_a_statement_cannot_lift_the_charge_that_the_caps_believe_beyond_the_tolerance() -> None:
+def told(energy_uwh: int, charged_msat: int) -> Statement:
+    return replace(STATEMENT, sequence=9, energy_uwh=energy_uwh, charged_msat=charged_msat, balance_msat=-charged_msat)
+
+
+def test_a_statement_cannot_lift_the_charge_that_the_caps_believe_beyond_what_meters_drift_apart() -> None:
     desk = Desk()
     desk.buyer.on_reading(1_000, 1_000_000, 1_300_000)
-    desk.buyer.on_statement(replace(STATEMENT, sequence=9, energy_uwh=2_500_000, charged_msat=750), 1_000)
-    # 1 Wh by the own meter, 2 % of it and 1 Wh of tolerance.
-    assert desk.buyer.charged_low_msat == cost_msat(TARIFF, 2_020_000, 0, True) == 606
-    assert desk.buyer.charged_high_msat(1_000) == 750
+    desk.buyer.on_statement(told(2_000_000, 600), 1_000)
+    assert desk.buyer.stop is None, "2 % and 1 Wh are within the tolerance"
+    # 1 Wh by the own meter, and 2 % of it.
+    assert desk.buyer.charged_low_msat == cost_msat(TARIFF, 1_020_000, 0, True) == 306
+    assert desk.buyer.charged_high_msat(1_000) == 600
+
+
+def test_a_statement_makes_no_room_before_it_is_held_against_an_own_reading() -> None:
+    desk = Desk()
+    desk.buyer.on_reading(1_000, 1_000_000, 1_300_000)
+    desk.buyer.on_statement(told(1_000_000, 300), 1_050)
+    assert desk.buyer.charged_low_msat == 0
+    desk.buyer.on_reading(1_100, 1_000_000, 1_300_000)
+    assert desk.buyer.charged_low_msat == 300
+    desk.buyer.on_statement(replace(told(10**15, 3 * 10**11), sequence=10), 1_150)
+    assert desk.buyer.charged_low_msat == 300
+    desk.buyer.on_reading(1_200, 1_000_000, 1_300_000)
+    assert desk.buyer.stop is not None
+    assert desk.buyer.stop.distrust
+    assert desk.buyer.charged_low_msat == 300
 
 
 def test_the_drift_of_an_honest_meter_does_not_eat_up_the_prepaid_cap() -> None:
@@ -161,5 +181,5 @@ def test_the_drift_of_an_honest_meter_does_not_eat_up_the_prepaid_cap() -> None:
     own_uwh, socket_uwh = 40_000_000_000, 40_400_000_000  # 40 kWh, 1 % apart
     charged_msat = cost_msat(TARIFF, socket_uwh, 0, True)
     desk.buyer.on_reading(1_000, own_uwh, 1_300_000)
-    desk.buyer.on_statement(replace(STATEMENT, sequence=9, energy_uwh=socket_uwh, charged_msat=charged_msat), 1_000)
+    desk.buyer.on_statement(told(socket_uwh, charged_msat), 1_000)
     assert desk.buyer.charged_low_msat == charged_msat

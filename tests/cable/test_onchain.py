@@ -537,7 +537,7 @@ def test_a_receipt_that_keeps_what_the_newest_version_pays_too_much_is_objected_
 
 
 def test_a_receipt_that_keeps_less_of_the_newest_version_than_the_socket_refunds_is_true(onchain: Bench) -> None:
-    onchain.socket.min_refund_msat = 10**9
+    onchain.socket.min_refund_msat = onchain.limits["max_kept_msat"] = 10**9
     onchain.socket.refuses_finals = True
     onchain.socket.final_timeout_s = 0.5
     onchain.start()

@@ -193,14 +193,16 @@ class Trade:
             charged_msat=charged,
             energy_uwh=self.energy_uwh,
         )
-        self.buyer.statement = statement  # without reconciling: a liar is to be bounded even while it is not found out
+        # Believed without being held against anything: a liar is to be bounded even while it is not found out.
+        self.buyer.statement = statement
+        vars(self.buyer)["_believed"] = statement.claim
 
     def charge_msat(self, energy_uwh: int | None = None) -> int:
         return cost_msat(TARIFF, self.energy_uwh if energy_uwh is None else energy_uwh, 0, True)
 
     def check_caps(self, value_sat: int) -> None:
-        """By what the cable itself knows to have flowed, with all that the tolerance grants to the other meter."""
-        most_msat = self.charge_msat(self.energy_uwh + TOLERANCE.allowed_uwh(self.energy_uwh))
+        """By what the cable itself knows to have flowed, with what two honest meters drift apart."""
+        most_msat = self.charge_msat(self.energy_uwh + TOLERANCE.drift_uwh(self.energy_uwh))
         owed_msat = max(0, most_msat - self.keysend_msat)
         assert value_sat * 1000 <= owed_msat + (RULES.floor_sat + ONCHAIN.max_prepaid_sat) * 1000
         assert value_sat + self.memory.rows[SESSION].fee_sat + -(-self.keysend_msat // 1000) <= MAX_SESSION_SAT

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.plugin.fakes import CABLE
 from wattline.plugin.service import MAX_WAITING, ChargingService
 from wattline.plugin.streams import Stream
 from wattline.v1 import charging_pb2 as pb
 
 TIMEOUT_S = 5.0
+OPEN = pb.Open(token=bytes(32), outlet_id="A1", tariff_id="T", method=pb.METHOD_KEYSEND, cable_node_id=CABLE)
 
 
 class Context:
@@ -65,7 +67,7 @@ def talk(seller: SlowSeller, *said: pb.ChargeRequest) -> Iterator[pb.ChargeRespo
     hang_up = threading.Event()
 
     def requests() -> Iterator[pb.ChargeRequest]:
-        yield pb.ChargeRequest(open=pb.Open())
+        yield pb.ChargeRequest(open=OPEN)
         yield from said
         hang_up.wait(TIMEOUT_S)
 

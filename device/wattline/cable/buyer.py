@@ -32,6 +32,8 @@ UNSTARTED_MS = 1_500
 """Enough is paid, yet the socket does not begin: after this long it is offered more."""
 PAY_BLIND_MS = 5_000
 """For this long payments go on while the stream is cut; the prepaid cap holds all the time."""
+MOST_CLAIMS = 200
+"""Statements that wait for an own reading, of which there are ten a second."""
 METER_STALE_MS = 2_000
 """Without an own reading as new as this nothing is paid."""
 
@@ -130,6 +132,9 @@ class Buyer:
         self._opened_ms = opened_ms
         self._statement_ms = opened_ms
         self._claims: deque[tuple[Claim, int]] = deque()
+        """Not compared yet: no own reading is as new."""
+        self._believed: Claim | None = None
+        """The newest that was compared and found true."""
         self._cut_since_ms: int | None = None
         self._begun_ms: dict[int, int] = {}
         self._boost = 0
@@ -150,6 +155,8 @@ class Buyer:
         self.statement = statement
         self._statement_ms = at_ms
         self._cut_since_ms = None
+        if len(self._claims) >= MOST_CLAIMS:
+            self._claims.pop()  # the newest gives way to one that says all of it, the oldest is compared first
         self._claims.append((statement.claim, at_ms))
         self._reconcile()
 
@@ -217,14 +224,17 @@ class Buyer:
 
     @property
     def charged_low_msat(self) -> int:
-        """The socket's charge as far as the cable accepts it: no more than its own reckoning with all that the
-        tolerance grants to the socket's meter. This is what the caps believe; an honest meter's drift must not eat
-        them up in a long session, a dishonest one gains nothing beyond the tolerance."""
-        if self.statement is None:
+        """What was delivered for the money, as far as the caps believe it: the charge of the newest claim that was held
+        against an own reading, and no more than the own energy comes to with what two honest meters drift apart over
+        it. An honest socket's drift must not eat up the caps in a long session; a dishonest one, whatever it claims,
+        gains that part of what it has really delivered and nothing else. The session fee counts once energy flows."""
+        believed = self._believed
+        if believed is None:
             return 0
-        delivered_ms = min(self.statement.delivered_ms, max(0, self._statement_ms - self._opened_ms))
-        energy_uwh = self.track.energy_uwh + self._tolerance.allowed_uwh(self.track.energy_uwh)
-        return min(cost_msat(self.terms.tariff, energy_uwh, delivered_ms, True), self.statement.charged_msat)
+        own_uwh = self.track.energy_uwh
+        delivered_ms = min(believed.delivered_ms, max(0, self._statement_ms - self._opened_ms))
+        own = cost_msat(self.terms.tariff, own_uwh + self._tolerance.drift_uwh(own_uwh), delivered_ms, own_uwh > 0)
+        return min(own, believed.charged_msat)
 
     def most_charge_msat(self, now_ms: int) -> int:
         """The highest charge that an honest socket can have come to by now: the own energy and all that the tolerance
@@ -396,6 +406,8 @@ class Buyer:
             mismatch = compare(claim, self.known_at(at_ms), self.terms.tariff, self._tolerance)
             if mismatch is not None:
                 self.end(mismatch.breach, mismatch.message, distrust=True)
+            else:
+                self._believed = claim
 
     def _watch_lightning(self, statement: Statement, now_ms: int) -> None:
         """Whether it is time to go over to on-chain."""

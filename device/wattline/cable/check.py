@@ -13,6 +13,7 @@ from wattline.cable.offer import (
     Offer,
     OfferedOutlet,
     OpenedSocket,
+    check_keeps,
     check_method,
     check_prices,
     choose_outlet,
@@ -228,6 +229,11 @@ def _ways(settings: CableSettings, node: CheckedNode, offer: Offer, without_chan
             Verdict.PROBLEM, "channel", f"channel_too_small: {reach}, but the smallest payment is {sat(amount_msat)}"
         )
     yield _fee(ways, amount_msat, caps.maxfee_msat(amount_msat), payment.max_increment_msat, caps.max_fee_ppm)
+    try:
+        check_keeps(offer, settings.limits)
+    except WattlineError as error:
+        yield _problem("refund", error)
+        return
     if not can_come_back(ways.receivable_msat, offer):
         yield Finding(Verdict.PROBLEM, "refund", f"{NO_WAY_BACK}: {owed(settings.limits.max_prepaid_msat)}")
     else:

@@ -15,6 +15,10 @@ SETTLE_MS = 10_000
 """How long the end waits for payments under way before it asks the socket to close."""
 RECEIPT_MS = 60_000
 """How long after that the receipt may take (the socket waits for payments and sends the refund first)."""
+HURRY_MS = 20_000
+"""How long all of it may take once a person (a signal) has asked for the end, whatever the socket does."""
+CUT_HURRY_MS = 3_000
+"""The same while the stream to the socket is cut."""
 REFUND_MS = 10_000
 """How long after the receipt the refund may take to stand in the own node's invoices."""
 
@@ -27,6 +31,7 @@ class Closing:
         self._listener = listener
         self._tolerance = tolerance
         self._stopped_ms: int | None = None
+        self._hurried_ms: int | None = None
         self._is_asked = False
         self._refund: RefundSearch | None = None
         self._refund_until_ms = 0
@@ -42,6 +47,11 @@ class Closing:
             return False
         self._stopped_ms = now_ms
         return True
+
+    def hurry(self, now_ms: int) -> None:
+        """A person waits for the end."""
+        if self._hurried_ms is None:
+            self._hurried_ms = now_ms
 
     def ask(self, buyer: Buyer, connection: Connection, now_ms: int) -> None:
         """Ask the socket to close, once per stream: at once when it is not trusted, else when nothing is under way."""
@@ -74,10 +84,14 @@ class Closing:
         )
         return True
 
-    def is_over(self, buyer: Buyer, stream_over: bool, now_ms: int) -> bool:
+    def is_over(self, buyer: Buyer, connected: bool, stream_over: bool, now_ms: int) -> bool:
         """Nothing is worth waiting for any more."""
         if self._stopped_ms is None:
             return False
+        if self._hurried_ms is not None:
+            patience_ms = HURRY_MS if connected or stream_over else CUT_HURRY_MS
+            if now_ms - self._hurried_ms >= patience_ms:
+                return True
         waited_ms = now_ms - self._stopped_ms
         if waited_ms >= SETTLE_MS + RECEIPT_MS:
             return True

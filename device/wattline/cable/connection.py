@@ -15,9 +15,10 @@ from dataclasses import dataclass
 import grpc
 
 from wattline.cable.messages import Message, Opened, Refusal, SignedReceipt, message_from
-from wattline.errors import WattlineError
+from wattline.cable.transport import LARGEST_MESSAGE, details_of, is_too_large
 from wattline.v1 import charging_pb2 as pb
 from wattline.v1 import charging_pb2_grpc as pb_grpc
+from wattline.wire import OutOfRange, admitted
 
 FIRST_BACKOFF_S = 0.2
 MAX_BACKOFF_S = 2.0
@@ -39,12 +40,19 @@ class Lost:
     detail: str
 
 
-StreamEvent = Message | Cut | Lost
+@dataclass(frozen=True, slots=True)
+class Unbelievable:
+    """The socket has sent what cannot be; the stream goes on without it."""
+
+    detail: str
+
+
+StreamEvent = Message | Cut | Lost | Unbelievable
 
 
 @dataclass(frozen=True, slots=True)
 class StreamTiming:
-    """``lost_after_s``: how long a session outlives its stream (the offer's ``cable_lost_s``)."""
+    """``lost_after_s``: so long a cut stream is tried to be taken up again."""
 
     lost_after_s: float
     first_backoff_s: float = FIRST_BACKOFF_S
@@ -123,7 +131,8 @@ class Connection:
         request = pb.GetReceiptRequest(session_id=session_id, token=self._opening.token)
         try:
             response = self._stub.GetReceipt(request, timeout=timeout_s)
-        except grpc.RpcError:
+            admitted(response)
+        except (grpc.RpcError, OutOfRange):
             return None
         if not response.receipt.receipt:
             return None
@@ -160,7 +169,7 @@ class Connection:
             if self._stopping.is_set():
                 call.cancel()
             for response in call:
-                message = message_from(response)
+                message = self._believable(response)
                 if message is None:
                     continue
                 if isinstance(message, Refusal) and message.code in PASSING_REFUSALS:
@@ -174,16 +183,24 @@ class Connection:
                     return True, None
             return heard, "the socket ended the stream"
         except grpc.RpcError as error:
-            return heard, f"{error.code().name.lower()}: {error.details() or 'no details'}"
-        except WattlineError as error:
-            self._emit(Refusal(error.code, error.message))
-            return heard, None
+            if is_too_large(error):
+                self._emit(Unbelievable(f"a message is larger than {LARGEST_MESSAGE} bytes"))
+            return heard, details_of(error)
         finally:
             with self._lock:
                 ended, self._call, self._outgoing = self._call, None, None
             outgoing.put(None)
             if ended is not None:
                 ended.cancel()
+
+    def _believable(self, response: pb.ChargeResponse) -> Message | None:
+        """None for what says nothing, or cannot be; that is told."""
+        try:
+            return message_from(response)
+        except OutOfRange as error:
+            if not self._stopping.is_set():
+                self._emit(Unbelievable(error.message))
+            return None
 
     def _first_message(self) -> pb.ChargeRequest:
         if self._session_id is None:

@@ -1,4 +1,4 @@
-"""What the socket says, in the cable's own words: the wire's messages turned into values, checked for shape only."""
+"""What the socket says, in the cable's own words: the wire's messages turned into values, each within its bounds."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from wattline.cable.reconciliation import Claim
 from wattline.payment.aggregate import OnchainRules
 from wattline.tariff import Tariff
 from wattline.v1 import charging_pb2 as pb
+from wattline.wire import admitted
 
 
 class SocketState(StrEnum):
@@ -99,6 +100,8 @@ class PaymentRefused:
     amount_msat: int
     code: str
     message: str
+    more: int = 0
+    """So many others came since the last that was looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +164,8 @@ Message = Opened | Statement | TariffChange | PaymentRefused | Refusal | SignedR
 
 
 def message_from(response: pb.ChargeResponse) -> Message | None:
-    """The message in ``response``; None for a kind that this version does not know. Raises OfferError (tariff)."""
+    """The message in ``response``; None for a kind that this version does not know. Raises OutOfRange."""
+    admitted(response)
     match response.WhichOneof("message"):
         case "opened":
             opened = response.opened

@@ -17,16 +17,18 @@ from wattline.cable.transport import (
     NotWattline,
     PresentedCertificate,
     SocketUnreachable,
+    details_of,
     fetch_certificate,
     open_channel,
 )
-from wattline.errors import StopError, WattlineError
+from wattline.errors import StopError
 from wattline.lightning.node import Signer
 from wattline.lightning.signing import is_signed_by
 from wattline.payment.aggregate import OnchainRules
 from wattline.tariff import Tariff
 from wattline.v1 import charging_pb2 as pb
 from wattline.v1 import charging_pb2_grpc as pb_grpc
+from wattline.wire import OutOfRange, admitted
 
 NONCE_BYTES = 32
 CALL_TIMEOUT_S = 10.0
@@ -80,16 +82,13 @@ class OpenedSocket:
 
 
 def tariff_from(message: pb.Tariff) -> Tariff:
-    """A tariff off the wire. Raises OfferError when its prices are impossible."""
-    try:
-        return Tariff(
-            tariff_id=message.tariff_id,
-            energy_msat_per_kwh=message.energy_msat_per_kwh,
-            time_msat_per_hour=message.time_msat_per_hour,
-            session_fee_msat=message.session_fee_msat,
-        )
-    except WattlineError as error:
-        raise OfferError("offer_invalid", f"the socket's tariff is impossible: {error}") from error
+    """A tariff of a message that was admitted."""
+    return Tariff(
+        tariff_id=message.tariff_id,
+        energy_msat_per_kwh=message.energy_msat_per_kwh,
+        time_msat_per_hour=message.time_msat_per_hour,
+        session_fee_msat=message.session_fee_msat,
+    )
 
 
 def open_socket(address: SocketAddress, signer: Signer, network: str) -> OpenedSocket:
@@ -111,11 +110,11 @@ def _get_offer(channel: grpc.Channel, address: SocketAddress, nonce: bytes) -> p
     try:
         response: pb.GetOfferResponse = stub.GetOffer(pb.GetOfferRequest(nonce=nonce), timeout=CALL_TIMEOUT_S)
     except grpc.RpcError as error:
-        code, details = error.code(), error.details() or ""
+        code, details = error.code(), details_of(error)
         if code in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL):
-            raise NotWattline(address, f"it has no ChargingService ({code.name.lower()}: {details})") from error
+            raise NotWattline(address, f"it has no ChargingService ({details})") from error
         # The TLS handshake has succeeded a moment ago, so a peer that speaks no HTTP/2 shows here as unavailable too.
-        raise SocketUnreachable(address, f"{code.name.lower()}: {details}") from error
+        raise SocketUnreachable(address, details) from error
     return response
 
 
@@ -130,13 +129,14 @@ def verify_offer(
     """The offer in ``response`` when it is genuine, fresh, made for this connection and by the right node."""
     message = pb.Offer()
     try:
-        message.ParseFromString(response.offer)
+        message.ParseFromString(admitted(response).offer)
+        admitted(message)
     except DecodeError as error:
         raise NotWattline(address, "its offer cannot be read") from error
-    if not message.node_id or not is_signed_by(signer, "offer", response.offer, response.signature, message.node_id):
-        raise OfferError(
-            "offer_forged", f"the offer from {address.target} is not signed by node {message.node_id or '?'}"
-        )
+    except OutOfRange as error:
+        raise OfferError("offer_invalid", f"the offer from {address.target} cannot be: {error.message}") from error
+    if not is_signed_by(signer, "offer", response.offer, response.signature, message.node_id):
+        raise OfferError("offer_forged", f"the offer from {address.target} is not signed by node {message.node_id}")
     if message.certificate_sha256 != certificate.sha256:
         raise OfferError(
             "offer_forged",
@@ -202,6 +202,16 @@ def check_prices(tariff: Tariff, limits: LimitSettings) -> None:
             raise OfferError(
                 "price_too_high", f"the socket asks {asked} {unit} for {what}; the limit is {limit} {unit} ({key})"
             )
+
+
+def check_keeps(offer: Offer, limits: LimitSettings) -> None:
+    """Raises OfferError ``socket_keeps_too_much`` naming both amounts."""
+    if offer.min_refund_msat > limits.max_kept_msat:
+        raise OfferError(
+            "socket_keeps_too_much",
+            f"the socket keeps unused credit below {offer.min_refund_msat} msat; the limit is {limits.max_kept_msat} "
+            "msat (max_kept_msat)",
+        )
 
 
 def choose_outlet(offer: Offer, wanted: str | None) -> OfferedOutlet:

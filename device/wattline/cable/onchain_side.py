@@ -26,6 +26,7 @@ from wattline.cable.settings import CableSettings
 from wattline.errors import WattlineError
 from wattline.ledger import CableAggregate
 from wattline.payment.aggregate import MSAT_PER_SAT
+from wattline.wire import socket_code
 
 ASK_AGAIN_MS = 2_000
 GIVE_UP_MS = 20_000
@@ -115,8 +116,9 @@ class OnchainSide:
         match message:
             case OnchainInvitation():
                 self._invitation = message
-            case VersionRefused(number=0):
-                self._on_failed(OnchainFailed(message.code, message.message, message.code == "onchain_unavailable"))
+            case VersionRefused(number=0, code=code):
+                told = f"{code}: {message.message}"
+                self._on_failed(OnchainFailed(socket_code(code), told, code == "onchain_unavailable"))
             case VersionAccepted(is_final=True):
                 if message.value_sat == self._final_sat:
                     self._is_final_known = True

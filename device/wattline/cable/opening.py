@@ -10,7 +10,15 @@ from typing import Protocol
 from wattline.cable.aggregate_end import check_honest
 from wattline.cable.memory import AggregateMemory, AllSent, OutgoingRecord, SentRecord, SessionMemory
 from wattline.cable.method import RoutingNode, check_onchain, choose_method
-from wattline.cable.offer import METHODS, OpenedSocket, check_method, check_prices, choose_outlet, open_socket
+from wattline.cable.offer import (
+    METHODS,
+    OpenedSocket,
+    check_keeps,
+    check_method,
+    check_prices,
+    choose_outlet,
+    open_socket,
+)
 from wattline.cable.purse import MethodName, OrderPayer
 from wattline.cable.settings import CableSettings
 from wattline.clock import WallWatch
@@ -96,6 +104,7 @@ def agree(settings: CableSettings, equipment: Equipment, for_ms: int | None = No
             check_honest(equipment.onchain.memory, offer.node_id)
         check_method(offer, settings.payment.method)
         check_prices(offer.tariff, settings.limits)
+        check_keeps(offer, settings.limits)
         outlet = choose_outlet(offer, settings.socket.outlet_id)
         method = choose_method(settings, equipment.node, offer)
         if method == "onchain":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -95,7 +94,6 @@ class Purse:
         session_id: str,
         destination: str,
         emit: Callable[[PaymentEvent], None],
-        workers: int,
         timeout_s: float,
     ) -> None:
         self._payer = payer
@@ -104,9 +102,7 @@ class Purse:
         self._destination = destination
         self._emit = emit
         self._timeout_s = timeout_s
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="cable-pay")
-        self._resolver = ThreadPoolExecutor(1, thread_name_prefix="cable-resolve")
-        self._resolving = threading.Lock()
+        self._is_stopped = False
 
     def pay(self, sequence: int, amount_msat: int, maxfee_msat: int) -> None:
         """Begin a payment; its end is told once."""
@@ -121,16 +117,21 @@ class Purse:
             record=record,
             label=record,
         )
-        self._pool.submit(self._pay, order)
+        self._begin("cable-pay", self._pay, order)
 
     def resolve(self, sequences: Iterable[int], resend: bool) -> None:
         """Ask the node about payments in doubt. ``resend`` makes a payment that never left leave now."""
-        self._resolver.submit(self._resolve, tuple(sequences), resend)
+        self._begin("cable-resolve", self._resolve, tuple(sequences), resend)
 
     def stop(self) -> None:
         """Begin nothing any more. What is under way goes on in lightningd and stays recorded as in doubt."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        self._resolver.shutdown(wait=False, cancel_futures=True)
+        self._is_stopped = True
+
+    def _begin(self, name: str, work: Callable[..., None], *arguments: object) -> None:
+        """In a thread that the end of the process does not wait for: whoever receives a payment may hold it for as long
+        as it likes. How many there are, the buyer's limit of payments under way says."""
+        if not self._is_stopped:
+            threading.Thread(target=work, args=arguments, name=name, daemon=True).start()
 
     def _pay(self, order: Order) -> None:
         try:

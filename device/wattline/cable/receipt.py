@@ -17,6 +17,7 @@ from wattline.lightning.signing import is_signed_by
 from wattline.payment.aggregate import MSAT_PER_SAT, final_value_sat
 from wattline.tariff import Tariff
 from wattline.v1 import charging_pb2 as pb
+from wattline.wire import OutOfRange, admitted
 
 REFUND_SEQUENCE = 0
 """The number in the record of a session's refund; the cable's own payments begin at 1."""
@@ -93,12 +94,13 @@ def read_receipt(signed: SignedReceipt, node_id: str, session_id: str) -> Receip
     message = pb.Receipt()
     try:
         message.ParseFromString(signed.receipt)
+        admitted(message)
     except DecodeError as error:
         raise ReceiptError("receipt_invalid", "the signed receipt cannot be read") from error
+    except OutOfRange as error:
+        raise ReceiptError("receipt_invalid", f"the signed receipt cannot be: {error.message}") from error
     if message.session_id != session_id or message.node_id != node_id:
-        raise ReceiptError(
-            "receipt_invalid", f"the receipt is for session {message.session_id or '?'}, not {session_id}"
-        )
+        raise ReceiptError("receipt_invalid", f"the receipt is for session {message.session_id}, not {session_id}")
     return Receipt(
         session_id=message.session_id,
         node_id=message.node_id,

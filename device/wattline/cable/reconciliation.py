@@ -41,7 +41,11 @@ class Tolerance:
 
     def allowed_uwh(self, energy_uwh: int) -> int:
         """At an own energy of ``energy_uwh``, rounded down."""
-        return self.absolute_uwh + energy_uwh * self.ratio_ppm // PPM
+        return self.absolute_uwh + self.drift_uwh(energy_uwh)
+
+    def drift_uwh(self, energy_uwh: int) -> int:
+        """The part of it that grows with the energy."""
+        return energy_uwh * self.ratio_ppm // PPM
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,10 @@ from wattline.cable.spending import DaySpending
 from wattline.clock import Moment
 from wattline.ledger import CableSession, Intent, IntentStatus
 from wattline.meter import Reading
+from wattline.payment.aggregate import MSAT_PER_SAT
+from wattline.wire.bounds import MAX_ENERGY_UWH
+
+UWH_PER_KWH = 10**9
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,21 +51,38 @@ def restore(outgoing: OutgoingRecord, session_id: str) -> RestoredPayments:
     return RestoredPayments(settled, sent, payments, tuple(in_doubt), last + 1)
 
 
-def place_energy(remembered: CableSession, reading: Reading, socket_uwh: int, now: Moment) -> tuple[CableSession, int]:
-    """Where own energy of a resumed session goes on from, and how much of it only the socket has seen."""
+def paid_msat(equipment: Equipment, session_id: str | None) -> int:
+    """The most that the socket can have got for a session, payments in doubt included; 0 for one without a name."""
+    if session_id is None:
+        return 0
+    earlier = restore(equipment.outgoing, session_id)
+    row = equipment.onchain.memory.of(session_id) if equipment.onchain is not None else None
+    in_doubt_msat = sum(intent.amount_msat for intent in earlier.in_doubt)
+    return earlier.settled_msat + in_doubt_msat + (row.signed_sat * MSAT_PER_SAT if row is not None else 0)
+
+
+def place_energy(
+    remembered: CableSession, reading: Reading, socket_uwh: int, paid_msat: int, now: Moment
+) -> tuple[CableSession, int]:
+    """Where own energy of a resumed session goes on from, and how much of it only the socket has seen: no more than was
+    paid for, since what is taken for delivered makes room for new payments."""
+    price_msat = remembered.tariff.energy_msat_per_kwh
+    paid_uwh = paid_msat * UWH_PER_KWH // price_msat if price_msat else MAX_ENERGY_UWH
     resumption = resume_energy(
         base_uwh=remembered.base_uwh,
         extra_uwh=remembered.extra_uwh,
         last_own_uwh=remembered.energy_uwh,
         chip_now_uwh=reading.energy_uwh,
         socket_uwh=socket_uwh,
-        most_in_gap_uwh=remembered.rated_power_mw * unseen_ms(remembered, now) // 3600,
+        most_in_gap_uwh=min(
+            remembered.rated_power_mw * unseen_ms(remembered, now) // 3600, max(0, paid_uwh - remembered.energy_uwh)
+        ),
     )
     return replace(remembered, base_uwh=resumption.base_uwh, extra_uwh=resumption.extra_uwh), resumption.gap_uwh
 
 
 def place(
-    remembered: CableSession, opened: Opened, reading: Reading, limits: LimitSettings, now: Moment
+    remembered: CableSession, opened: Opened, reading: Reading, limits: LimitSettings, paid_msat: int, now: Moment
 ) -> tuple[CableSession, int]:
     """``remembered`` when the socket has opened or resumed it, and how much energy only the socket has seen. Raises
     OfferError ``price_too_high`` when its tariff is another one than agreed, or too dear."""
@@ -71,7 +92,7 @@ def place(
             f"the session's tariff {opened.tariff} is not the one of the offer, {remembered.tariff}",
         )
     if remembered.session_id is not None:
-        return place_energy(remembered, reading, opened.statement.energy_uwh, now)
+        return place_energy(remembered, reading, opened.statement.energy_uwh, paid_msat, now)
     check_prices(opened.tariff, limits)
     begun = replace(
         remembered,
@@ -115,7 +136,8 @@ def make_buyer(
         credit_cap_msat=offer.credit_cap_msat,
         statement_interval_ms=offer.statement_interval_ms,
         min_increment_msat=offer.min_increment_msat,
-        min_refund_msat=offer.min_refund_msat,
+        # Of a session that goes on, the offer may be another one by now.
+        min_refund_msat=min(offer.min_refund_msat, settings.limits.max_kept_msat),
     )
     buyer = Buyer(
         terms=terms,

@@ -20,11 +20,13 @@ from wattline.cable.session_run import SessionOver, SessionRun
 from wattline.cable.settings import CableSettings
 from wattline.cable.stopwish import StopWish
 from wattline.cable.summary import Summary
+from wattline.cable.transport import details_of
 from wattline.errors import RetryError, StopError, UsageError, WattlineError
 from wattline.ledger import CableAggregateStatus, CableSession
 from wattline.meter import Reading
 from wattline.v1 import charging_pb2 as pb
 from wattline.v1 import charging_pb2_grpc as pb_grpc
+from wattline.wire import admitted
 
 MAX_OFFERS = 3
 """So often a new offer is asked for when the price changed between offer and open."""
@@ -175,11 +177,11 @@ class CableService:
         try:
             request = pb.GetReceiptRequest(session_id=remembered.session_id, token=bytes.fromhex(remembered.token))
             stub = pb_grpc.ChargingServiceStub(agreement.opened.channel)
-            answer = stub.GetReceipt(request, timeout=RECEIPT_TIMEOUT_S).receipt
+            answer = admitted(stub.GetReceipt(request, timeout=RECEIPT_TIMEOUT_S)).receipt
             signed = SignedReceipt(answer.receipt, answer.signature)
             verify_receipt(signed, self._equipment.node, remembered.node_id, remembered.session_id)
         except grpc.RpcError as error:
-            self._listener.event(f"no receipt for it: {error.details() or error.code().name.lower()}")
+            self._listener.event(f"no receipt for it: {details_of(error)}")
             return remembered
         except WattlineError as error:
             self._listener.event(f"no receipt for it: {error.message}")

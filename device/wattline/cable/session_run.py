@@ -1,18 +1,18 @@
 """One session, run to its end: the thread that decides, and the threads it listens to.
 
-Meter, stream and payers each put what happened into one queue; this thread takes it out, lets the :class:`Buyer` decide
-and carries that out. Nothing else changes the session's state.
+Meter, stream and payers each put what happened into one mailbox; this thread takes it out, lets the :class:`Buyer`
+decide and carries that out. Nothing else changes the session's state.
 """
 
 from __future__ import annotations
 
-import queue
 from dataclasses import replace
 
 from wattline.cable.buyer import Buyer, Stop
 from wattline.cable.closing import Closing
-from wattline.cable.connection import Connection, Cut, Lost, StreamEvent, StreamTiming
-from wattline.cable.listener import Listener
+from wattline.cable.connection import Connection, Cut, Lost, StreamTiming, Unbelievable
+from wattline.cable.listener import Listener, Sparing
+from wattline.cable.mailbox import Happening, Mailbox
 from wattline.cable.messages import (
     FinalDue,
     OnchainInvitation,
@@ -27,11 +27,11 @@ from wattline.cable.messages import (
     VersionRefused,
 )
 from wattline.cable.offer import OfferError
-from wattline.cable.onchain_event import FinalFailed, FinalSigned, OnchainEvent, OnchainFailed, OnchainReady
+from wattline.cable.onchain_event import FinalFailed, FinalSigned, OnchainFailed, OnchainReady
 from wattline.cable.onchain_side import OnchainSide, make_onchain_side
 from wattline.cable.opening import Agreement, Equipment
 from wattline.cable.purse import Arrived, DoubtsChecked, Failed, InDoubt, PaymentEvent, Purse
-from wattline.cable.restoring import longest_ms, make_buyer, place
+from wattline.cable.restoring import longest_ms, make_buyer, paid_msat, place
 from wattline.cable.sampler import Sampler
 from wattline.cable.settings import CableSettings
 from wattline.cable.snapshots import snapshot_of, summary_of
@@ -41,6 +41,7 @@ from wattline.clock import told
 from wattline.errors import RetryError, WattlineError
 from wattline.ledger import CableAggregate, CableSession
 from wattline.meter import MeterError, Reading
+from wattline.wire import socket_code
 
 TICK_S = 0.05
 SHOW_MS = 250
@@ -51,7 +52,11 @@ OPEN_TIMEOUT_MS = 20_000
 FIRST_READING_MS = 5_000
 SILENT_INTERVALS = 5
 SILENT_MS = 5_000
-Happening = Reading | MeterError | StreamEvent | PaymentEvent | OnchainEvent
+MOST_SILENT_MS = 150_000
+"""Two and a half of the longest statement interval."""
+LEAST_LOST_S, MOST_LOST_S = 5, 600
+"""So long a cut stream is tried to be taken up again, whatever the socket says of how long a session outlives it."""
+UNBELIEVABLE = "message_invalid"
 
 
 class SessionOver(WattlineError):
@@ -79,7 +84,10 @@ class SessionRun:
         self._listener = listener
         self._stop_wanted = stop_wanted
         self._remembered = agreement.remembered
-        self._queue: queue.SimpleQueue[tuple[int, Happening]] = queue.SimpleQueue()
+        self._mailbox = Mailbox(equipment.clock_ms)
+        self._put = self._mailbox.put
+        self._heard = Sparing(listener, equipment.clock_ms)
+        """For what the socket causes, which may be without end."""
         self._sampler: Sampler | None = None
         self._connection: Connection | None = None
         self._purse: Purse | None = None
@@ -135,7 +143,7 @@ class SessionRun:
             self._agreement.opening,
             self._remembered.session_id,
             self._put,
-            StreamTiming(lost_after_s=max(5, offer.cable_lost_s)),
+            StreamTiming(lost_after_s=min(max(LEAST_LOST_S, offer.cable_lost_s), MOST_LOST_S)),
         )
         self._connection.start()
         deadline = self._equipment.clock_ms() + OPEN_TIMEOUT_MS
@@ -144,14 +152,16 @@ class SessionRun:
             happening = self._take(TICK_S)
             if isinstance(happening, Refusal):
                 error = SessionOver if self._remembered.session_id is not None else OfferError
-                raise error(happening.code, f"the socket refuses: {happening.message}")
+                raise error(socket_code(happening.code), f"the socket refuses: {happening.code}: {happening.message}")
+            if isinstance(happening, Unbelievable):
+                raise OfferError(UNBELIEVABLE, f"the socket's answer cannot be: {happening.detail}")
             if isinstance(happening, Cut | Lost):
                 cut = f": {happening.detail}"
             if isinstance(happening, SignedReceipt):
                 raise SessionOver("session_closed", "the session was closed meanwhile")
             if self._equipment.clock_ms() > deadline:
                 raise NotOpened("socket_lost", f"the socket made an offer but does not open a session{cut}")
-            if self._stop_wanted.reason and self._remembered.session_id is None:
+            if self._stop_wanted.reason:
                 raise OfferError(self._stop_wanted.reason, "stopped before the socket opened the session")
 
     def _on_opened(self, opened: Opened, at_ms: int) -> None:
@@ -167,7 +177,8 @@ class SessionRun:
         assert self._reading is not None
         now = self._equipment.wall.now()
         is_new = self._remembered.session_id is None
-        remembered, gap_uwh = place(self._remembered, opened, self._reading, self._settings.limits, now)
+        paid = paid_msat(self._equipment, self._remembered.session_id)
+        remembered, gap_uwh = place(self._remembered, opened, self._reading, self._settings.limits, paid, now)
         if gap_uwh:
             self._listener.event(f"own meter was reset meanwhile: {gap_uwh} uWh are taken from the socket's count")
         most_ms = 0 if is_new else longest_ms(remembered, now)
@@ -182,7 +193,6 @@ class SessionRun:
             opened.session_id,
             remembered.node_id,
             self._put,
-            self._settings.payment.max_in_flight,
             self._settings.payment.timeout_s,
         )
         assert self._connection is not None
@@ -190,7 +200,7 @@ class SessionRun:
             self._settings,
             self._equipment,
             self._agreement,
-            self._listener,
+            self._heard,
             buyer,
             self._connection,
             self._put,
@@ -204,15 +214,12 @@ class SessionRun:
 
     # What happens.
 
-    def _put(self, happening: Happening) -> None:
-        self._queue.put((self._equipment.clock_ms(), happening))
-
     def _take(self, timeout_s: float) -> Happening | None:
         """Handle the next happening, waiting for at most ``timeout_s``; it is returned, too."""
-        try:
-            at_ms, happening = self._queue.get(timeout=timeout_s)
-        except queue.Empty:
+        taken = self._mailbox.take(timeout_s)
+        if taken is None:
             return None
+        at_ms, happening = taken
         self._handle(at_ms, happening)
         return happening
 
@@ -232,7 +239,7 @@ class SessionRun:
                 self._on_opened(happening, at_ms)
             case Cut(detail):
                 if self._connected:
-                    self._listener.event(f"stream cut: {detail}")
+                    self._heard.event(f"stream cut: {detail}")
                 self._connected = False
                 if buyer is not None:
                     buyer.on_cut(at_ms)
@@ -240,12 +247,15 @@ class SessionRun:
                 self._connected, self._stream_over = False, True
                 if buyer is not None:
                     buyer.end("socket_lost", f"the socket has gone: {detail}")
+            case Unbelievable(detail):
+                if buyer is not None:
+                    buyer.end(UNBELIEVABLE, f"what the socket sends cannot be: {detail}", distrust=True)
             case Refusal():
                 self._connected, self._stream_over = False, True
                 if buyer is not None:
                     buyer.end("socket_closed", f"the socket refuses to go on: {happening.code}: {happening.message}")
             case TariffChange():
-                self._listener.event(
+                self._heard.event(
                     f"new price for later sessions: {happening.tariff.energy_msat_per_kwh} msat/kWh (not for this one)"
                 )
             case _ if buyer is None:
@@ -255,7 +265,8 @@ class SessionRun:
                     self._on_statement(buyer, happening, at_ms)
             case PaymentRefused():
                 buyer.on_refused(happening)
-                self._listener.event(f"payment refused: {happening.code}: {happening.message}")
+                more = f" (and {happening.more} others)" if happening.more else ""
+                self._heard.event(f"payment refused: {happening.code}: {happening.message}{more}")
             case SignedReceipt():
                 self._connected, self._stream_over = False, True
                 self._on_receipt(buyer, happening, at_ms)
@@ -272,7 +283,7 @@ class SessionRun:
         before = buyer.statement
         buyer.on_statement(statement, at_ms)
         if before is None or before.state is not statement.state:
-            self._listener.event(
+            self._heard.event(
                 f"socket: {statement.state}" + (f" ({statement.stop_reason})" if statement.stop_reason else "")
             )
         if statement.state in (SocketState.SETTLING, SocketState.CLOSED):
@@ -304,6 +315,7 @@ class SessionRun:
             return
         if self._stop_wanted.reason:
             buyer.end(self._stop_wanted.reason, self._stop_wanted.message)
+            self._closing.hurry(now_ms)
         elif self._stop_wanted.is_time_up(now_ms):
             buyer.end("done", "the time is up")
         try:
@@ -357,9 +369,9 @@ class SessionRun:
         statement = buyer.statement
         if not self._connected or statement is None or statement.state is not SocketState.DELIVERING:
             return
-        silent_ms = max(SILENT_MS, SILENT_INTERVALS * buyer.terms.statement_interval_ms)
+        silent_ms = min(max(SILENT_MS, SILENT_INTERVALS * buyer.terms.statement_interval_ms), MOST_SILENT_MS)
         if now_ms - buyer.silent_since_ms > silent_ms and self._is_due("drop", silent_ms, now_ms):
-            self._listener.event("the socket is silent; connecting anew")
+            self._heard.event("the socket is silent; connecting anew")
             assert self._connection is not None
             self._connection.drop_stream()
 
@@ -382,7 +394,7 @@ class SessionRun:
 
     def _is_over(self) -> bool:
         return self._buyer is not None and self._closing.is_over(
-            self._buyer, self._stream_over, self._equipment.clock_ms()
+            self._buyer, self._connected, self._stream_over, self._equipment.clock_ms()
         )
 
     def _finish(self) -> Summary:

@@ -105,6 +105,10 @@ class LimitSettings(Settings):
     max_day_msat: PositiveMsat = Field(
         description="The most that leaves the wallet within 24 hours, fees included, msat."
     )
+    max_kept_msat: Msat = Field(
+        default=10_000,
+        description="The most unused credit that the socket may keep for itself: its min_refund_msat, msat.",
+    )
     max_fee_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.05, description="The highest routing fee as a part of the amount paid, 0 to 1."
     )

@@ -6,6 +6,7 @@ The certificate proves nothing by itself; the signed offer, fetched over this ve
 from __future__ import annotations
 
 import hashlib
+import re
 import socket
 import ssl
 from dataclasses import dataclass
@@ -16,8 +17,12 @@ from cryptography.x509.oid import NameOID
 
 from wattline.cable.settings import SocketAddress
 from wattline.errors import RetryError, StopError
+from wattline.wire import printable
 
 CONNECT_TIMEOUT_S = 5.0
+LARGEST_MESSAGE = 64 * 1024
+"""Bytes; an offer of 256 outlets, the largest of all, has half of it."""
+_NAME = re.compile(r"[A-Za-z0-9*_.-]{1,253}")
 
 
 class SocketUnreachable(RetryError):
@@ -86,10 +91,11 @@ def certificate_from_der(address: SocketAddress, der: bytes) -> PresentedCertifi
             names = []
         names += [str(item.value) for item in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     except ValueError as error:
-        raise NotWattline(address, f"its certificate cannot be read: {error}") from error
-    if not names:
-        raise NotWattline(address, "its certificate has no name")
-    return PresentedCertificate(der, names[0])
+        raise NotWattline(address, f"its certificate cannot be read: {printable(error)}") from error
+    name = next((name for name in names if _NAME.fullmatch(name)), None)
+    if name is None:
+        raise NotWattline(address, "its certificate has no name that a host could have")
+    return PresentedCertificate(der, name)
 
 
 def open_channel(address: SocketAddress, certificate: PresentedCertificate) -> grpc.Channel:
@@ -106,6 +112,16 @@ def open_channel(address: SocketAddress, certificate: PresentedCertificate) -> g
         ("grpc.min_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 2_000),
         ("grpc.enable_http_proxy", 0),
-        ("grpc.max_receive_message_length", 1 << 20),
+        ("grpc.max_receive_message_length", LARGEST_MESSAGE),
     )
     return grpc.secure_channel(address.target, credentials, options=options)
+
+
+def details_of(error: grpc.RpcError) -> str:
+    """What the other side, or gRPC itself, says of a call that failed: ``unavailable: failed to connect``."""
+    return f"{error.code().name.lower()}: {printable(error.details() or 'no details', 200)}"
+
+
+def is_too_large(error: grpc.RpcError) -> bool:
+    """A message came that is larger than LARGEST_MESSAGE."""
+    return error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in (error.details() or "")

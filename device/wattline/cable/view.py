@@ -64,32 +64,37 @@ def picture(snapshot: Snapshot) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", width=10, no_wrap=True)
     table.add_column(width=62, no_wrap=True, overflow="ellipsis")
+
+    def row(name: str, value: str | Text) -> None:
+        # A cell that is a plain string is read as markup: a word in brackets would become a colour.
+        table.add_row(name, Text(value) if isinstance(value, str) else value)
+
     relay = Text("closed", style="bold green") if snapshot.relay_closed else Text("open", style="bold yellow")
     lost = "" if snapshot.connected or snapshot.state == "closed" else "  connection cut"
-    table.add_row("socket", f"{snapshot.socket}, outlet {snapshot.outlet_id}")
+    row("socket", f"{snapshot.socket}, outlet {snapshot.outlet_id}")
     session = f"{snapshot.session_id}  {snapshot.seconds:.0f} s  {snapshot.state}"
-    table.add_row("session", Text.assemble(session, (lost, "bold red")))
-    table.add_row("relay", relay)
-    table.add_row(
+    row("session", Text.assemble(session, (lost, "bold red")))
+    row("relay", relay)
+    row(
         "power",
         f"{power(snapshot.power_mw)}  {snapshot.voltage_mv / 1000:.2f} V  {snapshot.current_ma / 1000:.3f} A"
         f"  (socket: {power(snapshot.socket_power_mw)})",
     )
-    table.add_row("energy", f"{energy(snapshot.energy_uwh_cable)}  (socket: {energy(snapshot.energy_uwh_socket)})")
-    table.add_row("price", f"{sat(snapshot.price_msat_per_kwh)} per kWh")
-    table.add_row("charged", f"{sat(snapshot.charged_msat)} of {sat(snapshot.credited_msat)} credited")
-    table.add_row("balance", sat(snapshot.balance_msat))
+    row("energy", f"{energy(snapshot.energy_uwh_cable)}  (socket: {energy(snapshot.energy_uwh_socket)})")
+    row("price", f"{sat(snapshot.price_msat_per_kwh)} per kWh")
+    row("charged", f"{sat(snapshot.charged_msat)} of {sat(snapshot.credited_msat)} credited")
+    row("balance", sat(snapshot.balance_msat))
     doubt = f", {snapshot.in_doubt} in doubt" if snapshot.in_doubt else ""
-    table.add_row(
+    row(
         "payments",
         f"{snapshot.payments} arrived, {snapshot.in_flight} under way{doubt}, {snapshot.failed_payments} failed, "
         f"{snapshot.latency_ms} ms",
     )
-    table.add_row("fees", sat(snapshot.fees_msat))
-    table.add_row("prepaid", _part(snapshot.prepaid_msat, snapshot.max_prepaid_msat))
-    table.add_row("spent", _part(snapshot.session_sent_msat, snapshot.max_session_msat))
-    table.add_row("24 hours", _part(snapshot.day_sent_msat, snapshot.max_day_msat))
-    table.add_row("now", snapshot.stop_reason or (_HOLDS[snapshot.hold] if snapshot.hold else "beginning"))
+    row("fees", sat(snapshot.fees_msat))
+    row("prepaid", _part(snapshot.prepaid_msat, snapshot.max_prepaid_msat))
+    row("spent", _part(snapshot.session_sent_msat, snapshot.max_session_msat))
+    row("24 hours", _part(snapshot.day_sent_msat, snapshot.max_day_msat))
+    row("now", snapshot.stop_reason or (_HOLDS[snapshot.hold] if snapshot.hold else "beginning"))
     return Panel(table, title="wattline cable", width=80)
 
 

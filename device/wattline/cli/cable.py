@@ -30,6 +30,7 @@ from wattline.cable.stopwish import StopWish
 from wattline.cable.summary import Summary
 from wattline.cable.view import LiveView, LogView, ending
 from wattline.cli.error_line import tell_error
+from wattline.cli.interruption import LONGEST_S
 from wattline.cli.meter_config import cable_in
 from wattline.clock import WallWatch
 from wattline.errors import StopError, UsageError
@@ -52,7 +53,8 @@ def run(
     context: typer.Context,
     config: ConfigOption,
     seconds: Annotated[
-        float | None, typer.Option("--for", min=0.1, help="Stop after so many seconds; else when told to.")
+        float | None,
+        typer.Option("--for", min=0.1, max=LONGEST_S, help="Stop after so many seconds; else when told to."),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from wattline.cli.chart import Chart
 from wattline.payment.aggregate import MSAT_PER_SAT
@@ -82,11 +83,12 @@ def demo(
             cable.interrupt()
             return cable.result(END_TIMEOUT_S)[1]
 
+    def tell(text: str) -> None:
+        console.print(Text(f"{dot} {text}", style="dim"))
+
     if method is Method.ONCHAIN and price is None:
-        console.print(
-            f"[dim]{dot} the price is {price_sat:,} sat per kWh: a session must be worth its transaction[/dim]"
-        )
-    result = toast(order, buy, lambda text: console.print(f"[dim]{dot} {text}[/dim]"))
+        tell(f"the price is {price_sat:,} sat per kWh: a session must be worth its transaction")
+    result = toast(order, buy, tell)
     console.print(told(result, times))
     if as_json:
         typer.echo(json.dumps(result.to_json()))

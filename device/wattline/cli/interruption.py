@@ -7,6 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+LONGEST_S = 10 * 365 * 86_400
+"""What runs until it is interrupted may be told to end by itself, after ten years at the latest."""
+
 
 @contextmanager
 def interruptible() -> Iterator[None]:

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 
 from wattline.cable.view import energy, power
-from wattline.cli.interruption import interruptible
+from wattline.cli.interruption import LONGEST_S, interruptible
 from wattline.cli.meter_config import NamedMeter, meters_in
 from wattline.meter import Meter, MeterError, Reading, open_meter
 
@@ -125,7 +125,9 @@ def watch(
             min=0.1, max=3600, help="Seconds between two lines; a table is drawn anew twice a second at least."
         ),
     ] = 1.0,
-    seconds: Annotated[float | None, typer.Option("--for", min=0.1, help="End after so many seconds.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option("--for", min=0.1, max=LONGEST_S, help="End after so many seconds.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line on stdout.")] = False,
 ) -> None:
     """Look at every meter until Ctrl-C: a table on a terminal that has room for it, lines anywhere else."""

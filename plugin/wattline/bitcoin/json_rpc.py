@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from wattline.bitcoin.chain import ChainRefused, ChainUnavailable
+from wattline.wire import printable
 
 ANSWER_TIMEOUT_S = 60.0
 """How long bitcoind may be silent before it counts as unavailable: longer than it takes to connect a full block."""
@@ -96,6 +97,7 @@ class BitcoindRpc:
         if error is None:
             return answer["result"]
         code, message = (error.get("code"), error.get("message")) if isinstance(error, dict) else (None, error)
+        message = printable(message)
         if code == _IN_WARMUP:
             raise ChainUnavailable("bitcoind_unavailable", self._says(method, f"still starting: {message}"))
         raise ChainRefused("bitcoind_refused", f"{method}: {message}", code if isinstance(code, int) else None)

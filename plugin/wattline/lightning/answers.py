@@ -10,6 +10,7 @@ from typing import Any
 from pyln.client import Millisatoshi
 
 from wattline.lightning.node import Hop, NodeRefused, PaidInvoice, Route, SendStatus, SentPayment
+from wattline.wire import printable
 
 
 def version_numbers(version: str) -> tuple[int, int]:
@@ -89,4 +90,4 @@ def reading(method: str) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise NodeRefused("unexpected_answer", f"{method}: {type(error).__name__}: {error}") from error
+        raise NodeRefused("unexpected_answer", f"{method}: {type(error).__name__}: {printable(error)}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from pyln.client import LightningRpc, RpcError
 
 from wattline.lightning.node import NodeRefused, NodeUnavailable
+from wattline.wire import printable
 
 ANSWER_TIMEOUT_S = 60.0
 """How long lightningd may be silent before it counts as unavailable (getroutes itself gives up after 10 s)."""
@@ -36,6 +38,9 @@ _CODES = {
 }
 
 
+_FAILCODE = re.compile(r"[A-Za-z0-9_]{1,60}")
+
+
 def failcode_name(name: str) -> str:
     """BOLT #4's name of a failure without ``WIRE_``, in lower case."""
     return name.removeprefix("WIRE_").lower()
@@ -43,7 +48,7 @@ def failcode_name(name: str) -> str:
 
 def _failcode(data: Mapping[str, Any]) -> str | None:
     name = data.get("failcodename")
-    return failcode_name(name) if isinstance(name, str) else None
+    return failcode_name(name) if isinstance(name, str) and _FAILCODE.fullmatch(name) else None
 
 
 class NodeRpc:
@@ -71,7 +76,9 @@ class NodeRpc:
                 "node_unavailable", f"{self.path}: no answer to {method}: {self._why(error)}"
             ) from error
         except (ValueError, TypeError, AttributeError) as error:
-            raise NodeUnavailable("node_unavailable", f"{self.path}: garbled answer to {method}: {error}") from error
+            raise NodeUnavailable(
+                "node_unavailable", f"{self.path}: garbled answer to {method}: {printable(error)}"
+            ) from error
         if not isinstance(result, dict):
             raise NodeRefused("unexpected_answer", f"{method}: the answer is not an object")
         return result
@@ -87,9 +94,10 @@ class NodeRpc:
     def _refusal(self, method: str, error: object) -> NodeRefused | NodeUnavailable:
         if not isinstance(error, dict):
             # pyln's own text for a connection that ended before the answer.
-            return NodeUnavailable("node_unavailable", f"{self.path}: no answer to {method}: {error}")
+            return NodeUnavailable("node_unavailable", f"{self.path}: no answer to {method}: {printable(error)}")
         rpc_code = error.get("code")
-        message = str(error.get("message", "no message"))
+        # A peer's error, an onion's failure, a plugin's words: lightningd passes on what others have said.
+        message = printable(error.get("message", "no message"))
         if rpc_code in _CUT_SHORT:
             return NodeUnavailable("node_unavailable", f"{self.path}: {method} was cut short: {message}")
         data = error.get("data")

@@ -13,14 +13,13 @@ from pyln.client import Plugin, RpcException
 from pyln.client.plugin import Request
 
 from wattline.errors import WattlineError
+from wattline.plugin import parameters
 from wattline.plugin.report import Json, Report, tariff_object
 from wattline.plugin.smart_socket import SmartSocket
-from wattline.session import decode_session_id
 from wattline.tariff import MAX_PRICE_MSAT, Tariff
 
 log = logging.getLogger(__name__)
 
-INVALID_PARAMETERS = -32602
 NOT_RUNNING = -1
 MAX_SESSIONS = 10_000
 
@@ -50,10 +49,10 @@ def add_methods(plugin: Plugin, shop: Shop) -> None:
 
         One with {session_id}, else at most {limit} (default 100)."""
         if session_id is not None:
-            session_id = _session_id(session_id)
-        found = shop.report.sessions(session_id, _whole("limit", limit, 1, MAX_SESSIONS))
+            session_id = parameters.session_id("session_id", session_id)
+        found = shop.report.sessions(session_id, parameters.whole("limit", limit, 1, MAX_SESSIONS))
         if session_id is not None and not found:
-            raise _invalid("session_id", "no session of that id")
+            raise parameters.invalid("session_id", "no session of that id")
         return {"sessions": found}
 
     def tariff(
@@ -73,7 +72,7 @@ def add_methods(plugin: Plugin, shop: Shop) -> None:
         if all(value is None for value in wanted.values()):
             return tariff_object(now)
         prices = {
-            key: getattr(now, key) if value is None else _whole(key, value, 0, MAX_PRICE_MSAT)
+            key: getattr(now, key) if value is None else parameters.whole(key, value, 0, MAX_PRICE_MSAT)
             for key, value in wanted.items()
         }
         shop.seller.change_tariff(Tariff.of(**prices))
@@ -81,25 +80,25 @@ def add_methods(plugin: Plugin, shop: Shop) -> None:
 
     def stop(session_id: str) -> Json:
         """End a session now: the relay opens, unused credit is refunded, the cable gets its receipt."""
-        session_id = _session_id(session_id)
+        session_id = parameters.session_id("session_id", session_id)
         if not shop.seller.stop_session(session_id):
-            raise _invalid("session_id", "no live session of that id")
+            raise parameters.invalid("session_id", "no live session of that id")
         return {"session_id": session_id, "stopped": True}
 
     def report(start_time: int | None = None, end_time: int | None = None) -> Json:
         """Totals of the sessions opened between {start_time} and {end_time} (Unix seconds; default: all)."""
-        start = _whole("start_time", 0 if start_time is None else start_time, 0, 2**53)
-        end = _whole("end_time", 2**53 if end_time is None else end_time, 0, 2**53)
+        start = parameters.whole("start_time", 0 if start_time is None else start_time, 0, 2**53)
+        end = parameters.whole("end_time", 2**53 if end_time is None else end_time, 0, 2**53)
         if end < start:
-            raise _invalid("end_time", f"must not be before start_time ({start})")
+            raise parameters.invalid("end_time", f"must not be before start_time ({start})")
         return shop.report.totals(start, end)
 
     def refused(forgive: str | None = None) -> Json:
         """Cables that are refused because they spent elsewhere what they had paid with on the chain.
 
         With {forgive} (a node id) that cable is let in again."""
-        if forgive is not None and not shop.report.forgive(forgive):
-            raise _invalid("forgive", "that cable is not refused")
+        if forgive is not None and not shop.report.forgive(parameters.node_id("forgive", forgive)):
+            raise parameters.invalid("forgive", "that cable is not refused")
         return {"refused": shop.report.refused_cables()}
 
     pool = ThreadPoolExecutor(2, thread_name_prefix="rpc")
@@ -141,23 +140,3 @@ def _answer(request: Request, call: Callable[[], Json]) -> None:
         request.set_exception(RpcException("internal error, see the log", NOT_RUNNING))
     else:
         request.set_result(result)
-
-
-def _session_id(value: object) -> str:
-    try:
-        decode_session_id(str(value))
-    except WattlineError as error:
-        raise _invalid("session_id", error.message) from error
-    return str(value)
-
-
-def _whole(name: str, value: object, lowest: int, highest: int) -> int:
-    if isinstance(value, str) and value.isascii() and value.isdigit():
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
-        raise _invalid(name, f"must be a whole number from {lowest} to {highest}, not {value!r}")
-    return value
-
-
-def _invalid(name: str, message: str) -> RpcException:
-    return RpcException(f"{name}: {message}", INVALID_PARAMETERS)

@@ -7,18 +7,21 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
 from wattline.errors import RetryError, StopError, WattlineError
 from wattline.plugin.certificate import Certificate
 from wattline.plugin.streams import Stream, refusal
 from wattline.v1 import charging_pb2 as pb
 from wattline.v1 import charging_pb2_grpc
+from wattline.wire import OutOfRange, admitted
 
 log = logging.getLogger(__name__)
 
+MessageT = TypeVar("MessageT", bound=Message)
 MAX_STREAMS = 64
 """Cables connected at once: each holds a thread."""
 MAX_WAITING = 16
@@ -97,7 +100,7 @@ class ChargingService(charging_pb2_grpc.ChargingServiceServicer):
         self, request: pb.GetOfferRequest, context: grpc.ServicerContext
     ) -> pb.GetOfferResponse:
         try:
-            return self._seller.offer(request.nonce)
+            return self._seller.offer(_admitted(request).nonce)
         except WattlineError as error:
             _abort(context, error)
 
@@ -105,6 +108,7 @@ class ChargingService(charging_pb2_grpc.ChargingServiceServicer):
         self, request: pb.GetReceiptRequest, context: grpc.ServicerContext
     ) -> pb.GetReceiptResponse:
         try:
+            _admitted(request)
             return pb.GetReceiptResponse(receipt=self._seller.receipt(request.session_id, request.token))
         except WattlineError as error:
             _abort(context, error)
@@ -134,7 +138,7 @@ class ChargingService(charging_pb2_grpc.ChargingServiceServicer):
             self._seller.gone(stream)
 
     def _begin(self, first: pb.ChargeRequest | None) -> Stream:
-        match first.WhichOneof("message") if first is not None else None:
+        match _admitted(first).WhichOneof("message") if first is not None else None:
             case "open":
                 assert first is not None
                 return self._seller.open(first.open)
@@ -149,7 +153,7 @@ class ChargingService(charging_pb2_grpc.ChargingServiceServicer):
         lane = OnchainLane(stream)
         try:
             for request in requests:
-                match request.WhichOneof("message"):
+                match _admitted(request).WhichOneof("message"):
                     case "meter_value":
                         self._seller.meter_value(stream.session_id, request.meter_value)
                     case "close":
@@ -162,6 +166,9 @@ class ChargingService(charging_pb2_grpc.ChargingServiceServicer):
                         stream.put(refusal("bad_request", f"{other or 'an empty message'} is not allowed here"))
                         stream.end()
                         return
+        except Refused as error:
+            stream.put(refusal(error.code, error.message))
+            stream.end()
         except grpc.RpcError:
             pass  # the connection was cut: the stream's end is told by context's callback
         except Exception:
@@ -195,6 +202,13 @@ def serve(service: ChargingService, address: str, certificate: Certificate) -> g
         raise StopError("port_taken", f"cannot listen on {address}: the port is taken or the host is not ours")
     server.start()
     return server
+
+
+def _admitted(message: MessageT) -> MessageT:
+    try:
+        return admitted(message)
+    except OutOfRange as error:
+        raise Refused("bad_request", error.message) from error
 
 
 def _abort(context: grpc.ServicerContext, error: WattlineError) -> NoReturn:

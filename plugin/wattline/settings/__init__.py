@@ -17,7 +17,7 @@ from wattline.errors import UsageError
 class Settings(BaseModel):
     """Base of all settings: immutable, strict in its types, no unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 ADDRESS = ".address"
@@ -38,7 +38,7 @@ def load_settings(path: Path, model: type[SettingsT]) -> SettingsT:
         raise UsageError("config_unreadable", f"{path}: cannot be read: {error}") from error
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number of some thousand digits, brackets in brackets without end
         raise UsageError("config_syntax", f"{path}: not valid TOML: {error}") from error
     return parse_settings(values, model, str(path))
 

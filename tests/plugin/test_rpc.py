@@ -1,0 +1,149 @@
+"""The RPC methods take whatever JSON there is: a parameter within its range, or an error that says what is allowed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyln.client import RpcException
+
+from tests.plugin.fakes import CABLE, session_id
+from wattline.plugin.parameters import INVALID_PARAMETERS
+from wattline.plugin.report import Json
+from wattline.plugin.rpc import add_methods
+from wattline.tariff import MAX_PRICE_MSAT, Tariff
+
+LEDGER_MAX = 2**63 - 1
+SESSION = session_id(1)
+EVIL = "\x1b[2J\n\u202e" + "x" * 5_000
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just(EVIL) | st.just("9" * 5_000),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=5,
+) | st.sampled_from((2**64, -1, 10**5000, "[1]", SESSION.lower(), CABLE.upper(), SESSION, CABLE, "5", "٣", 1.0))
+
+
+class Told:
+    """Takes what the methods hand on, and trusts nothing: what reaches it would reach the ledger."""
+
+    def __init__(self) -> None:
+        self.tariff = Tariff.of(300_000)
+
+    def change_tariff(self, tariff: Tariff) -> None:
+        assert isinstance(tariff, Tariff)
+
+    def stop_session(self, session_id: str) -> bool:
+        return self._known(session_id)
+
+    def sessions(self, session_id: str | None, limit: int) -> list[Json]:
+        assert type(limit) is int
+        assert 1 <= limit <= LEDGER_MAX
+        return [{}] if session_id is None or self._known(session_id) else []
+
+    def totals(self, start: int, end: int) -> Json:
+        assert 0 <= start <= end <= LEDGER_MAX
+        return {}
+
+    def forgive(self, cable_node_id: str) -> bool:
+        assert len(cable_node_id) == 66
+        return cable_node_id == CABLE
+
+    def refused_cables(self) -> list[Json]:
+        return []
+
+    def _known(self, session_id: str) -> bool:
+        assert len(session_id) == 26
+        return session_id == SESSION
+
+
+class Shop:
+    def __init__(self) -> None:
+        self.seller = self.report = Told()
+
+    def status(self) -> Json:
+        return {"state": "running"}
+
+
+class Methods:
+    """What pyln would have registered."""
+
+    def __init__(self) -> None:
+        self.methods: dict[str, Callable[..., None]] = {}
+        add_methods(self, Shop())  # type: ignore[arg-type]
+
+    def add_method(self, name: str, method: Callable[..., None], **_: Any) -> None:
+        self.methods[name] = method
+
+    def call(self, name: str, *values: object) -> Json | RpcException:
+        request = Request()
+        self.methods[name](request, *values)
+        assert request.answered.wait(10)
+        return request.answer
+
+
+class Request:
+    def __init__(self) -> None:
+        self.answered = threading.Event()
+        self.answer: Any = None
+
+    def set_result(self, result: Json) -> None:
+        self._set(result)
+
+    def set_exception(self, error: RpcException) -> None:
+        self._set(error)
+
+    def _set(self, answer: object) -> None:
+        self.answer = answer
+        self.answered.set()
+
+
+METHODS = Methods()
+PARAMETERS = {
+    "wattline-status": 0,
+    "wattline-sessions": 2,
+    "wattline-tariff": 3,
+    "wattline-stop": 1,
+    "wattline-report": 2,
+    "wattline-refused": 1,
+}
+
+
+def test_every_method_is_tried() -> None:
+    assert set(METHODS.methods) == set(PARAMETERS)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.sampled_from(sorted(PARAMETERS)), st.data())
+def test_whatever_json_a_parameter_is_there_is_a_result_or_a_word_on_what_is_allowed(name: str, data: Any) -> None:
+    values = [data.draw(JSON) for _ in range(PARAMETERS[name])]
+    answer = METHODS.call(name, *values)
+    if isinstance(answer, RpcException):
+        assert answer.code == INVALID_PARAMETERS, answer
+        message = answer.message
+        assert message.isprintable(), repr(message)
+        assert len(message) < 300
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("wattline-refused", [1], "66 lower-case hex digits"),
+        ("wattline-refused", CABLE.upper(), "66 lower-case hex digits"),
+        ("wattline-stop", {"a": 1}, "26 characters"),
+        ("wattline-stop", SESSION[:-1] + "u", "allowed are"),
+        ("wattline-sessions", 5, "26 characters"),
+        ("wattline-tariff", 1.5, f"0 to {MAX_PRICE_MSAT}"),
+        ("wattline-tariff", "9" * 5_000, f"0 to {MAX_PRICE_MSAT}"),
+        pytest.param("wattline-tariff", 10**5000, f"0 to {MAX_PRICE_MSAT}", id="of 5001 digits"),
+        ("wattline-tariff", True, f"0 to {MAX_PRICE_MSAT}"),
+        ("wattline-report", -1, "0 to"),
+    ],
+)
+def test_a_wrong_parameter_is_told_with_what_is_allowed(name: str, value: object, allowed: str) -> None:
+    answer = METHODS.call(name, value)
+    assert isinstance(answer, RpcException)
+    assert allowed in answer.message
