@@ -43,7 +43,11 @@ _FEERATE = Whole(0, 10**9)
 
 _TOKEN = Octets(32, 32)
 _NONCE = Octets(16, 32)
-_SESSION_ID = Shape(re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}"), "26 characters of Crockford base32")
+_ANY_TOKEN = Octets(0, 64)
+"""Of a session that is there already: one of another length is a wrong one."""
+_SESSION_ID_PATTERN = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
+_SESSION_ID = Shape(_SESSION_ID_PATTERN, "26 characters of Crockford base32")
+_ANY_SESSION_ID = Shape(_SESSION_ID_PATTERN, "26 characters of Crockford base32, or nothing", may_be_empty=True)
 _NODE_ID_PATTERN = re.compile(r"0[23][0-9a-f]{64}")
 _NODE_ID_WORDS = "66 lower-case hex digits beginning with 02 or 03"
 _NODE_ID = Shape(_NODE_ID_PATTERN, _NODE_ID_WORDS)
@@ -52,7 +56,8 @@ _OUTLET_ID = Shape(
     re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}"), "1 to 32 letters, digits, '_', '.' and '-', a letter or digit first"
 )
 _TARIFF_ID = Shape(re.compile(r"[!-~]{1,64}"), "1 to 64 printable ASCII characters")
-_SIGNATURE = Shape(re.compile(r"[0-9a-z]{1,128}"), "a signature in zbase32, or nothing", may_be_empty=True)
+_SIGNATURE = Shape(re.compile(r"[ -~]{1,128}"), "at most 128 printable ASCII characters", may_be_empty=True)
+"""Whether it is zbase32 and of the right length, whoever verifies it says: else it is a forgery like any other."""
 _CODE_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _CODE = Shape(_CODE_PATTERN, "1 to 40 lower-case letters, digits and '_'")
 _CODE_OR_NONE = Shape(_CODE_PATTERN, "up to 40 lower-case letters, digits and '_'", may_be_empty=True)
@@ -137,7 +142,7 @@ BOUNDS: Mapping[str, Mapping[str, Kind]] = {
         "signature": _SIGNATURE,
         "socket_node_id": _NODE_ID_OR_NONE,
     },
-    "Resume": {"session_id": _SESSION_ID, "token": _TOKEN},
+    "Resume": {"session_id": _ANY_SESSION_ID, "token": _ANY_TOKEN},
     "MeterValue": {"energy_uwh": _ENERGY, "power_mw": _POWER, "voltage_mv": _VOLTAGE, "current_ma": _CURRENT},
     "Close": {"reason": Prose(80)},
     "ChargeResponse": {
@@ -194,7 +199,7 @@ BOUNDS: Mapping[str, Mapping[str, Kind]] = {
         "onchain_txid": _HASH_OR_NONE,
         "onchain_value_sat": _SAT,
     },
-    "GetReceiptRequest": {"session_id": _SESSION_ID, "token": _TOKEN},
+    "GetReceiptRequest": {"session_id": _ANY_SESSION_ID, "token": _ANY_TOKEN},
     "GetReceiptResponse": {"receipt": Part(required=False)},
 }
 """By the message's name and the field's."""
