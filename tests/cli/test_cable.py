@@ -89,17 +89,46 @@ def test_a_receipt_that_is_not_true_is_an_error_of_its_own(bench: Bench, capsys:
     assert captured.err.count("wattline: error: ") == 1
 
 
-def test_ctrl_c_closes_the_session_in_good_order(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "numbers",
+    [[signal.SIGINT], [signal.SIGTERM], [signal.SIGHUP, signal.SIGHUP], [signal.SIGTERM, signal.SIGHUP]],
+    ids=["Ctrl-C", "SIGTERM", "a closed terminal", "systemd"],
+)
+def test_a_signal_closes_the_session_in_good_order(
+    bench: Bench, capsys: pytest.CaptureFixture[str], numbers: list[signal.Signals]
+) -> None:
     def interrupt() -> None:
         wait_for(lambda: len(bench.socket.orders) >= 2)
-        os.kill(os.getpid(), signal.SIGINT)
+        for number in numbers:
+            os.kill(os.getpid(), number)
 
     thread = threading.Thread(target=interrupt, daemon=True)
     thread.start()
     assert run("cable", "run", "--config", config(bench), "--json") == 0
     thread.join(10)
-    assert json.loads(capsys.readouterr().out)["stop_reason"] == "operator"
+    result = json.loads(capsys.readouterr().out)
+    assert (result["stop_reason"], any(number.name in result["message"] for number in numbers)) == ("operator", True)
     assert bench.socket.session.cable_reason == "operator"
+
+
+def test_a_cable_that_is_started_deaf_to_a_closed_terminal_buys_on(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+
+        def interrupt() -> None:
+            wait_for(lambda: len(bench.socket.orders) >= 2)
+            os.kill(os.getpid(), signal.SIGHUP)
+
+        thread = threading.Thread(target=interrupt, daemon=True)
+        thread.start()
+        assert run("cable", "run", "--config", config(bench), "--for", "2", "--json") == 0
+        thread.join(10)
+        assert json.loads(capsys.readouterr().out)["stop_reason"] == "done"
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_without_json_the_end_is_told_in_words(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:

@@ -112,8 +112,8 @@ def test_watching_rarely_still_reads_often_enough(socket_toml: Path, capsys: pyt
     assert "not read for" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_sigterm_end_watching_well(socket_toml: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_sigterm_and_a_closed_terminal_end_watching_well(socket_toml: Path, number: signal.Signals) -> None:
     command = [str(Path(sys.executable).parent / "wattline"), "meter", "watch", "--config", str(socket_toml)]
     watching = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert watching.stdout is not None

@@ -234,7 +234,7 @@ def test_a_plugin_that_comes_up_between_the_look_and_the_test_keeps_its_relay(
     guard.close()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_the_relay_opens_however_the_command_ends(
     socket_toml: Path, world: SimulatedWorld, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -6,8 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -74,3 +75,36 @@ def test_a_command_that_there_is_not_is_told_of_beside_the_one_that_was_meant(
 ) -> None:
     assert run("metr") == 2
     assert "No such command 'metr'. Did you mean 'meter'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("unbuffered", [True, False])
+@pytest.mark.parametrize("words", [("--version",), ("--help",), ("init", "cable", "--output", "cable.toml", "--force")])
+def test_what_cannot_be_written_is_status_1_and_one_line(
+    words: tuple[str, ...], unbuffered: bool, tmp_path: Path
+) -> None:
+    status, errors = _ended(words, unbuffered, tmp_path, stdout="/dev/full")
+    assert (status, errors) == (1, "wattline: error: system_error: output: No space left on device\n")
+
+
+@pytest.mark.parametrize("unbuffered", [True, False])
+def test_what_cannot_be_said_of_a_mistake_leaves_its_status(unbuffered: bool, tmp_path: Path) -> None:
+    status, _ = _ended(("nonsense",), unbuffered, tmp_path, stderr="/dev/full")
+    assert status == 2
+
+
+def _ended(
+    words: Sequence[str], unbuffered: bool, folder: Path, stdout: str = os.devnull, stderr: str | None = None
+) -> tuple[int, str]:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [str(Path(sys.executable).parent / "wattline"), *words]
+    with Path(stdout).open("w") as out, Path(stderr or os.devnull).open("w") as errors:
+        done = subprocess.run(
+            command,
+            stdout=out,
+            stderr=errors if stderr else subprocess.PIPE,
+            text=True,
+            check=False,
+            cwd=folder,
+            env=environment | ({"PYTHONUNBUFFERED": "1"} if unbuffered else {}),
+        )
+    return done.returncode, done.stderr or ""

@@ -30,7 +30,7 @@ from wattline.cable.stopwish import StopWish
 from wattline.cable.summary import Summary
 from wattline.cable.view import LiveView, LogView, ending
 from wattline.cli.error_line import tell_error
-from wattline.cli.interruption import LONGEST_S
+from wattline.cli.interruption import LONGEST_S, handled
 from wattline.cli.meter_config import cable_in
 from wattline.clock import WallWatch
 from wattline.errors import StopError, UsageError
@@ -163,20 +163,21 @@ def _alone(storage_path: Path) -> Iterator[None]:
 
 @contextmanager
 def _signals(wish: StopWish) -> Iterator[None]:
-    """SIGINT and SIGTERM end the session in good order; a second one ends the process at once."""
+    """SIGINT, SIGTERM and SIGHUP end the session in good order; a second SIGINT or SIGTERM ends the process at once. A
+    closed terminal says SIGHUP more than once, and systemd may say it beside SIGTERM: it does not count."""
+    told = False
 
     def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal told
         del frame
-        if wish.reason:
-            raise KeyboardInterrupt
+        if number != signal.SIGHUP:
+            if told:
+                raise KeyboardInterrupt
+            told = True
         wish.want("operator", f"stopped by {signal.Signals(number).name}")
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with handled(stop, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _log_to_stderr(verbose: bool) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -87,6 +89,34 @@ def main(words: Sequence[str]) -> None:
 def run(app: typer.Typer, words: Sequence[str]) -> None:
     """Run what ``words`` say and exit; commands end with ``typer.Exit``. A person's mistake is one line, never a
     traceback; ``--verbose``, wherever it stands, shows the rest."""
+    try:
+        _run(app, words)
+    except SystemExit as end:
+        sys.exit(_with_output_written(end.code))
+
+
+def _with_output_written(status: str | int | None) -> str | int | None:
+    """``status``, unless the output of a command that went well cannot be written: then it has failed, and says so.
+
+    Python itself would find out at its very end only, with a status and words of its own.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if stream is None:
+            continue
+        try:
+            stream.flush()
+        except OSError as error:
+            # Nothing of what waits there is tried again.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if not status:
+                status = FAILED
+                # Who closes a pipe has seen enough.
+                if error.errno != errno.EPIPE:
+                    tell_error(f"system_error: output: {error.strerror}")
+    return status
+
+
+def _run(app: typer.Typer, words: Sequence[str]) -> None:
     if sys.stdout is None:
         # The shell's `>&-`: nothing that is asked for could be answered, and Python drops it in silence.
         tell_error("system_error: output: is closed")

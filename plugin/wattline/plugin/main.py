@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ DEFAULT_CONFIG = "wattline/socket.toml"
 
 def main() -> None:
     """Run until lightningd says `shutdown` or is gone."""
+    # lightningd lives on when its terminal is closed, if it has a log file; and so do we, as long as it does.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     stdout = claim_stdout()
     plugin = WattlinePlugin(autopatch=False, dynamic=True)
     plugin.stdout = stdout
