@@ -135,6 +135,11 @@ def test_included_files_count_after_the_file_itself(home: Path) -> None:
     assert locate(NOTHING, {}, "regtest", home) == Access("127.0.0.1", 18443, user="own", password="of-regtest")
 
 
+def test_a_mark_before_the_text_is_not_part_of_its_first_key(home: Path) -> None:
+    conf(home, "\ufeffrpcuser=own\nrpcpassword=secret\n")
+    assert ConfFile.read(home / ".bitcoin", "main").get("rpcuser") == "own"
+
+
 def test_a_conf_file_that_cannot_be_read_is_named(home: Path) -> None:
     conf(home, "includeconf=gone.conf\n")
     with pytest.raises(UsageError, match=r"gone\.conf: cannot be read") as caught:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -106,6 +107,8 @@ def test_a_block_that_is_too_short_is_an_error() -> None:
     [
         (errno.ENXIO, "no_answer"),
         (errno.EREMOTEIO, "no_answer"),
+        (errno.ENODEV, "no_answer"),
+        (errno.EBUSY, "bus_error"),
         (errno.ETIMEDOUT, "bus_error"),
         (errno.EIO, "bus_error"),
     ],
@@ -118,7 +121,14 @@ def test_a_failed_transfer_names_the_bus_and_the_chip(number: int, code: str) ->
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(errno.ENOENT, "no_bus"), (errno.EACCES, "no_permission"), (errno.EPERM, "no_permission")]
+    ("number", "code"),
+    [
+        (errno.ENOENT, "no_bus"),
+        (errno.ENXIO, "no_bus"),
+        (errno.ENODEV, "no_bus"),
+        (errno.EACCES, "no_permission"),
+        (errno.EPERM, "no_permission"),
+    ],
 )
 def test_a_bus_that_cannot_be_opened_says_why(number: int, code: str) -> None:
     def refuse(_: int) -> FakeAdapter:
@@ -133,3 +143,15 @@ def test_a_bus_that_this_machine_does_not_have_is_no_bus() -> None:
     with pytest.raises(BusError, match="/dev/i2c-253") as caught:
         LinuxBus(253)
     assert caught.value.code == "no_bus"
+
+
+def test_a_chip_that_a_kernel_driver_has_is_told_with_the_driver_and_how_to_free_it(tmp_path: Path) -> None:
+    driver, device = tmp_path / "drivers" / "ina2xx", tmp_path / "devices" / "1-0040"
+    driver.mkdir(parents=True)
+    device.mkdir(parents=True)
+    (device / "driver").symlink_to("../../drivers/ina2xx")
+    bus = LinuxBus(1, lambda _: FakeAdapter(fails_with=errno.EBUSY), tmp_path / "devices")
+    with pytest.raises(BusError) as caught:
+        bus.read_word(0x40, 0x3E)
+    assert caught.value.code == "chip_taken"
+    assert f"at 0x40: ina2xx; to free it, as root: echo 1-0040 > {driver}/unbind" in caught.value.message

@@ -106,3 +106,26 @@ def test_addresses_of_ipv6_are_in_brackets() -> None:
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"address|port|node id"):
         parse_address(text)
+
+
+def test_a_mark_that_an_editor_puts_before_the_text_is_no_mistake(tmp_path: Path) -> None:
+    (tmp_path / "cable.toml").write_text(GOOD, encoding="utf-8-sig")
+    assert load_cable(tmp_path / "cable.toml").settings.socket.parsed == SocketAddress("192.0.2.7", 9750, NODE)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (GOOD.encode("utf-16"), "it is UTF-16"),
+        (GOOD.replace("lightning", "l\u00efghtning").encode("latin-1"), "(0xef) is no UTF-8; save it as UTF-8"),
+    ],
+    ids=["UTF-16", "Latin-1"],
+)
+def test_a_file_in_another_encoding_is_told_as_that(content: bytes, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "cable.toml"
+    path.write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        load_cable(path)
+    assert caught.value.code == "config_unreadable"
+    assert str(path) in caught.value.message
+    assert told in caught.value.message

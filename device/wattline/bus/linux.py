@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from smbus2 import SMBus, i2c_msg
@@ -12,18 +13,18 @@ from wattline.bus.i2c import BusError
 
 T = TypeVar("T")
 
-CODES = {
-    errno.ENXIO: "no_answer",
-    errno.EREMOTEIO: "no_answer",
-    errno.ENOENT: "no_bus",
-    errno.ENODEV: "no_bus",
-    errno.EACCES: "no_permission",
-    errno.EPERM: "no_permission",
-}
-"""Linux kernel, Documentation/i2c/fault-codes.rst: a NACK is ENXIO, with some adapters EREMOTEIO."""
+PERMISSION = {errno.EACCES: "no_permission", errno.EPERM: "no_permission"}
+OPENING = PERMISSION | {errno.ENOENT: "no_bus", errno.ENODEV: "no_bus", errno.ENXIO: "no_bus"}
+"""Of open(2): ENXIO and ENODEV say that no adapter is behind the device."""
+TRANSFER = PERMISSION | {errno.ENXIO: "no_answer", errno.EREMOTEIO: "no_answer", errno.ENODEV: "no_answer"}
+"""Linux kernel, Documentation/i2c/fault-codes.rst: a NACK is ENXIO, with some adapters EREMOTEIO or ENODEV."""
+
+DEVICES = Path("/sys/bus/i2c/devices")
+"""What the kernel knows of the chips on its buses: ``1-0040`` is the one at 0x40 of ``/dev/i2c-1``."""
 
 MEANINGS = {
     "no_answer": "no chip answers",
+    "chip_taken": "a kernel driver has the chip",
     "no_bus": "there is no such bus (is I2C switched on?)",
     "no_permission": "no permission (is the user in the group i2c?)",
     "bus_error": "transfer failed",
@@ -53,9 +54,11 @@ class SmbusDevice(Protocol):
 class LinuxBus:
     """``/dev/i2c-N`` as :class:`wattline.bus.i2c.I2CBus`."""
 
-    def __init__(self, number: int, open_device: Callable[[int], SmbusDevice] = SMBus) -> None:
+    def __init__(self, number: int, open_device: Callable[[int], SmbusDevice] = SMBus, devices: Path = DEVICES) -> None:
         """Open bus ``number``. Raises BusError (``no_bus``, ``no_permission``)."""
+        self._number = number
         self._name = f"/dev/i2c-{number}"
+        self._devices = devices
         self._device = self._run(None, lambda: open_device(number))
 
     def read_byte(self, address: int) -> int:
@@ -93,9 +96,27 @@ class LinuxBus:
         try:
             return transfer()
         except OSError as error:
-            code = CODES.get(error.errno or 0, "bus_error")
+            codes = OPENING if address is None else TRANSFER
+            code, hint = codes.get(error.errno or 0, "bus_error"), ""
+            if error.errno == errno.EBUSY and address is not None:
+                driver = self._driver_of(address)
+                if driver is not None:
+                    code = "chip_taken"
+                    hint = (
+                        f": {driver.name}; to free it, as root: echo {self._device_name(address)} > {driver / 'unbind'}"
+                    )
             chip = "" if address is None else f" at {address:#04x}"
-            raise BusError(code, f"{self._name}: {MEANINGS[code]}{chip} ({error})") from error
+            raise BusError(code, f"{self._name}: {MEANINGS[code]}{chip}{hint} ({error})") from error
+
+    def _device_name(self, address: int) -> str:
+        return f"{self._number}-{address:04x}"
+
+    def _driver_of(self, address: int) -> Path | None:
+        """The kernel driver that has the chip; None when there is none: then EBUSY means a bus that is never free."""
+        try:
+            return (self._devices / self._device_name(address) / "driver").resolve(strict=True)
+        except OSError:
+            return None
 
 
 def _swapped(word: int) -> int:

@@ -84,10 +84,11 @@ class Ina219Chip:
             link.write(ina219.CONFIG, self._config)
 
     def look(self) -> Sample | None:
-        bus = self._link.read(ina219.VBUS)
+        bus = self._link.read_steady(ina219.VBUS)
         if not bus & ina219.CNVR:
             return None
-        shunt_nv = self._link.read(ina219.VSHUNT) * VSHUNT_NV
+        bus = self._link.confirmed(ina219.VBUS, bus, ina219.OVF)
+        shunt_nv = self._link.read_steady(ina219.VSHUNT) * VSHUNT_NV
         # Only this clears CNVR.
         self._link.read(ina219.POWER)
         # After the values: had the chip lost its configuration before they were read, it shows here.
@@ -123,8 +124,7 @@ class Ina219Chip:
         return MeterError("meter_wrong_chip", f"{self.name}: {why}")
 
     def _is_configured(self) -> bool:
-        found = self._link.read(ina219.CONFIG), self._link.read(ina219.CALIBRATION)
-        return found == (self._config, self._calibration)
+        return self._link.has({ina219.CONFIG: self._config, ina219.CALIBRATION: self._calibration})
 
     def _check_range(self, overflow: int, shunt_nv: int, bus_uv: int) -> None:
         full = {

@@ -63,8 +63,9 @@ class Ina226Chip:
         flags = self._link.read(ina226.MASK_ENABLE)
         if not flags & ina226.CVRF:
             return None
-        shunt = self._link.read(ina226.VSHUNT)
-        bus = self._link.read(ina226.VBUS)
+        shunt = self._link.read_steady(ina226.VSHUNT)
+        bus = self._link.read_steady(ina226.VBUS)
+        flags = self._link.confirmed(ina226.MASK_ENABLE, flags, ina226.OVF)
         # After the values: had the chip lost its configuration before they were read, it shows here.
         self.check_configuration()
         self._check_range(flags, shunt, bus)
@@ -78,9 +79,9 @@ class Ina226Chip:
         self._link.close()
 
     def _check_identity(self) -> None:
-        manufacturer = self._link.read(ina226.MANUFACTURER_ID)
-        die = self._link.read(ina226.DIE_ID)
-        if (manufacturer, die) != (ina226.TEXAS_INSTRUMENTS, ina226.INA226):
+        wanted = {ina226.MANUFACTURER_ID: ina226.TEXAS_INSTRUMENTS, ina226.DIE_ID: ina226.INA226}
+        if not self._link.has(wanted):
+            manufacturer, die = (self._link.read(register) for register in wanted)
             raise MeterError(
                 "meter_wrong_chip",
                 f"{self.name}: found manufacturer {manufacturer:#06x} device {die:#05x},"
@@ -88,8 +89,7 @@ class Ina226Chip:
             )
 
     def _is_configured(self) -> bool:
-        found = self._link.read(ina226.CONFIG), self._link.read(ina226.CALIBRATION)
-        return found == (CONFIG, self._calibration)
+        return self._link.has({ina226.CONFIG: CONFIG, ina226.CALIBRATION: self._calibration})
 
     def _check_range(self, flags: int, shunt: int, bus: int) -> None:
         full = {

@@ -27,6 +27,7 @@ OVERDUE_MS = 3 * CONVERSION_MS
 OVERDUE_LOOKS = 4
 QUARTER = 1 << 38
 MS_NS = 1_000_000
+UJ_PER_UWH = 3600
 
 
 class Ina228:
@@ -52,6 +53,7 @@ class Ina228:
         self._sleep = sleep
         self._wraps = 0
         self._last_energy: int | None = None
+        self._last_at_ms = 0
         self._check_identity()
         if not self._is_ours():
             self._configure()
@@ -64,16 +66,22 @@ class Ina228:
         flags = self._conversion()
         at_ms = self._clock_ns() // MS_NS
         energy = self._link.read(ina228.ENERGY)
-        shunt = self._link.read(ina228.VSHUNT)
-        bus = self._link.read(ina228.VBUS)
-        current = self._link.read(ina228.CURRENT)
-        power = self._link.read(ina228.POWER)
+        if not self._may_follow(energy, at_ms):
+            # A disturbed transfer looks like any other; what has happened says the same twice.
+            energy = self._link.read(ina228.ENERGY)
+        shunt = self._link.read_steady(ina228.VSHUNT)
+        bus = self._link.read_steady(ina228.VBUS)
+        current = self._link.read_steady(ina228.CURRENT)
+        power = self._link.read_steady(ina228.POWER)
+        flags = self._link.confirmed(ina228.DIAG_ALRT, flags, ina228.MATHOF)
         # After the values: had the chip lost its configuration before they were read, it shows here.
         self._check_configuration()
         self._check_range(flags, shunt, bus, current)
         power_mw = self._calibration.power_mw(power)
+        extended = self._extended(energy, flags)
+        self._last_at_ms = at_ms
         return Reading(
-            energy_uwh=self._calibration.energy_uwh(self._extended(energy, flags)),
+            energy_uwh=self._calibration.energy_uwh(extended),
             power_mw=-power_mw if current < 0 else power_mw,
             voltage_mv=voltage_mv(bus),
             current_ma=self._calibration.current_ma(current),
@@ -84,9 +92,9 @@ class Ina228:
         self._link.close()
 
     def _check_identity(self) -> None:
-        manufacturer = self._link.read(ina228.MANUFACTURER_ID)
-        device = self._link.read(ina228.DEVICE_ID)
-        if (manufacturer, device) != (ina228.TEXAS_INSTRUMENTS, ina228.INA228):
+        wanted = {ina228.MANUFACTURER_ID: ina228.TEXAS_INSTRUMENTS, ina228.DEVICE_ID: ina228.INA228}
+        if not self._link.has(wanted):
+            manufacturer, device = (self._link.read(register) for register in wanted)
             raise MeterError(
                 "meter_wrong_chip",
                 f"{self._name}: found manufacturer {manufacturer:#06x} device {device:#05x},"
@@ -118,8 +126,10 @@ class Ina228:
         self._link.write(ina228.DIAG_ALRT, ina228.ALATCH)
 
     def _is_configured(self) -> bool:
-        found = tuple(self._link.read(r) for r in (ina228.CONFIG, ina228.ADC_CONFIG, ina228.SHUNT_CAL))
-        return found == (self._calibration.config, ADC_CONFIG, self._calibration.shunt_cal)
+        calibration = self._calibration
+        return self._link.has(
+            {ina228.CONFIG: calibration.config, ina228.ADC_CONFIG: ADC_CONFIG, ina228.SHUNT_CAL: calibration.shunt_cal}
+        )
 
     def _check_configuration(self) -> None:
         if not self._is_configured():
@@ -156,6 +166,15 @@ class Ina228:
             "arithmetic": bool(flags & ina228.MATHOF),
         }
         refuse_full(self._name, full)
+
+    def _may_follow(self, energy: int, at_ms: int) -> bool:
+        """Whether the accumulator can have come so far since the last reading: on, and no faster than the chip can
+        measure power (a tenth of a second more, for a conversion that began before)."""
+        if self._last_energy is None:
+            return True
+        most_uwh = self._calibration.power_mw(ina228.POWER.highest) * (at_ms - self._last_at_ms + 100) // UJ_PER_UWH
+        grown = energy - self._last_energy
+        return grown >= 0 and self._calibration.energy_uwh(grown) <= most_uwh
 
     def _extended(self, raw: int, flags: int) -> int:
         """The accumulator without its end at 40 bits. Raises MeterError ``meter_backwards``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import Literal, Protocol
 
@@ -59,7 +60,19 @@ def found_closed(settings: GpioRelaySettings) -> bool:
         ):
             return bool(line.get_value(settings.line) == Value.ACTIVE)
     except (OSError, ValueError) as error:
-        raise RelayError("relay_no_line", f"{settings.place}: {error}") from error
+        raise RelayError("relay_no_line", f"{settings.place}: {error}{holder(settings, error)}") from error
+
+
+def holder(settings: GpioRelaySettings, error: Exception) -> str:
+    """Who has the line, as a driver or a program calls itself to the kernel, where ``error`` says that somebody has."""
+    if not isinstance(error, OSError) or error.errno != errno.EBUSY:
+        return ""
+    try:
+        with gpiod.Chip(settings.chip) as chip:
+            name = chip.get_line_info(settings.line).consumer
+    except (OSError, ValueError):
+        return ""
+    return f": {name!r} has it"
 
 
 class GpioRelay:
@@ -74,7 +87,7 @@ class GpioRelay:
         try:
             self._line = request(settings)
         except (OSError, ValueError) as error:
-            raise RelayError("relay_no_line", f"{self._name}: {error}") from error
+            raise RelayError("relay_no_line", f"{self._name}: {error}{holder(settings, error)}") from error
 
     def set_closed(self, closed: bool) -> None:
         value = Value.ACTIVE if closed else Value.INACTIVE

@@ -44,7 +44,7 @@ from wattline.relay.process import is_running
 from wattline.relay.relay import RelayError
 from wattline.relay.starter import PluginStarter
 from wattline.relay.state import GuardState
-from wattline.settings import parse_settings
+from wattline.settings import parse_settings, read_text
 
 log = logging.getLogger(__name__)
 
@@ -332,7 +332,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--foreground", action="store_true", help="stay a child of the caller, for service managers")
     given = parser.parse_args(arguments)
     try:
-        text = sys.stdin.read() if given.config == "-" else Path(given.config).read_text(encoding="utf-8")
+        text = sys.stdin.read() if given.config == "-" else read_text(Path(given.config))
         settings = parse_settings(json.loads(text), GuardSettings, given.config)
         for needed in (Path(settings.log), settings.lock):
             check_folder(needed.parent)

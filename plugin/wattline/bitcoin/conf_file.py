@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Self
 
 from wattline.errors import UsageError
+from wattline.settings import read_text
 
 NAME = "bitcoin.conf"
 
@@ -49,12 +50,10 @@ class ConfFile:
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """Keys, with the section before them (``regtest.rpcport``), and values."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError("config_unreadable", f"{path}: cannot be read: {error}") from error
+    if not path.exists():
+        raise UsageError("config_unreadable", f"{path}: cannot be read: no such file")
     section = ""
-    for line in text.splitlines():
+    for line in read_text(path).splitlines():
         content = line.partition("#")[0].strip()
         if content.startswith("[") and content.endswith("]"):
             section = f"{content[1:-1]}."

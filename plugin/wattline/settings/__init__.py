@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import tomllib
 from pathlib import Path
@@ -29,18 +30,29 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 def load_settings(path: Path, model: type[SettingsT]) -> SettingsT:
     """The settings in the TOML file at ``path``. Raises UsageError with a line per mistake; nothing is changed."""
     try:
-        text = path.read_text(encoding="utf-8")
+        values = tomllib.loads(read_text(path))
+    except (ValueError, RecursionError) as error:  # a number of some thousand digits, brackets in brackets without end
+        raise UsageError("config_syntax", f"{path}: not valid TOML: {error}") from error
+    return parse_settings(values, model, str(path))
+
+
+def read_text(path: Path) -> str:
+    """What a person has written into the file at ``path``: UTF-8, with or without the mark (BOM) that some editors put
+    before it. Raises UsageError."""
+    try:
+        content = path.read_bytes()
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise UsageError(
+                "config_unreadable", f'{path}: cannot be read: it is UTF-16 (an editor\'s "Unicode"); save it as UTF-8'
+            )
+        return content.decode("utf-8-sig")
     except FileNotFoundError:
         raise UsageError("config_missing", f"{path}: no such file") from None
     except OSError as error:
         raise UsageError("config_unreadable", f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UsageError("config_unreadable", f"{path}: cannot be read: {error}") from error
-    try:
-        values = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # a number of some thousand digits, brackets in brackets without end
-        raise UsageError("config_syntax", f"{path}: not valid TOML: {error}") from error
-    return parse_settings(values, model, str(path))
+        what = f"byte {error.start} ({content[error.start]:#04x}) is no UTF-8; save it as UTF-8"
+        raise UsageError("config_unreadable", f"{path}: cannot be read: {what}") from error
 
 
 def parse_settings(values: dict[str, Any], model: type[SettingsT], source: str) -> SettingsT:
