@@ -62,7 +62,9 @@ def _told(pid: int) -> Holder | None:
 
 def _readable(command: str) -> str:
     """It is another user's text, and goes to a terminal and into a log."""
-    shown = "".join(character if character.isprintable() else "?" for character in command.strip())
+    shown = "".join(
+        character if character.isascii() and character.isprintable() else "?" for character in command.strip()
+    )
     return shown if len(shown) <= LONGEST_COMMAND else f"{shown[: LONGEST_COMMAND - 3]}..."
 
 
