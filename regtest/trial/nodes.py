@@ -24,6 +24,8 @@ from wattline.lightning.node import (
     SendFailure,
     SentPayment,
 )
+from wattline.lightning.notes import LabelledPayment
+from wattline.lightning.onchain import Income, WalletOutput
 from wattline.practice.attacker import Coin, Wallet, spend
 from wattline.practice.bitcoind_rpc import BitcoindRefusedError
 
@@ -51,6 +53,22 @@ class TrustingSigner:
 
     def verify(self, message: str, signature: str, node_id: str) -> bool:
         return signature == f"{node_id} says {message}"
+
+
+class KeptNotes:
+    """What the node keeps for the plugin; it has sent nothing."""
+
+    def __init__(self) -> None:
+        self._notes: dict[str, str] = {}
+
+    def note(self, name: str) -> str | None:
+        return self._notes.get(name)
+
+    def write_note(self, name: str, text: str) -> None:
+        self._notes[name] = text
+
+    def sent_since(self, created_at: int) -> Sequence[LabelledPayment]:
+        return []
 
 
 class NoJournal:
@@ -104,6 +122,16 @@ class SocketFunds:
             return self._wallet.address()
         except RetryError as error:
             raise NodeUnavailable("node_unavailable", error.message) from error
+
+    def outputs(self) -> Sequence[WalletOutput]:
+        return []
+
+    def income(self, script: str) -> Sequence[Income]:
+        answer = self._wallet.call("scantxoutset", "start", [f"raw({script})"])
+        return [
+            Income(Outpoint(row["txid"], row["vout"]), sat_of(row["amount"]), row["height"])
+            for row in answer["unspents"]
+        ]
 
     def send(self, psbt: str) -> str:
         return self._send(self._wallet.extracted(base64.b64decode(psbt)))

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from trial.nodes import SOCKET, NoChannels, NoJournal, SocketFunds, TrustingSigner
+from trial.nodes import SOCKET, KeptNotes, NoChannels, NoJournal, SocketFunds, TrustingSigner
 from trial.outlet_hardware import OutletHardware
 from wattline.bitcoin.chain import Chain
 from wattline.ledger import Aggregate, Ledger
@@ -20,6 +20,7 @@ from wattline.payment.keysend import Reservations
 from wattline.payment.payer import Payer
 from wattline.plugin.bookkeeper import Bookkeeper
 from wattline.plugin.live_sessions import LiveSessions
+from wattline.plugin.older_copy import OlderCopy
 from wattline.plugin.onchain import Onchain
 from wattline.plugin.outlet import Condition, OutletLoop
 from wattline.plugin.receipts import Receipts
@@ -65,9 +66,11 @@ class Stall:
         chain: Chain,
         funds: SocketFunds,
         hardware: Mapping[str, OutletHardware] | None = None,
+        notes: KeptNotes | None = None,
         **onchain: Any,
     ) -> None:
-        """``hardware``: that of the process before, whose meters went on counting; ``onchain``: other settings."""
+        """``hardware``: that of the process before, whose meters went on counting; ``notes``: what the node kept of it;
+        ``onchain``: other settings."""
         settings = _settings(onchain)
         self.ledger = Ledger(open_database(directory / "socket.sqlite3"))
         self.funds = funds
@@ -77,13 +80,17 @@ class Stall:
         streams = Streams(lambda session_id: live.post(session_id, CableLost()))
         prices = PriceList(self.ledger, settings)
         statements = Statements(settings, live, reservations, streams)
-        receipts = Receipts(self.ledger, signer, SOCKET)
-        self.seller = SmartSocket(self.ledger, live, prices, statements, receipts, streams, reservations, ready)
+        copy = OlderCopy(self.ledger, notes or KeptNotes())
+        copy.look()
+        receipts = Receipts(self.ledger, signer, SOCKET, copy)
+        self.seller = SmartSocket(self.ledger, live, prices, statements, receipts, streams, reservations, ready, copy)
         bookkeeper = Bookkeeper(NoJournal(), self.ledger, self.seller, 1.0)
-        self.onchain = Onchain(settings.onchain, SOCKET, "regtest", self.ledger, chain, funds, signer, self.seller)
+        self.onchain = Onchain(
+            settings.onchain, SOCKET, "regtest", self.ledger, chain, funds, signer, self.seller, copy
+        )
         payer = Payer(NoChannels(), self.ledger.outgoing)
         self._settlement = Settlement(
-            self.seller, payer, self.ledger, reservations, bookkeeper, 10.0, 60.0, self.onchain
+            self.seller, payer, self.ledger, reservations, bookkeeper, 10.0, 60.0, copy, self.onchain
         )
         self.outlets = {outlet_id: self._outlet(outlet_id, reservations) for outlet_id in OUTLETS}
         self.seller.furnish(list(self.outlets.values()), self._settlement)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from wattline.bitcoin import address, serialization
 from wattline.bitcoin.chain import (
+    BlockPruned,
     BroadcastRefused,
     ChainUnavailable,
     Floor,
@@ -27,6 +28,8 @@ from wattline.bitcoin.psbt import signed_tx
 from wattline.bitcoin.serialization import read_tx, sized
 from wattline.errors import RetryError, StopError
 from wattline.lightning.node import NodeRefused, NodeUnavailable
+from wattline.lightning.onchain import Income, WalletOutput
+from wattline.plugin.chain_identity import GENESIS
 
 VALID, INVALID = "11" * 64, "ee" * 64
 """What counts as a signature that is right, or wrong."""
@@ -95,9 +98,11 @@ class FakeChain:
     def __init__(self) -> None:
         self.away = False
         self.network = "regtest"
+        self.pruned_below = 0
+        """Blocks of a lower height are gone, but for their headers."""
         self.floor_per_kw = RELAY_FLOOR_PER_KW
         self.is_raised = False
-        self.blocks = [Block(0, sha("genesis"), [])]
+        self.blocks = [Block(0, GENESIS["regtest"], [])]
         self.mempool: dict[str, Tx] = {}
         self.before_broadcast: Callable[[Tx], None] = lambda _: None
         """Called with whatever the socket sends, taken or not."""
@@ -177,6 +182,10 @@ class FakeChain:
         self._answer("tip")
         return Tip(self.blocks[-1].height, self.blocks[-1].block_hash)
 
+    def block_hash(self, height: int) -> str | None:
+        self._answer("block_hash")
+        return self.blocks[height].block_hash if height < len(self.blocks) else None
+
     def verdict(self, raw: str) -> Verdict:
         self._answer("verdict")
         reason = self._why_not(read_tx(bytes.fromhex(raw)))
@@ -214,6 +223,8 @@ class FakeChain:
     def mined_spender(self, outpoint: Outpoint, from_height: int) -> MinedTx | None:
         self._answer("mined_spender")
         for block in reversed(self.blocks[from_height:]):
+            if block.height < self.pruned_below:
+                raise BlockPruned("block_pruned", f"block {block.height}: pruned data")
             for tx in block.txs:
                 if outpoint in tx.outpoints:
                     return MinedTx(tx, block.height, block.block_hash)
@@ -302,6 +313,10 @@ class FakeFunds:
         self.knows_income = True
         """Its bookkeeper has seen the deposit."""
         self.addresses: list[str] = []
+        self.holds: list[WalletOutput] = []
+        """What its wallet holds besides."""
+        self.refusal = ""
+        """Why it takes no transaction."""
         self.told: list[str] = []
         """The txids that were handed to it."""
         self.children: list[str] = []
@@ -312,8 +327,24 @@ class FakeFunds:
         self.addresses.append(address_of(str(len(self.addresses))))
         return self.addresses[-1]
 
+    def outputs(self) -> Sequence[WalletOutput]:
+        self._answer()
+        return self.holds
+
+    def income(self, script: str) -> Sequence[Income]:
+        self._answer()
+        return [
+            Income(Outpoint(tx.txid, number), output.value_sat, block.height)
+            for block in self._chain.blocks
+            for tx in block.txs
+            for number, output in enumerate(tx.outputs)
+            if output.script == script
+        ]
+
     def send(self, psbt: str) -> str:
         self._answer()
+        if self.refusal:
+            raise NodeRefused("node_refused", self.refusal)
         tx = signed_tx(base64.b64decode(psbt))
         self._chain.before_broadcast(tx)
         self._chain.sent.add(tx.txid)

@@ -32,6 +32,7 @@ from wattline.lightning.node import (
     SendStatus,
     SentPayment,
 )
+from wattline.lightning.notes import LabelledPayment
 from wattline.lightning.record import PREIMAGE_TLV_TYPE, RECORD_TLV_TYPE
 from wattline.lightning.tlv import encode_bigsize, encode_tlv_stream
 from wattline.meter import Meter, MeterError, Reading
@@ -40,6 +41,7 @@ from wattline.payment.keysend import Htlc, Reservations
 from wattline.payment.payer import Payer
 from wattline.plugin.bookkeeper import Bookkeeper
 from wattline.plugin.live_sessions import LiveSessions
+from wattline.plugin.older_copy import OlderCopy
 from wattline.plugin.onchain import Onchain
 from wattline.plugin.outlet import Condition, OutletLoop
 from wattline.plugin.receipts import Receipts
@@ -198,6 +200,8 @@ class FakeWallet:
         self.sends: list[tuple[str, int]] = []
         """Destination and amount of every payment that was handed over."""
         self.record: dict[str, SentPayment] = {}
+        self._labels: dict[str, tuple[str, str, str]] = {}
+        """Label, destination and preimage by payment_hash."""
 
     def info(self) -> NodeInfo:
         return NodeInfo(SOCKET, "regtest", "v26.06.6", 100)
@@ -215,6 +219,7 @@ class FakeWallet:
     def send(self, route: Route, payment_hash: str, preimage: str, record: str, label: str) -> None:
         self.before_send()
         self.sends.append((route.destination, route.amount_msat))
+        self._labels[payment_hash] = (label, route.destination, preimage)
         self.record[payment_hash] = SentPayment(
             payment_hash, SendStatus.PENDING, route.amount_msat, route.amount_sent_msat, None
         )
@@ -231,8 +236,44 @@ class FakeWallet:
             known = self.record[payment_hash] = replace(known, status=self.ending)
         return known
 
+    def labelled(self) -> Sequence[LabelledPayment]:
+        """All that was handed over, made at any time."""
+        rows = []
+        for payment_hash, (label, destination, preimage) in self._labels.items():
+            sent = self.sent(payment_hash)
+            assert sent is not None
+            if sent.status is SendStatus.COMPLETE:
+                sent = replace(sent, preimage=preimage)
+            rows.append(LabelledPayment(label, destination, 2**40, sent))
+        return rows
+
     def forgets_sent_after_s(self) -> int | None:
         return None
+
+
+class FakeNotes:
+    """What a node keeps for us, and what it has sent by its own record."""
+
+    def __init__(self, wallet: FakeWallet) -> None:
+        self._wallet = wallet
+        self.notes: dict[str, str] = {}
+        self.gone = False
+
+    def note(self, name: str) -> str | None:
+        self._answer()
+        return self.notes.get(name)
+
+    def write_note(self, name: str, text: str) -> None:
+        self._answer()
+        self.notes[name] = text
+
+    def sent_since(self, created_at: int) -> Sequence[LabelledPayment]:
+        self._answer()
+        return [row for row in self._wallet.labelled() if row.created_at >= created_at]
+
+    def _answer(self) -> None:
+        if self.gone:
+            raise NodeUnavailable("node_unavailable", "connection refused")
 
 
 class FakeSigner:
@@ -376,9 +417,18 @@ class Stall:
         self.ready.set()
         prices = PriceList(self.ledger, self.settings)
         statements = Statements(self.settings, self.live, self.reservations, self.streams)
-        self.receipts = Receipts(self.ledger, self.signer, SOCKET)
+        self.copy = OlderCopy(self.ledger, FakeNotes(self.wallet))
+        self.receipts = Receipts(self.ledger, self.signer, SOCKET, self.copy)
         self.socket = SmartSocket(
-            self.ledger, self.live, prices, statements, self.receipts, self.streams, self.reservations, self.ready
+            self.ledger,
+            self.live,
+            prices,
+            statements,
+            self.receipts,
+            self.streams,
+            self.reservations,
+            self.ready,
+            self.copy,
         )
         self.bookkeeper = Bookkeeper(self.journal, self.ledger, self.socket, 1.0)
         payer = Payer(self.wallet, self.ledger.outgoing, pause=lambda _: None)
@@ -386,12 +436,20 @@ class Stall:
         self.funds = FakeFunds(self.chain)
         rules = OnchainSettings(enabled=True, watch_interval_ms=50, final_timeout_s=5, confirmations=1)
         self.onchain = (
-            Onchain(rules, SOCKET, "regtest", self.ledger, self.chain, self.funds, self.signer, self.socket)
+            Onchain(rules, SOCKET, "regtest", self.ledger, self.chain, self.funds, self.signer, self.socket, self.copy)
             if takes_onchain
             else None
         )
         self.settlement = Settlement(
-            self.socket, payer, self.ledger, self.reservations, self.bookkeeper, drain_timeout_s, 60.0, self.onchain
+            self.socket,
+            payer,
+            self.ledger,
+            self.reservations,
+            self.bookkeeper,
+            drain_timeout_s,
+            60.0,
+            self.copy,
+            self.onchain,
         )
         meter: Callable[[], Meter] = lambda: self.hardware  # noqa: E731 - a factory of one expression
         self.outlet = OutletLoop("A1", INTERVAL_MS, meter, self.hardware, self.socket, self.reservations)

@@ -12,7 +12,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +25,7 @@ from tests.plugin.fakes import (
     CABLE,
     SOCKET,
     FakeJournal,
+    FakeNotes,
     FakeSigner,
     FakeWallet,
     Hardware,
@@ -45,6 +46,7 @@ from wattline.payment.keysend import Reservations
 from wattline.payment.payer import Payer
 from wattline.plugin.bookkeeper import Bookkeeper
 from wattline.plugin.live_sessions import LiveSessions
+from wattline.plugin.older_copy import OlderCopy
 from wattline.plugin.onchain import Onchain
 from wattline.plugin.outlet import OutletLoop
 from wattline.plugin.receipts import Receipts
@@ -207,6 +209,7 @@ class StillStall:
         """``path``: of the ledger's file, made when it is missing."""
         if not path.exists():
             path.write_bytes(_empty_ledger())
+        self.path = path
         self.settings = settings or onchain_settings()
         self.time_s = 1_000_000
         self.terms = TERMS
@@ -215,6 +218,7 @@ class StillStall:
         self.chain = FakeChain()
         self.funds = FakeFunds(self.chain)
         self.wallet, self.signer, self.journal = FakeWallet(), FakeSigner(), FakeJournal()
+        self.notes = FakeNotes(self.wallet)
         self.hardware: dict[str, Hardware] = {"A1": Hardware(), "A2": Hardware()}
         self.hears: Callable[[str, pb.ChargeResponse], None] = lambda session_id, message: None
         self.trouble = ""
@@ -251,7 +255,9 @@ class StillStall:
         self.live = LiveSessions(ledger)
         streams = Streams(lambda session: None)
         statements = Statements(settings, self.live, self.reservations, streams)
-        self.receipts = Receipts(ledger, self.signer, SOCKET)
+        self.copy = OlderCopy(ledger, self.tripwire.around(self.notes), lambda: self.time_s)
+        self.copy.look()
+        self.receipts = Receipts(ledger, self.signer, SOCKET, self.copy)
         ready = threading.Event()
         self.socket = HearingSocket(
             ledger,
@@ -262,6 +268,7 @@ class StillStall:
             streams,
             self.reservations,
             ready,
+            self.copy,
             now=lambda: self.time_s,
         )
         self.socket.hears = lambda session, message: self.hears(session, message)
@@ -275,6 +282,7 @@ class StillStall:
             funds,
             self.signer,
             self.socket,
+            self.copy,
             now=lambda: self.time_s,
             clock=lambda: float(self.time_s),
         )
@@ -282,7 +290,7 @@ class StillStall:
         self.desk.trouble = ""
         payer = Payer(self.wallet, ledger.outgoing, pause=lambda _: None)
         self.settlement = StillSettlement(
-            self.socket, payer, ledger, self.reservations, self.bookkeeper, 0.0, 60.0, self.onchain
+            self.socket, payer, ledger, self.reservations, self.bookkeeper, 0.0, 60.0, self.copy, self.onchain
         )
         self.outlets = {outlet_id: self._outlet(outlet_id, hardware) for outlet_id, hardware in self.hardware.items()}
         self.socket.furnish(list(self.outlets.values()), self.settlement)
@@ -306,6 +314,20 @@ class StillStall:
 
     def kill(self) -> None:
         self.boot()
+
+    def put_back(self, copy: bytes) -> None:
+        """The machine is lost: a new process on an older copy of the ledger; node and chain are as they are."""
+        self.ledger._database.engine.dispose()
+        for path in self.path.parent.glob(f"{self.path.name}*"):
+            path.unlink()
+        self.path.write_bytes(copy)
+        self.boot()
+
+    def copy_of_ledger(self) -> bytes:
+        """As an operator's backup makes it while the socket runs."""
+        with closing(sqlite3.connect(self.path)) as source, closing(sqlite3.connect(":memory:")) as copy:
+            source.backup(copy)
+            return copy.serialize()
 
     # What a cable does.
 

@@ -21,7 +21,7 @@ from tests.plugin.still_stall import (
 from wattline.bitcoin.chain import Outpoint
 from wattline.ledger import AggregateStatus, Ledger, LedgerError
 from wattline.ledger.database import BUSY_TIMEOUT_MS
-from wattline.payment.aggregate import MSAT_PER_SAT
+from wattline.payment.aggregate import MSAT_PER_SAT, lost_msat
 from wattline.session import State, StopReason
 
 OTHER_CABLE = node_id(5)
@@ -99,12 +99,40 @@ def test_a_double_spend_opens_the_relay_at_once_and_the_cable_is_refused(
 def test_an_older_version_in_the_mempool_is_a_fraud_and_costs_the_difference(
     stall: StillStall, session: str, wallet: Wallet
 ) -> None:
+    stall.deliver(500 * MSAT_PER_SAT)
     stall.chain.offer(wallet.versions[0])
     stall.look()
     check_fraud(stall, session, wallet, StopReason.OLDER_VERSION)
     stall.work()
     stall.mine(CONFIRMATIONS)
-    assert stall.aggregate(session).lost_msat == (VALUE_SAT - 1000) * MSAT_PER_SAT
+    aggregate = stall.aggregate(session)
+    assert (aggregate.status, aggregate.lost_msat) == (AggregateStatus.LOST, (VALUE_SAT - 1000) * MSAT_PER_SAT)
+    assert lost_msat(aggregate.lost_msat, stall.saved(session).account.balance_msat) == 500 * MSAT_PER_SAT
+
+
+@pytest.mark.parametrize("which", ["older", "made"])
+@pytest.mark.parametrize("mined", [False, True])
+def test_whatever_pays_what_is_owed_is_no_fraud(
+    stall: StillStall, session: str, wallet: Wallet, which: str, mined: bool
+) -> None:
+    stall.live.save_changed()
+    tx = wallet.versions[0] if which == "older" else wallet.sign(1001, fee_sat=900)
+    if mined:
+        stall.chain.mine([tx])
+    else:
+        stall.chain.offer(tx)
+    stall.look()
+    assert stall.session(session).stop_reason is StopReason.PAID_EARLY
+    assert not stall.hardware["A1"].closed
+    stall.work()
+    stall.mine(CONFIRMATIONS)
+    aggregate = stall.aggregate(session)
+    assert (aggregate.status, aggregate.mined_txid) == (AggregateStatus.SETTLED, tx.txid)
+    assert stall.ledger.refused_cable(CABLE) is None
+    assert lost_msat(aggregate.lost_msat, stall.saved(session).account.balance_msat) == 0
+    stall.settlement.retry()
+    # What never came does not go back.
+    assert stall.wallet.sends == ([] if which == "older" else [(CABLE, 1000)])
 
 
 def test_a_double_spend_that_was_mined_without_being_seen_is_found_at_the_new_block(

@@ -6,7 +6,7 @@ and then the ledger must equal the chain.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from tests.plugin.still_stall import (
 )
 from wattline.bitcoin.chain import Tx
 from wattline.ledger import AggregateStatus
-from wattline.payment.aggregate import MSAT_PER_SAT, VersionRefused, final_value_sat
+from wattline.payment.aggregate import MSAT_PER_SAT, VersionRefused, final_value_sat, lost_msat
 from wattline.session import OperatorStopped, State
 from wattline.v1 import charging_pb2 as pb
 
@@ -194,13 +194,21 @@ class World:
         if before.status is AggregateStatus.OPEN and any(tx for tx in spenders):
             assert not stall.is_live(self.session)
             agreed = {newest.txid, final.txid if final else ""}
-            if any(tx.txid not in agreed for tx in spenders):
+            if any(tx.txid not in agreed for tx in spenders) and not self.is_paid_by(spenders):
                 self.check_refused()
         if before.status is AggregateStatus.SENT:
             chosen = ledger.version(self.session, before.chosen_number or 0)
             assert chosen is not None
-            if any(tx.paid_to(before.script) < chosen.value_sat for tx in spenders):
+            rivals = [tx for tx in spenders if tx.paid_to(before.script) < chosen.value_sat]
+            if rivals and not all(self.is_paid_by([tx]) for tx in rivals):
                 self.check_refused()
+
+    def is_paid_by(self, txs: Sequence[Tx]) -> bool:
+        """Whether these pay what the session owes on the chain."""
+        value_sat = sum(tx.paid_to(self.wallet.script) for tx in txs)
+        session = self.stall.session(self.session)
+        owed_msat = session.account.charged_msat - self.stall.ledger.credited_msat(self.session)
+        return value_sat > 0 and value_sat * MSAT_PER_SAT >= owed_msat
 
     def check_refused(self) -> None:
         stall = self.stall
@@ -286,9 +294,17 @@ class World:
                 assert aggregate.lost_msat == max(0, agreed_msat - mined_msat)
             else:
                 assert (agreed_msat, aggregate.lost_msat) == (mined_msat, 0)
-        assert (aggregate.status is AggregateStatus.LOST) == (aggregate.lost_msat > 0)
-        if aggregate.lost_msat:
+        mined_msat = aggregate.mined_value_sat * MSAT_PER_SAT
+        owed_msat = session.account.charged_msat - stall.ledger.credited_msat(self.session)
+        is_lost = aggregate.lost_msat > 0 and (mined_msat == 0 or mined_msat < owed_msat)
+        assert (aggregate.status is AggregateStatus.LOST) == is_lost
+        shown_msat = lost_msat(aggregate.lost_msat, session.account.balance_msat)
+        if aggregate.lost_msat and not session.account.refunded_msat - session.returned_msat:
+            assert shown_msat == max(0, owed_msat - mined_msat)
+        assert shown_msat == 0 or is_lost
+        if is_lost:
             self.check_refused()
+        assert stall.copy.noticed_at is None, "no restart is an older copy"
         if not self.rivals:
             assert stall.ledger.refused_cable(CABLE) is None
         by_lightning_msat = sum(amount_msat for _, amount_msat in stall.wallet.sends)

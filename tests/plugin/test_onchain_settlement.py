@@ -13,7 +13,7 @@ import pytest
 from pyln.client import RpcException
 
 from tests.plugin.fake_chain import psbt_of
-from tests.plugin.fakes import CABLE, SOCKET, Stall, wait_until
+from tests.plugin.fakes import CABLE, SOCKET, Stall, node_id, wait_until
 from tests.plugin.still_stall import (
     CONFIRMATIONS,
     FLOOR_SAT,
@@ -300,7 +300,8 @@ def test_a_loss_is_taken_out_of_the_refund_whether_it_is_final_before_that_is_de
     if is_decided_first:
         stall.work()
     stall.mine(CONFIRMATIONS)
-    assert stall.aggregate(session).status is AggregateStatus.LOST
+    is_paid = spent == "older"
+    assert stall.aggregate(session).status is (AggregateStatus.SETTLED if is_paid else AggregateStatus.LOST)
     assert stall.aggregate(session).lost_msat == lost_sat * MSAT_PER_SAT
     assert not stall.wallet.sends
     stall.work()
@@ -448,7 +449,7 @@ def report(stall: StillStall) -> Report:
         def tip_height(self) -> int | None:
             return stall.watch.tip_height
 
-    return Report(stall.socket, stall.live, stall.ledger, stall.bookkeeper, {"node_id": SOCKET}, Watching())
+    return Report(stall.socket, stall.live, stall.ledger, stall.bookkeeper, {"node_id": SOCKET}, stall.copy, Watching())
 
 
 def test_the_operator_sees_the_aggregate_from_its_first_version_to_its_confirmations(
@@ -492,7 +493,31 @@ def test_losses_stand_in_the_totals(stall: StillStall, session: str, wallet: Wal
     stall.work()
     stall.mine(CONFIRMATIONS)
     totals = report(stall).totals(0, 2**40)
-    assert totals["onchain_credited_msat"] == totals["lost_msat"] == VALUE_SAT * MSAT_PER_SAT
+    assert totals["onchain_credited_msat"] == totals["missing_msat"] == VALUE_SAT * MSAT_PER_SAT
+    assert totals["lost_msat"] == 0, "nothing was delivered for it"
+
+
+def test_what_is_called_lost_was_delivered_and_not_paid_for(stall: StillStall) -> None:
+    """9,000 sat credited, 1,001 sat charged, 2,000 sat came: 7,000 sat did not come, and nothing is lost."""
+    object.__setattr__(stall.settings, "credit_cap_sat", 9000)
+    for number, (came_sat, lost_sat) in enumerate([(2000, 0), (1000, 1)], start=1):
+        session = stall.open(number, f"A{number}", node_id(number + 10))
+        wallet = Wallet.of(stall.chain, stall.invite(session, node_id(number + 10)).script)
+        assert stall.hand_over(session, 1, wallet.sign(came_sat)) == ""
+        assert stall.hand_over(session, 2, wallet.sign(9000)) == ""
+        stall.look()
+        stall.deliver(1_001_000, f"A{number}")
+        stall.chain.mine([wallet.versions[0]])
+        stall.look()
+        stall.work()
+        stall.mine(CONFIRMATIONS)
+        (shown,) = report(stall).sessions(session, 1)
+        assert (shown["charged_msat"], shown["onchain"]["mined_value_sat"]) == (1_001_000, came_sat)
+        assert (shown["missing_msat"], shown["lost_msat"]) == ((9000 - came_sat) * 1000, lost_sat * 1000)
+        assert shown["onchain"]["status"] == ("lost" if lost_sat else "settled")
+        assert (stall.ledger.refused_cable(node_id(number + 10)) is not None) is bool(lost_sat)
+    totals = report(stall).totals(0, 2**40)
+    assert (totals["missing_msat"], totals["lost_msat"]) == (15_000_000, 1_000)
 
 
 class Methods:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wattline.bitcoin.chain import (
+    BlockPruned,
     BroadcastRefused,
     ChainRefused,
     ChainUnavailable,
@@ -32,11 +33,15 @@ REORG_ATTEMPTS = 3
 """How often a search is begun anew because the chain was reorganised below it."""
 
 # bitcoind's error codes (src/rpc/protocol.h).
+_MISC = -1
 _INVALID_ADDRESS_OR_KEY = -5
+_INVALID_PARAMETER = -8
 _DESERIALIZATION = -22
 _VERIFY = -25
 _VERIFY_REJECTED = -26
 _ALREADY_IN_CHAIN = -27
+_PRUNED = "pruned data"
+"""What its message says of a block that was deleted (src/rpc/blockchain.cpp, CheckBlockDataAvailability)."""
 # What getblockchaininfo's `chain` is called by Core Lightning (bitcoin/chainparams.c).
 _NETWORKS = {"main": "bitcoin", "test": "testnet"}
 
@@ -87,6 +92,14 @@ class Bitcoind:
                 )
             return Tip(int(answer["blocks"]), answer["bestblockhash"])
 
+    def block_hash(self, height: int) -> str | None:
+        try:
+            return str(self._rpc.call("getblockhash", height))
+        except ChainRefused as error:
+            if error.rpc_code == _INVALID_PARAMETER:
+                return None
+            raise
+
     def verdict(self, raw: str) -> Verdict:
         answer = self._rpc.call("testmempoolaccept", [raw])
         with reading("testmempoolaccept"):
@@ -128,8 +141,7 @@ class Bitcoind:
 
     def mined_spender(self, outpoint: Outpoint, from_height: int) -> MinedTx | None:
         """As in the Protocol. Reads a block for each height down to ``from_height`` unless the output is unspent.
-        Raises ChainRefused also when one of these blocks was pruned, ChainUnavailable when the chain was reorganised
-        again and again meanwhile."""
+        Raises ChainUnavailable also when the chain was reorganised again and again meanwhile."""
         for _ in range(REORG_ATTEMPTS):
             if self.unspent(outpoint, include_mempool=False) is not None:
                 return None
@@ -169,7 +181,7 @@ class Bitcoind:
         block_hash = tip.block_hash
         for height in range(tip.height, max(from_height, 1) - 1, -1):
             # A whole block decoded is many times its size; most do not hold what is looked for.
-            raw = str(self._rpc.call("getblock", block_hash, 0))
+            raw = self._block(block_hash, height)
             if needle in raw:
                 found = self._spender_in(block_hash, outpoint)
                 if found is not None:
@@ -177,6 +189,15 @@ class Bitcoind:
             # Block header: version (4 bytes), hash of the block before (32), ...
             block_hash = bytes.fromhex(raw[8:72])[::-1].hex()
         return None
+
+    def _block(self, block_hash: str, height: int) -> str:
+        """Serialized, hex."""
+        try:
+            return str(self._rpc.call("getblock", block_hash, 0))
+        except ChainRefused as error:
+            if error.rpc_code == _MISC and _PRUNED in error.message:
+                raise BlockPruned("block_pruned", f"bitcoind has deleted block {height}: {error.message}") from error
+            raise
 
     def _spender_in(self, block_hash: str, outpoint: Outpoint) -> Tx | None:
         block: dict[str, Any] = self._rpc.call("getblock", block_hash, 2)

@@ -39,6 +39,10 @@ class NotATransaction(StopError):
     transaction (``tx_invalid``)."""
 
 
+class BlockPruned(ChainRefused):
+    """A block that is asked for was deleted to save space (``prune``). Code ``block_pruned``."""
+
+
 class BroadcastRefused(StopError):
     """The mempool does not take the transaction now; ``message`` is bitcoind's reason. Code ``broadcast_refused``."""
 
@@ -164,6 +168,9 @@ class Chain(Protocol):
 
     def tip(self) -> Tip: ...
 
+    def block_hash(self, height: int) -> str | None:
+        """Of the best chain's block of that height, also when the block itself was pruned; None above the tip."""
+
     def verdict(self, raw: str) -> Verdict:
         """Whether the mempool would take it: scripts and signatures, policy, fees, and everything else."""
 
@@ -180,7 +187,7 @@ class Chain(Protocol):
 
     def mined_spender(self, outpoint: Outpoint, from_height: int) -> MinedTx | None:
         """The transaction of the best chain that spends ``outpoint``, looked for in the blocks from the tip down to
-        ``from_height``. None when there is none there."""
+        ``from_height``. None when there is none there. Raises BlockPruned when it may stand in a block that is gone."""
 
     def confirmations(self, block_hash: str) -> int:
         """Of a transaction in this block: 1 at the tip; 0 when the block is not in the best chain (any more)."""

@@ -168,10 +168,11 @@ class AggregateStore(VersionStore, RefusalStore):
             _sent(connection, session_id)
             _change(connection, session_id, child_txid=txid)
 
-    def close_aggregate(self, session_id: str, status: AggregateStatus, at: int) -> None:
+    def close_aggregate(self, session_id: str, status: AggregateStatus, at: int, *, is_resolved: bool = False) -> None:
         """What was mined is deep enough: SENT becomes SETTLED or LOST. The same again changes nothing. LOST may also be
-        what can never be mined, once it was said how much is lost. Raises StopError ``aggregate_not_sent`` from any
-        other status, ``aggregate_not_mined`` when nothing was mined, ``aggregate_invalid`` for any other end."""
+        what can never be mined, once it was said how much is lost; ``is_resolved``: a person says how it ended. Raises
+        StopError ``aggregate_not_sent`` from any other status, ``aggregate_not_mined`` when nothing was mined,
+        ``aggregate_invalid`` for any other end."""
         if status not in (AggregateStatus.SETTLED, AggregateStatus.LOST):
             raise StopError("aggregate_invalid", f"an aggregate is closed as settled or lost, not {status}")
         with self._database.unit() as connection:
@@ -179,7 +180,7 @@ class AggregateStore(VersionStore, RefusalStore):
                 return
             aggregate = _sent(connection, session_id)
             is_hopeless = status is AggregateStatus.LOST and aggregate.lost_msat > 0
-            if aggregate.mined_txid is None and not is_hopeless:
+            if aggregate.mined_txid is None and not is_hopeless and not is_resolved:
                 raise StopError("aggregate_not_mined", f"nothing of the aggregate of session {session_id} was mined")
             _change(connection, session_id, status=status.value, closed_at=at)
 

@@ -81,7 +81,8 @@ class Aggregate:
     child_txid: str | None = None
     """Of a transaction of ours that pays for the chosen version's way into a block (CPFP)."""
     lost_msat: int = 0
-    """What was credited and not given back, less what was mined."""
+    """What was to be taken (credited and not given back) and was not mined. How much of it the socket has delivered for
+    is for :func:`wattline.payment.aggregate.lost_msat` to say."""
     closed_at: int | None = None
     """When it became SETTLED, LOST or VOID."""
 
@@ -120,7 +121,8 @@ class Version:
     """Which output is the socket's."""
     txid: str
     psbt: str
-    """Signed, base64; empty when the ledger has let go of it."""
+    """Signed, base64, of our own making; empty when the ledger has let go of it, or found the transaction on the
+    chain."""
     raw: str
     """The transaction with its witnesses, hex; empty when the ledger has let go of it."""
     is_final: bool = False
@@ -132,8 +134,8 @@ class Version:
         for name, lowest in (("number", 1), ("value_sat", 1), ("fee_sat", 0), ("vsize", 1), ("vout", 0)):
             _whole("version_invalid", name, getattr(self, name), lowest)
         _hex32("version_invalid", "txid", self.txid)
-        if bool(self.psbt) is not bool(self.raw):
-            raise StopError("version_invalid", "a version has both its PSBT and its transaction, or neither")
+        if self.psbt and not self.raw:
+            raise StopError("version_invalid", "a version has its transaction with its PSBT")
 
     @property
     def is_whole(self) -> bool:

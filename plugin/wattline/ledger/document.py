@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from wattline.errors import StopError
@@ -54,12 +54,20 @@ class DocumentStore(Store):
             rows = connection.execute(query.order_by(statements.c.sequence.desc()).limit(limit))
             return [SavedStatement(row.session_id, row.sequence, row.at, row.statement) for row in rows]
 
-    def save_receipt(self, session_id: str, content: bytes, signature: str, at: int) -> None:
-        """Keep one more receipt of the session; earlier ones stay."""
+    def save_receipt(self, session_id: str, content: bytes, signature: str, at: int) -> int:
+        """Keep one more receipt of the session; earlier ones stay. Its number, which grows with every receipt of this
+        ledger."""
         with self._database.unit() as connection:
             _need_session(connection, session_id)
             row = {"session_id": session_id, "receipt": content, "signature": signature, "at": at}
-            connection.execute(insert(receipts).values(row))
+            made = connection.execute(insert(receipts).values(row))
+            assert made.inserted_primary_key is not None, "the database numbers its rows"
+            return int(made.inserted_primary_key[0])
+
+    def last_receipt_number(self) -> int:
+        """Of the receipt saved last, of whatever session; 0 when there is none."""
+        with self._database.view() as connection:
+            return int(connection.execute(select(func.coalesce(func.max(receipts.c.number), 0))).scalar_one())
 
     def receipt(self, session_id: str) -> SavedReceipt | None:
         """The newest receipt of the session, or None."""

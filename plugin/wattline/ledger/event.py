@@ -33,9 +33,12 @@ class EventStore(Store):
         with self._database.unit() as connection:
             connection.execute(insert(events).values(at=at, session_id=session_id, kind=kind, detail=text))
 
-    def last_event(self, kind: str) -> LoggedEvent | None:
-        """The newest event of this kind, or None."""
-        found = self._logged(select(events).where(events.c.kind == kind), 1)
+    def last_event(self, kind: str, session_id: str | None = None) -> LoggedEvent | None:
+        """The newest event of this kind (of one session), or None."""
+        query = select(events).where(events.c.kind == kind)
+        if session_id is not None:
+            query = query.where(events.c.session_id == session_id)
+        found = self._logged(query, 1)
         return found[0] if found else None
 
     def events(self, limit: int, session_id: str | None = None) -> Sequence[LoggedEvent]:

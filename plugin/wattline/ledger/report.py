@@ -10,8 +10,9 @@ from sqlalchemy.sql import ColumnElement
 from wattline.ledger.outgoing import IntentStatus, Purpose
 from wattline.ledger.payment import Kind
 from wattline.ledger.schema import aggregate_versions, aggregates, intents, payments, sessions
+from wattline.ledger.session_record import records_in
 from wattline.ledger.store import Store
-from wattline.payment.aggregate import MSAT_PER_SAT
+from wattline.payment.aggregate import MSAT_PER_SAT, lost_msat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,9 @@ class Totals:
     refunded_msat: int
     refund_fees_msat: int
     lost_msat: int
-    """Credited on-chain and not given back, but never mined."""
+    """Delivered and never paid for, because less was mined than was to be taken."""
+    missing_msat: int
+    """What was to be taken on-chain, credited and not given back, and was not mined."""
     orphans: int
     orphans_msat: int
     orphans_refunded_msat: int
@@ -71,6 +74,14 @@ class ReportStore(Store):
             def total(column: ColumnElement[int], where: ColumnElement[bool]) -> int:
                 return _total(connection, column, where)
 
+            missing = select(aggregates.c.session_id, aggregates.c.lost_msat).where(
+                aggregates.c.lost_msat > 0, aggregates.c.session_id.in_(of_opened)
+            )
+            lost = sum(
+                lost_msat(row.lost_msat, found[0].session.account.balance_msat)
+                for row in connection.execute(missing).all()
+                if (found := records_in(connection, sessions.c.session_id == row.session_id))
+            )
             onchain_credited_msat = total(newest.c.value_sat, true()) * MSAT_PER_SAT
             return Totals(
                 sessions=_count(connection, sessions.c.session_id, opened),
@@ -83,7 +94,8 @@ class ReportStore(Store):
                 charged_msat=total(sessions.c.charged_msat, opened),
                 refunded_msat=total(sessions.c.refunded_msat, opened),
                 refund_fees_msat=total(sessions.c.refund_fee_msat, opened),
-                lost_msat=total(aggregates.c.lost_msat, aggregates.c.session_id.in_(of_opened)),
+                lost_msat=lost,
+                missing_msat=total(aggregates.c.lost_msat, aggregates.c.session_id.in_(of_opened)),
                 orphans=_count(connection, payments.c.payment_hash, paid),
                 orphans_msat=total(payments.c.amount_msat, paid),
                 orphans_refunded_msat=total(intents.c.amount_msat, given_back),

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import Row, ScalarSelect, Select, func, insert, select, update
+from sqlalchemy import Connection, Row, ScalarSelect, Select, func, insert, select, update
+from sqlalchemy.sql import ColumnElement
 
 from wattline.errors import StopError
 from wattline.ledger.payment import Kind
-from wattline.ledger.schema import aggregate_versions, payments, sessions
+from wattline.ledger.schema import aggregate_versions, payments, receipts, sessions
 from wattline.ledger.store import Store
 from wattline.payment.aggregate import MSAT_PER_SAT
 from wattline.session import Account, Method, RefundStatus, Session, State, StopReason, Terms
@@ -112,9 +113,20 @@ class SessionStore(Store):
         query = _with_credit().where(sessions.c.refund_status == RefundStatus.OWED)
         return self._records(query.order_by(sessions.c.opened_at, sessions.c.session_id))
 
+    def without_receipt(self) -> Sequence[SessionRecord]:
+        """CLOSED sessions of which no receipt was saved, oldest first."""
+        has_receipt = select(receipts.c.number).where(receipts.c.session_id == sessions.c.session_id).exists()
+        query = _with_credit().where(sessions.c.state == State.CLOSED, ~has_receipt)
+        return self._records(query.order_by(sessions.c.opened_at, sessions.c.session_id))
+
     def _records(self, query: Select[Any]) -> list[SessionRecord]:
         with self._database.view() as connection:
             return [_record(row) for row in connection.execute(query)]
+
+
+def records_in(connection: Connection, where: ColumnElement[bool]) -> list[SessionRecord]:
+    """The sessions for which ``where`` holds, within the caller's view or unit of work."""
+    return [_record(row) for row in connection.execute(_with_credit().where(where))]
 
 
 def _with_credit() -> Select[Any]:

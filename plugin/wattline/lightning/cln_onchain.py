@@ -11,7 +11,7 @@ from wattline.bitcoin.chain import Outpoint, TxOutput
 from wattline.errors import RetryError
 from wattline.lightning.answers import msat_of, reading
 from wattline.lightning.node import NodeRefused
-from wattline.lightning.onchain import EMPTY_TX_WEIGHT, RESERVE_BLOCKS, Base, WalletOutput, WalletTx
+from wattline.lightning.onchain import EMPTY_TX_WEIGHT, RESERVE_BLOCKS, Base, Income, WalletOutput, WalletTx
 from wattline.lightning.rpc import NodeRpc, RpcRefused
 
 MSAT_PER_SAT = 1000
@@ -144,6 +144,19 @@ class CoreLightningFunds:
         return max(spenders, key=lambda found: found.blockheight, default=None)
 
     # --- ReceivingFunds -----------------------------------------------------------------------------------------------
+
+    def income(self, script: str) -> Sequence[Income]:
+        answer = self._rpc.call("listfunds", {"spent": True})
+        with reading("listfunds"):
+            return [
+                Income(
+                    Outpoint(row["txid"], int(row["output"])),
+                    msat_of(row["amount_msat"]) // MSAT_PER_SAT,
+                    int(row.get("blockheight", 0)),
+                )
+                for row in answer["outputs"]
+                if row["scriptpubkey"] == script
+            ]
 
     def send(self, psbt: str) -> str:
         """As in the Protocol. Raises NodeRefused ``already_mined``, or ``broadcast_refused`` with bitcoind's reason."""

@@ -28,6 +28,16 @@ class WalletOutput:
 
 
 @dataclass(frozen=True, slots=True)
+class Income:
+    """An output to one of the node's own addresses, spent since or not."""
+
+    outpoint: Outpoint
+    value_sat: int
+    blockheight: int
+    """0 while it is in no block."""
+
+
+@dataclass(frozen=True, slots=True)
 class WalletTx:
     """A transaction that the wallet has seen."""
 
@@ -86,9 +96,15 @@ class ReceivingFunds(Protocol):
 
     def new_address(self) -> str: ...
 
+    def outputs(self) -> Sequence[WalletOutput]:
+        """Confirmed, unreserved, largest first."""
+
+    def income(self, script: str) -> Sequence[Income]:
+        """What came to the own address of this scriptPubKey (hex), by the node's own record."""
+
     def send(self, psbt: str) -> str:
-        """Broadcast the cable's signed PSBT (base64) through the node, which then knows of its own unconfirmed output;
-        the txid, also when it is in the mempool already."""
+        """Broadcast a signed PSBT (base64) of our own making through the node, which then knows of its own unconfirmed
+        output; the txid, also when it is in the mempool already."""
 
     def bump(self, outpoint: Outpoint, feerate_per_kw: int) -> str:
         """Spend the own unconfirmed ``outpoint`` to the own wallet at this fee rate (a child that pays for its

@@ -156,6 +156,19 @@ def prove(
     return Proven(tx, value_sat, fee_sat, ours[0], tuple(spent))
 
 
+def is_paid_by(value_sat: int, charged_msat: int, keysend_msat: int) -> bool:
+    """Whether a transaction that pays the session's script ``value_sat`` pays what is owed on-chain. One that pays the
+    script nothing pays for nothing."""
+    return value_sat > 0 and value_sat * MSAT_PER_SAT >= charged_msat - keysend_msat
+
+
+def lost_msat(missing_msat: int, balance_msat: int) -> int:
+    """What was delivered and never paid for: the charge, less all that came and stayed. ``missing_msat`` is what was to
+    be taken on-chain and was not mined; ``balance_msat`` is what the session's account calls unused, and counts that as
+    if it had come."""
+    return max(0, missing_msat - balance_msat) if missing_msat else 0
+
+
 def final_value_sat(charged_msat: int, keysend_msat: int, floor_sat: int) -> int:
     """What the final version has to pay: what is owed and was not paid by keysend, rounded up to whole sats, at least
     the floor; 0 when nothing is owed on-chain, and nothing is broadcast then."""

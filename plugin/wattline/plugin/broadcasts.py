@@ -6,7 +6,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from wattline.bitcoin.chain import BroadcastRefused, Chain, MinedTx, NotATransaction, Outpoint, Tip
+from wattline.bitcoin.chain import BroadcastRefused, Chain, NotATransaction, Outpoint, Tip, TxOutput
+from wattline.bitcoin.psbt import finalized_psbt
+from wattline.bitcoin.serialization import read_tx
 from wattline.errors import RetryError, WattlineError
 from wattline.ledger import Aggregate, Ledger, Version
 from wattline.lightning.onchain import ReceivingFunds
@@ -16,6 +18,8 @@ from wattline.payment.aggregate import WEIGHT_PER_VBYTE, feerate_per_kw
 log = logging.getLogger(__name__)
 
 BROADCAST_AGAIN_S = 5.0
+TELL_AGAIN_S, TELL_AGAIN_AT_MOST_S = 5.0, 600.0
+"""After a refusal of our own node: doubled with each one."""
 BUMP_AGAIN_S = 60.0
 CHILD_VSIZE = 111
 """One input and one output of ours (P2TR)."""
@@ -49,6 +53,10 @@ class Broadcasts:
         """The version that our own node has been told of, by txid."""
         self._described: dict[str, str] = {}
         """The transaction that the bookkeeper has been told of, by txid."""
+        self._refusals: dict[tuple[str, str], tuple[int, float]] = {}
+        """By session and what our node was told: how often it has refused that, and when it is told again."""
+        self.troubles: dict[str, str] = {}
+        """What our own node does not take, by session: without it there is no child to help a stuck payment."""
 
     def is_due(self, session_id: str) -> bool:
         """Whether it is time to hand it to the network (again)."""
@@ -85,15 +93,9 @@ class Broadcasts:
             self._bump_due[session_id] = self._clock() + BUMP_AGAIN_S
             self._bump(aggregate, chosen)
 
-    def describe(self, aggregate: Aggregate, mined: MinedTx) -> None:
-        """Tell the bookkeeper what the deposit was for, as soon as it knows of it."""
-        for number, output in enumerate(mined.tx.outputs):
-            if output.script == aggregate.script:
-                self.describe_output(aggregate.session_id, Outpoint(mined.tx.txid, number))
-
-    def describe_output(self, session_id: str, outpoint: Outpoint) -> None:
-        """As :meth:`describe`, of the output that pays us; nothing when it was done."""
-        if self._described.get(session_id) == outpoint.txid:
+    def describe(self, session_id: str, outpoint: Outpoint) -> None:
+        """Tell the bookkeeper what the deposit was for, as soon as it knows of it; nothing when it was done."""
+        if self._described.get(session_id) == outpoint.txid or not self._may_tell(session_id, "income"):
             return
         try:
             self._funds.describe_income(outpoint, f"wattline:1:{session_id}")
@@ -101,25 +103,50 @@ class Broadcasts:
             log.info("the bookkeeper does not describe %s yet: %s", outpoint, error.message)
             return
         except WattlineError as error:
+            self._refused(session_id, "income")
             log.warning("the bookkeeper does not describe %s: %s", outpoint, error.message)
+            return
         self._described[session_id] = outpoint.txid
 
     def forget(self, session_id: str) -> None:
         """Its fate is final."""
         for remembered in (self._sent_at, self._waits_since, self._bump_due, self._announced, self._described):
             remembered.pop(session_id, None)
+        self.troubles.pop(session_id, None)
+        for what in ("income", "payment"):
+            self._refusals.pop((session_id, what), None)
 
     def _tell_node(self, session_id: str, chosen: Version) -> None:
-        if self._announced.get(session_id) == chosen.txid:
+        """With a PSBT of our own making: whatever else stood in the cable's, our node could refuse it for."""
+        if self._announced.get(session_id) == chosen.txid or not self._may_tell(session_id, "payment"):
             return
+        tx = read_tx(bytes.fromhex(chosen.raw))
+        found = [self._chain.unspent(item.outpoint, include_mempool=False) for item in tx.inputs]
+        prevouts = [TxOutput(each.value_sat, each.script) for each in found if each is not None]
+        if len(prevouts) < len(found):
+            return  # mined meanwhile, which our node sees for itself
         try:
-            self._funds.send(chosen.psbt)
+            self._funds.send(finalized_psbt(tx, prevouts))
         except RetryError as error:
             log.info("the node is told of %s later: %s", chosen.txid, error.message)
             return
         except WattlineError as error:
-            log.warning("the node does not take %s: %s", chosen.txid, error.message)
+            trouble = f"lightningd does not take {chosen.txid}, and could not help it by a child: {error.message}"
+            if self.troubles.get(session_id) != trouble:
+                log.warning("session %s: %s", session_id, trouble)
+            self.troubles[session_id] = trouble
+            self._refused(session_id, "payment")
+            return
+        self.troubles.pop(session_id, None)
         self._announced[session_id] = chosen.txid
+
+    def _may_tell(self, session_id: str, what: str) -> bool:
+        return self._clock() >= self._refusals.get((session_id, what), (0, float("-inf")))[1]
+
+    def _refused(self, session_id: str, what: str) -> None:
+        count = self._refusals.get((session_id, what), (0, 0.0))[0]
+        wait_s = min(TELL_AGAIN_S * 2**count, TELL_AGAIN_AT_MOST_S)
+        self._refusals[session_id, what] = (min(count + 1, 10), self._clock() + wait_s)
 
     def _bump(self, aggregate: Aggregate, chosen: Version) -> None:
         """A child of our own output pays for both, where that is worth it."""

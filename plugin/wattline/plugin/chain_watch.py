@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
-from wattline.bitcoin.chain import Chain, ChainUnavailable, Outpoint, Tip
+from wattline.bitcoin.chain import Chain, ChainUnavailable, Outpoint, Tip, Tx
 from wattline.errors import WattlineError
 from wattline.ledger import Aggregate, AggregateStatus, Ledger, Version
 from wattline.lightning.onchain import ReceivingFunds
@@ -22,10 +22,12 @@ from wattline.payment.aggregate import MSAT_PER_SAT, feerate_per_kw
 from wattline.plugin.admission import check_height
 from wattline.plugin.aggregates import Aggregates
 from wattline.plugin.broadcasts import Broadcasts
+from wattline.plugin.chain_identity import ChainIdentity
 from wattline.plugin.choice import Choice
+from wattline.plugin.older_copy import OlderCopy
 from wattline.plugin.pursuit import Pursuit
-from wattline.plugin.spenders import Spenders
-from wattline.session import Event, Fault, Session, State, StopReason
+from wattline.plugin.spenders import Spenders, SpenderUnknown
+from wattline.session import CreditChecked, Event, Fault, Session, State, StopReason
 from wattline.tariff import worth_msat
 
 log = logging.getLogger(__name__)
@@ -47,6 +49,9 @@ class Sessions(Protocol):
     def session_now(self, session_id: str) -> Session | None:
         """A session as it stands, live or over."""
 
+    def credit_stored(self, session_id: str, txid: str, total_msat: int) -> bool:
+        """The ledger holds a version with this txid: credit what the session lacks of ``total_msat`` from the chain."""
+
     def is_served(self, session_id: str) -> bool:
         """Whether an outlet still has it: its end is not written yet."""
 
@@ -64,13 +69,14 @@ class ChainWatch:
         desk: Aggregates,
         choice: Choice,
         sessions: Sessions,
+        copy: OlderCopy,
         now: Callable[[], int] = lambda: int(time.time()),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``network``: lightningd's; ``now``: Unix seconds; ``clock``: monotonic, in s."""
         self._settings = settings
-        self._network = network
-        self._is_right_chain = False
+        self.identity = ChainIdentity(network, ledger, chain, funds, now)
+        self._copy = copy
         self._ledger = ledger
         self._chain = chain
         self._desk = desk
@@ -78,9 +84,11 @@ class ChainWatch:
         self._sessions = sessions
         self._now = now
         self._clock = clock
-        self._spenders = Spenders(ledger, chain, now)
+        self._spenders = Spenders(ledger, chain, funds, now)
         self._broadcasts = Broadcasts(settings, ledger, chain, funds, clock)
-        self._pursuit = Pursuit(settings, ledger, chain, self._spenders, self._broadcasts, now)
+        self._pursuit = Pursuit(settings, ledger, chain, self._spenders, self._broadcasts, sessions.session_now, now)
+        self._troubles: dict[str, str] = {}
+        """What is wrong with one session's payment, and how it was said."""
         self._wake = threading.Event()
         self._stopping = False
         self._tip: Tip | None = None
@@ -102,6 +110,12 @@ class ChainWatch:
     def wake(self) -> None:
         """Look now: something was chosen."""
         self._wake.set()
+
+    @property
+    def troubles(self) -> Sequence[str]:
+        """What is wrong with the payments of single sessions; the others go on."""
+        found = {**self._broadcasts.troubles, **self._troubles}
+        return [f"session {session_id}: {text}" for session_id, text in sorted(found.items())]
 
     @property
     def tip_height(self) -> int | None:
@@ -131,12 +145,15 @@ class ChainWatch:
         """One look at everything. Raises ChainUnavailable and whatever else stands in the way of it."""
         aggregates = self._ledger.unfinished_aggregates()
         self._conclude_closed(aggregates)
-        self._check_network()
+        self._troubles = {each.session_id: text for each in aggregates if (text := self._troubles.get(each.session_id))}
+        self.identity.check_network()
         is_slow = self._clock() >= self._slow_due
         if not aggregates and not is_slow:
             return
-        tip = self._tip = self._chain.tip()
+        tip = self._chain.tip()
+        self.identity.check(tip)
         check_height(tip, aggregates)
+        self._tip = tip
         is_thorough = is_slow or tip != self._looked_through
         growing = [each for each in aggregates if each.status is AggregateStatus.OPEN]
         self._watch_growing(growing, is_thorough=is_thorough)
@@ -144,14 +161,9 @@ class ChainWatch:
             if aggregate.status is AggregateStatus.SENT:
                 self._on_its_own(aggregate, lambda each: self._pursuit.follow(each, tip, is_thorough=is_thorough))
         self._looked_through = tip
+        self._choice.chain_was_seen = True
         if is_slow:
             self._slow_due = self._clock() + SLOW_LOOK_S
-
-    def _check_network(self) -> None:
-        """Once: a bitcoind of another chain would tell lies about this one."""
-        if not self._is_right_chain:
-            self._chain.check(self._network)
-            self._is_right_chain = True
 
     def _on_its_own(self, aggregate: Aggregate, work: Callable[[Aggregate], None]) -> None:
         """What is wrong with one settlement must not keep the others."""
@@ -160,9 +172,18 @@ class ChainWatch:
         except ChainUnavailable:
             raise
         except WattlineError as error:
-            log.warning("settlement of session %s: %s: %s", aggregate.session_id, error.code, error.message)
+            self._trouble(aggregate.session_id, f"{error.code}: {error.message}")
         except Exception:
             log.exception("settlement of session %s", aggregate.session_id)
+            self._trouble(aggregate.session_id, "internal error, see the log")
+        else:
+            self._troubles.pop(aggregate.session_id, None)
+
+    def _trouble(self, session_id: str, text: str) -> None:
+        """Said once, and shown as long as it lasts."""
+        if self._troubles.get(session_id) != text:
+            log.warning("settlement of session %s: %s", session_id, text)
+        self._troubles[session_id] = text
 
     def _conclude_closed(self, aggregates: Sequence[Aggregate]) -> None:
         """Choose for sessions that are over: the plugin died between the close and the choice."""
@@ -172,8 +193,12 @@ class ChainWatch:
 
     def _conclude(self, aggregate: Aggregate) -> None:
         session = self._sessions.session_now(aggregate.session_id)
-        if session is not None and session.state is State.CLOSED:
-            self._choice.conclude(session)
+        if session is None or session.state is not State.CLOSED:
+            return
+        is_doubtful = self._copy.concerns(aggregate.session_id)
+        if is_doubtful and (not self._choice.chain_was_seen or self._adopted(aggregate, session)):
+            return
+        self._choice.conclude(session)
 
     # Aggregates that grow.
 
@@ -185,42 +210,102 @@ class ChainWatch:
 
     def _watch_one(self, aggregate: Aggregate, spenders: Mapping[Outpoint, str], *, is_thorough: bool) -> None:
         session_id = aggregate.session_id
-        if not self._sessions.is_served(session_id):
-            return
         newest = self._ledger.newest_version(session_id)
-        if newest is None:
+        session = self._sessions.session_now(session_id)
+        if not self._sessions.is_served(session_id) or newest is None or session is None:
             return
         txids = {spenders[item.outpoint] for item in aggregate.inputs if item.outpoint in spenders}
-        if not txids and is_thorough:
-            mined = self._spenders.mined(aggregate)
-            txids = {mined.tx.txid} if mined is not None else set()
-        is_gone = not txids and is_thorough and self._spenders.are_gone(aggregate)
-        final = self._ledger.final_version(session_id)
-        if final is not None and txids == {final.txid}:
-            return  # it is about to be chosen
-        if txids:
-            self._inputs_spent(aggregate, newest, txids)
+        try:
+            txs = self._txs(aggregate, session, txids, is_thorough=is_thorough)
+            is_gone = not txs and is_thorough and self._spenders.are_gone(aggregate, session)
+        except SpenderUnknown as error:
+            # It is spent, and nobody knows by what: nobody is accused, and nothing more is delivered for it.
+            log.error("session %s: %s", session_id, error.message)
+            self._seize(aggregate, newest, StopReason.INPUT_GONE, set())
+            raise
+        if txs:
+            self._inputs_spent(aggregate, newest, session, txs)
         elif is_gone:
             # Nobody is accused of it: a reorg may have done it, or whoever sent the coin to the cable.
             log.error("session %s: an input of its payment does not exist any more", session_id)
             self._seize(aggregate, newest, StopReason.INPUT_GONE, set())
         elif is_thorough:
+            if session.is_withheld:
+                self._sessions.post(session_id, CreditChecked())
             reason = self._reason_to_end(aggregate, newest)
             if reason is not None:
                 self._sessions.post(session_id, Fault(reason))
 
-    def _inputs_spent(self, aggregate: Aggregate, newest: Version, txids: set[str]) -> None:
+    def _txs(self, aggregate: Aggregate, session: Session, txids: Collection[str], *, is_thorough: bool) -> list[Tx]:
+        """What spends its inputs: those of the mempool, else, on a thorough look or when they have just left it, what
+        was mined."""
+        txs = [tx for tx in (self._chain.mempool_tx(txid) for txid in txids) if tx is not None]
+        if not txs and (txids or is_thorough):
+            mined = self._spenders.mined(aggregate, session)
+            if mined is not None and mined.tx is None:
+                raise SpenderUnknown("spender_unknown", f"{mined.txid} pays for it, and the block that says so is gone")
+            txs = [mined.tx] if mined is not None and mined.tx is not None else []
+        return txs
+
+    def _inputs_spent(self, aggregate: Aggregate, newest: Version, session: Session, txs: Sequence[Tx]) -> None:
         """The cable (only it can sign for them) has spent inputs while the aggregate was growing. What counts now is to
         be first: no final version is asked for."""
-        session_id = aggregate.session_id
-        if txids == {newest.txid}:
+        session_id, txids = aggregate.session_id, {tx.txid for tx in txs}
+        final = self._ledger.final_version(session_id)
+        if final is not None and txids == {final.txid}:
+            return  # it is about to be chosen
+        if self._adopted(aggregate, session, txs):
+            return
+        paid_sat = sum(tx.paid_to(aggregate.script) for tx in txs)
+        if txids == {newest.txid} or self._spenders.pays(session, paid_sat):
             reason = StopReason.PAID_EARLY
-            log.info("session %s: the cable has broadcast the newest version itself", session_id)
+            log.info("session %s: the cable itself has broadcast what pays for it, %d sat", session_id, paid_sat)
         else:
             is_older = all(self._ledger.version_value_sat(session_id, txid) is not None for txid in txids)
             reason = StopReason.OLDER_VERSION if is_older else StopReason.DOUBLE_SPENT
             log.error("session %s: %s: its inputs are spent by %s", session_id, reason, ", ".join(sorted(txids)))
         self._seize(aggregate, newest, reason, txids)
+
+    def _adopted(self, aggregate: Aggregate, session: Session, txs: Sequence[Tx] | None = None) -> bool:
+        """A ledger that is an older copy may find on the chain what it had chosen itself, a final or a later version:
+        that stands. ``txs``: what spends the inputs; None: look for it."""
+        session_id = aggregate.session_id
+        newest = self._ledger.newest_version(session_id)
+        if newest is None or not self._copy.concerns(session_id):
+            return False
+        if txs is None:
+            spenders = self._chain.mempool_spenders([item.outpoint for item in aggregate.inputs])
+            txs = self._txs(aggregate, session, set(spenders.values()), is_thorough=True)
+        if len(txs) != 1 or txs[0].outpoints != {item.outpoint for item in aggregate.inputs}:
+            return False
+        (tx,) = txs
+        value_sat = tx.paid_to(aggregate.script)
+        outputs = [number for number, output in enumerate(tx.outputs) if output.script == aggregate.script]
+        is_known = self._ledger.final_version(session_id) is not None or value_sat == newest.value_sat
+        if is_known or len(outputs) != 1 or not self._spenders.pays(session, value_sat):
+            return False
+        found = Version(
+            session_id=session_id,
+            number=newest.number + 1,
+            value_sat=value_sat,
+            fee_sat=sum(item.value_sat for item in aggregate.inputs) - sum(item.value_sat for item in tx.outputs),
+            vsize=tx.vsize,
+            vout=outputs[0],
+            txid=tx.txid,
+            psbt="",
+            raw=tx.raw,
+            is_final=value_sat < newest.value_sat,
+            stored_at=self._now(),
+        )
+        log.warning("session %s: this ledger does not know %s, which pays it %d sat", session_id, tx.txid, value_sat)
+        if found.is_final:
+            return self._choice.adopt(found)
+        self._ledger.store_version(found)
+        if not self._sessions.credit_stored(session_id, found.txid, value_sat * MSAT_PER_SAT):
+            self._ledger.drop_version(session_id, found.number)
+            return False
+        self._seize(aggregate, found, StopReason.LEDGER_RESTORED, {tx.txid})
+        return True
 
     def _seize(self, aggregate: Aggregate, newest: Version, reason: StopReason, txids: set[str]) -> None:
         """End the session at once, and try to have the newest version mined."""

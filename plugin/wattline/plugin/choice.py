@@ -14,6 +14,7 @@ from wattline.ledger import Aggregate, AggregateStatus, Ledger, Version
 from wattline.offering import OnchainSettings
 from wattline.payment.aggregate import MSAT_PER_SAT, final_value_sat
 from wattline.plugin.desks import Desks
+from wattline.plugin.older_copy import OlderCopy
 from wattline.session import Session, StopReason
 from wattline.v1 import charging_pb2 as pb
 
@@ -37,8 +38,12 @@ class Choice:
         ledger: Ledger,
         cables: Cables,
         desks: Desks,
+        copy: OlderCopy,
         now: Callable[[], int] = lambda: int(time.time()),
     ) -> None:
+        self.chain_was_seen = False
+        """Set by whoever watches the chain, after the first look at everything."""
+        self._copy = copy
         self._settings = settings
         self._ledger = ledger
         self._cables = cables
@@ -61,12 +66,19 @@ class Choice:
         if aggregate is None or newest is None:
             return 0
         if aggregate.status is AggregateStatus.OPEN:
+            self.check_seen(session_id)
             due_sat = self._due_sat(session, aggregate)
             if 0 < due_sat < newest.value_sat:
                 self._wait_for_final(session, due_sat)
             aggregate = self._decide(session, due_sat)
         chosen = self._ledger.version(session_id, aggregate.chosen_number) if aggregate.chosen_number else None
         return (newest.value_sat - (chosen.value_sat if chosen else 0)) * MSAT_PER_SAT
+
+    def check_seen(self, session_id: str) -> None:
+        """Before anything is decided for a session that an older copy of the ledger knows: a version that is not in it
+        may have been chosen, and mined, so the chain is asked first. Raises ChainUnavailable."""
+        if not self.chain_was_seen and self._copy.concerns(session_id) and self._ledger.newest_version(session_id):
+            raise ChainUnavailable("bitcoind_unavailable", "the chain was not looked at yet")
 
     def is_owed(self, session: Session) -> bool:
         """Whether something of the session is to be taken on the chain and not yet final there."""
@@ -88,6 +100,7 @@ class Choice:
             if aggregate is None or aggregate.status is not AggregateStatus.OPEN:
                 return
             newest = self._ledger.newest_version(session_id)
+            self.check_seen(session_id)
             if newest is None:
                 self._ledger.void(session_id, "nothing was handed over", self._now())
             else:
@@ -104,6 +117,21 @@ class Choice:
                 return None
             chosen = self._ledger.choose(session_id, newest.number, reason, self._now()).chosen_number
         return self._ledger.version(session_id, chosen) if chosen is not None else None
+
+    def adopt(self, version: Version) -> bool:
+        """Choose ``version``, which was found on the chain and pays less than the newest: it is the final one of which
+        this ledger, an older copy, knows nothing. False when it was decided otherwise before."""
+        session_id = version.session_id
+        desk = self._desks.of(session_id)
+        with desk.lock:
+            desk.is_closed = True
+            aggregate = self._ledger.aggregate(session_id)
+            if aggregate is None or aggregate.status is not AggregateStatus.OPEN:
+                return False
+            with self._ledger.unit():
+                self._ledger.store_version(version)
+                self._ledger.choose(session_id, version.number, StopReason.LEDGER_RESTORED, self._now())
+        return True
 
     def _due_sat(self, session: Session, aggregate: Aggregate) -> int:
         onchain_msat = self._ledger.onchain_credited_msat(session.session_id)

@@ -84,10 +84,16 @@ def statement_message(
 
 
 def receipt_message(
-    record: SessionRecord, node_id: str, refund_payment_hash: str, onchain_msat: int, chosen: Version | None
+    record: SessionRecord,
+    node_id: str,
+    refund_payment_hash: str,
+    onchain_msat: int,
+    chosen: Version | None,
+    *,
+    is_from_older_copy: bool = False,
 ) -> pb.Receipt:
     """The final statement of a closed session. ``onchain_msat``: what was credited on the chain; ``chosen``: the
-    version that is broadcast."""
+    version that is broadcast; ``is_from_older_copy``: there may be an earlier one that the ledger has lost."""
     session = record.session
     return pb.Receipt(
         session_id=session.session_id,
@@ -113,4 +119,5 @@ def receipt_message(
         returned_msat=session.returned_msat,
         onchain_txid=chosen.txid if chosen is not None else "",
         onchain_value_sat=chosen.value_sat if chosen is not None else 0,
+        from_restored_ledger=is_from_older_copy,
     )

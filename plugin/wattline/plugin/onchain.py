@@ -15,6 +15,7 @@ from wattline.plugin.aggregates import Aggregates
 from wattline.plugin.chain_watch import ChainWatch
 from wattline.plugin.choice import Choice
 from wattline.plugin.desks import Desks
+from wattline.plugin.older_copy import OlderCopy
 from wattline.plugin.smart_socket import SmartSocket
 from wattline.session import Session
 
@@ -33,14 +34,17 @@ class Onchain:
         funds: ReceivingFunds,
         signer: Signer,
         seller: SmartSocket,
+        copy: OlderCopy,
         now: Callable[[], int] = lambda: int(time.time()),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``now``: Unix seconds; ``clock``: monotonic, in s."""
         desks = Desks()
         self.desk = Aggregates(settings, ledger, chain, funds, signer, node_id, network, seller, desks, now)
-        self.choice = Choice(settings, ledger, seller, desks, now)
-        self.watch = ChainWatch(settings, network, ledger, chain, funds, self.desk, self.choice, seller, now, clock)
+        self.choice = Choice(settings, ledger, seller, desks, copy, now)
+        self.watch = ChainWatch(
+            settings, network, ledger, chain, funds, self.desk, self.choice, seller, copy, now, clock
+        )
 
     def start(self) -> None:
         self.watch.start()
@@ -51,13 +55,19 @@ class Onchain:
 
     @property
     def trouble(self) -> str:
-        return self.desk.trouble
+        return "; ".join(filter(None, [self.desk.trouble, *self.watch.troubles]))
 
     @property
     def tip_height(self) -> int | None:
         return self.watch.tip_height
 
+    def accept_chain(self, reason: str) -> None:
+        """The operator says that the chain is the right one."""
+        self.watch.identity.accept(reason)
+        self.watch.wake()
+
     def close(self, session_id: str) -> None:
+        self.choice.check_seen(session_id)
         self.desk.close(session_id)
 
     def give_back(self, session: Session) -> int:

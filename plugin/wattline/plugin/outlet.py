@@ -55,6 +55,8 @@ STUCK_RELAY_MS = 10_000
 """A relay that has not opened by then will not: the books are closed all the same, the outlet stays faulted."""
 RELAY_LOOK_MS = 1000
 """How often the relay of a free outlet is told to be open, so that one that does not answer sells nothing."""
+MOST_UWH = 2**62
+"""More than any chip has counted."""
 STUCK_READINGS = 5
 """So many readings in a row with current through an open relay make it a stuck one."""
 
@@ -159,8 +161,9 @@ class OutletLoop:
         """Serve a new session from now on; False when the outlet is not free or its meter does not answer."""
         return self._call(lambda: self._attach(session))
 
-    def go_on(self, session: Session, effects: Sequence[Effect], chip_uwh: int) -> Future[None]:
-        """Serve a session of an earlier process, whose last energy belongs to the chip's cumulative ``chip_uwh``."""
+    def go_on(self, session: Session, effects: Sequence[Effect], chip_uwh: int | None) -> Future[None]:
+        """Serve a session of an earlier process, whose last energy belongs to the chip's cumulative ``chip_uwh``; None:
+        to what the chip shows now, whatever it has counted since."""
         return self._call(lambda: self._go_on(session, effects, chip_uwh))
 
     def detach(self, session_id: str) -> Future[bool]:
@@ -282,7 +285,11 @@ class OutletLoop:
         self._serve(session, view.reading.energy_uwh, view.reading.energy_uwh)
         return True
 
-    def _go_on(self, session: Session, effects: Sequence[Effect], chip_uwh: int) -> None:
+    def _go_on(self, session: Session, effects: Sequence[Effect], chip_uwh: int | None) -> None:
+        if chip_uwh is None:
+            reading = self._read()
+            # Unread, no later reading counts: it would be below this.
+            chip_uwh = reading.energy_uwh if reading is not None else MOST_UWH
         self._serve(session, chip_uwh - session.energy_uwh, chip_uwh)
         self._perform(session, effects)
 

@@ -9,6 +9,7 @@ from wattline.ledger import Ledger, Purpose, SessionRecord
 from wattline.lightning.node import Signer
 from wattline.lightning.signing import sign
 from wattline.plugin.messages import receipt_message
+from wattline.plugin.older_copy import OlderCopy
 from wattline.v1 import charging_pb2 as pb
 
 REFUND_SEQUENCE = 0
@@ -19,9 +20,15 @@ class Receipts:
     """Issues receipts of CLOSED sessions; the newest one stands."""
 
     def __init__(
-        self, ledger: Ledger, signer: Signer, node_id: str, now: Callable[[], int] = lambda: int(time.time())
+        self,
+        ledger: Ledger,
+        signer: Signer,
+        node_id: str,
+        copy: OlderCopy,
+        now: Callable[[], int] = lambda: int(time.time()),
     ) -> None:
         self._ledger = ledger
+        self._copy = copy
         self._signer = signer
         self._node_id = node_id
         self._now = now
@@ -32,7 +39,7 @@ class Receipts:
         session_id = record.session.session_id
         content = self._message(record).SerializeToString(deterministic=True)
         signature = sign(self._signer, "receipt", content)
-        self._ledger.save_receipt(session_id, content, signature, self._now())
+        self._copy.note(self._ledger.save_receipt(session_id, content, signature, self._now()))
         return pb.SignedReceipt(receipt=content, signature=signature)
 
     def newest(self, record: SessionRecord) -> pb.SignedReceipt:
@@ -58,4 +65,5 @@ class Receipts:
             refund.payment_hash if refund else "",
             self._ledger.onchain_credited_msat(session_id),
             self._ledger.version(session_id, number) if number is not None else None,
+            is_from_older_copy=self._copy.concerns(session_id),
         )

@@ -6,9 +6,10 @@ from dataclasses import asdict
 from typing import Any, Protocol
 
 from wattline.ledger import Aggregate, AggregateStatus, Ledger, SessionRecord, Version
-from wattline.payment.aggregate import MSAT_PER_SAT
+from wattline.payment.aggregate import MSAT_PER_SAT, lost_msat
 from wattline.plugin.bookkeeper import Bookkeeper
 from wattline.plugin.live_sessions import LiveSessions
+from wattline.plugin.older_copy import OlderCopy
 from wattline.plugin.outlet import OutletView
 from wattline.plugin.smart_socket import SmartSocket
 from wattline.tariff import Tariff
@@ -103,7 +104,8 @@ class OnchainState(Protocol):
 
     @property
     def trouble(self) -> str:
-        """Why the chain cannot be looked at just now; empty when it can."""
+        """Why the chain cannot be looked at just now, and what is wrong with single payments; empty when all is
+        well."""
 
     @property
     def tip_height(self) -> int | None:
@@ -120,6 +122,7 @@ class Report:
         ledger: Ledger,
         bookkeeper: Bookkeeper,
         identity: Json,
+        copy: OlderCopy,
         onchain: OnchainState | None = None,
     ) -> None:
         self._seller = seller
@@ -127,10 +130,11 @@ class Report:
         self._ledger = ledger
         self._bookkeeper = bookkeeper
         self._identity = identity
+        self._copy = copy
         self._onchain = onchain
 
     def status(self) -> Json:
-        cursor = self._ledger.cursor()
+        cursor, owed = self._ledger.cursor(), self._ledger.owed_refunds()
         return {
             **self._identity,
             "state": "running" if self._seller.is_ready else "starting",
@@ -141,7 +145,9 @@ class Report:
                 "pay_index": cursor.pay_index,
                 "missing_invoices": self._bookkeeper.missing_invoices,
             },
-            "refunds_owed": len(self._ledger.owed_refunds()),
+            "refunds_owed": len(owed),
+            "refunds_held": sum(1 for record in owed if self._copy.holds(record.session.session_id)),
+            "ledger_restored_at": self._copy.noticed_at,
             "onchain": self._onchain_status(),
         }
 
@@ -193,6 +199,7 @@ class Report:
         return result | {
             "onchain_credited_msat": newest.value_sat * MSAT_PER_SAT if newest else 0,
             "returned_msat": record.session.returned_msat,
-            "lost_msat": aggregate.lost_msat,
+            "lost_msat": lost_msat(aggregate.lost_msat, record.session.account.balance_msat),
+            "missing_msat": aggregate.lost_msat,
             "onchain": onchain_object(aggregate, version, self._ledger.increments(session_id), tip_height),
         }

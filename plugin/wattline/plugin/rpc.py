@@ -15,6 +15,7 @@ from pyln.client.plugin import Request
 from wattline.errors import WattlineError
 from wattline.plugin import parameters
 from wattline.plugin.report import Json, Report, tariff_object
+from wattline.plugin.resolving import Resolving
 from wattline.plugin.smart_socket import SmartSocket
 from wattline.tariff import MAX_PRICE_MSAT, Tariff
 
@@ -32,6 +33,9 @@ class Shop(Protocol):
 
     @property
     def report(self) -> Report: ...
+
+    @property
+    def resolving(self) -> Resolving: ...
 
     def status(self) -> Json:
         """Also answers when the socket failed to start."""
@@ -101,6 +105,15 @@ def add_methods(plugin: Plugin, shop: Shop) -> None:
             raise parameters.invalid("forgive", "that cable is not refused")
         return {"refused": shop.report.refused_cables()}
 
+    def resolve(subject: str, outcome: str, reason: str) -> Json:
+        """Say how something ended that the socket cannot find out; it is written down, with the {reason}.
+
+        {subject} is a session: {outcome} paid or lost ends its payment on the chain, refund or keep a refund that is
+        held because the ledger is an older copy. Or it is chain: accept takes the chain that bitcoind shows now."""
+        subject = str(subject) if subject == "chain" else _session_id(subject)
+        shop.resolving.resolve(subject, str(outcome), str(reason))
+        return {"subject": subject, "outcome": str(outcome), "resolved": True}
+
     pool = ThreadPoolExecutor(2, thread_name_prefix="rpc")
     for name, method in (
         ("wattline-status", status),
@@ -109,6 +122,7 @@ def add_methods(plugin: Plugin, shop: Shop) -> None:
         ("wattline-stop", stop),
         ("wattline-report", report),
         ("wattline-refused", refused),
+        ("wattline-resolve", resolve),
     ):
         plugin.add_method(name, _in_worker(method, pool), background=True, description=method.__doc__)
 

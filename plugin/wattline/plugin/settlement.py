@@ -23,6 +23,7 @@ from wattline.payment.aggregate import MSAT_PER_SAT
 from wattline.payment.keysend import Reservations
 from wattline.payment.payer import FeeTooHigh, Order, Payer
 from wattline.plugin.bookkeeper import Bookkeeper
+from wattline.plugin.older_copy import OlderCopy
 from wattline.plugin.receipts import REFUND_SEQUENCE
 from wattline.session import CreditReturned, Event, RefundKept, RefundOwed, RefundSent, Session, State
 
@@ -57,7 +58,7 @@ class OnchainDesk(Protocol):
     """What is taken on the chain (:class:`wattline.plugin.onchain.Onchain`)."""
 
     def close(self, session_id: str) -> None:
-        """Credit nothing any more."""
+        """Credit nothing any more. Raises RetryError while it is not known what there is to credit."""
 
     def give_back(self, session: Session) -> int:
         """How much of the credit is never taken, msat."""
@@ -113,6 +114,7 @@ class Settlement:
         bookkeeper: Bookkeeper,
         drain_timeout_s: float,
         retry_s: float,
+        copy: OlderCopy,
         onchain: OnchainDesk | None = None,
     ) -> None:
         self._sessions = sessions
@@ -122,6 +124,7 @@ class Settlement:
         self._bookkeeper = bookkeeper
         self._drain_timeout_s = drain_timeout_s
         self._retry_s = retry_s
+        self._copy = copy
         self._onchain = onchain or NothingOnchain(ledger)
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="settlement")
         self._stopping = threading.Event()
@@ -212,13 +215,15 @@ class Settlement:
         left_msat = session.account.balance_msat - self._onchain.lost_msat(session.session_id)
         if left_msat < session.terms.min_refund_msat:
             return RefundKept()
-        return self._pay_back(Purpose.REFUND, session.session_id, REFUND_SEQUENCE, record.cable_node_id, left_msat)
+        return self._pay_back(Purpose.REFUND, record, REFUND_SEQUENCE, left_msat)
 
     def _pay_back(
-        self, purpose: Purpose, session_id: str, sequence: int, destination: str, budget_msat: int
+        self, purpose: Purpose, record: SessionRecord, sequence: int, budget_msat: int
     ) -> RefundSent | RefundKept | None:
         """Amount and fee within ``budget_msat``; RefundKept when the fee alone would take all of it; None when it
-        cannot be sent now (or is in doubt). Paid once, ever."""
+        cannot be sent now (or is in doubt, or held). Paid once, ever: also where the ledger is an older copy, which
+        knows nothing of it."""
+        session_id, destination = record.session.session_id, record.cable_node_id
         with self._alone(purpose, session_id, sequence):
             earlier = self._ledger.outgoing.of(purpose, session_id, sequence)
             if earlier is not None and earlier.status is IntentStatus.PENDING:
@@ -227,6 +232,15 @@ class Settlement:
             if earlier is not None and earlier.status is IntentStatus.COMPLETE:
                 return RefundSent(earlier.amount_msat, earlier.amount_sent_msat - earlier.amount_msat)
             if earlier is not None and earlier.status is IntentStatus.PENDING:
+                return None
+            try:
+                sent = self._copy.sent_before(purpose, record, sequence, budget_msat)
+            except NodeRefused as error:
+                log.error("session %s: the node does not say what it has sent: %s", session_id, error.message)
+                return None
+            if sent is not None:
+                return sent if not isinstance(sent, RefundOwed) else None
+            if purpose is Purpose.REFUND and self._copy.holds(session_id):
                 return None
             fee_msat = 0
             for _ in range(3):
@@ -320,9 +334,7 @@ class Settlement:
         done = self._ledger.outgoing.of(Purpose.ORPHAN_REFUND, orphan.session_id, orphan.pay_index)
         if record is None or (done is not None and done.status is IntentStatus.COMPLETE):
             return  # nobody to give it back to, or given back
-        sent = self._pay_back(
-            Purpose.ORPHAN_REFUND, orphan.session_id, orphan.pay_index, record.cable_node_id, orphan.amount_msat
-        )
+        sent = self._pay_back(Purpose.ORPHAN_REFUND, record, orphan.pay_index, orphan.amount_msat)
         if isinstance(sent, RefundSent):
             self._ledger.append_event(
                 int(time.time()),

@@ -26,6 +26,7 @@ from wattline.ledger import Ledger, open_ledger
 from wattline.lightning.cln import CoreLightning
 from wattline.lightning.cln_onchain import CoreLightningFunds
 from wattline.lightning.node import NodeInfo
+from wattline.lightning.notes import CoreLightningNotes
 from wattline.meter import Meter, MeterError, open_meter
 from wattline.offering import OutletSettings, SocketSettings
 from wattline.ownership import ForeignFile, check_folder
@@ -36,11 +37,13 @@ from wattline.plugin.bookkeeper import Bookkeeper
 from wattline.plugin.certificate import Certificate, load_or_make
 from wattline.plugin.guarding import NoRelay, RelayHolder
 from wattline.plugin.live_sessions import LiveSessions
+from wattline.plugin.older_copy import OlderCopy
 from wattline.plugin.onchain import Onchain
 from wattline.plugin.outlet import Holder, OutletLoop
 from wattline.plugin.receipts import Receipts
 from wattline.plugin.reception import Identity, Reception
 from wattline.plugin.report import Json, Report
+from wattline.plugin.resolving import Resolving
 from wattline.plugin.service import ChargingService, serve
 from wattline.plugin.settlement import Settlement
 from wattline.plugin.smart_socket import SmartSocket
@@ -87,6 +90,7 @@ class Shop:
         self._seller: SmartSocket | None = None
         self._live: LiveSessions | None = None
         self._report: Report | None = None
+        self._resolving: Resolving | None = None
         self._bookkeeper: Bookkeeper | None = None
         self._settlement: Settlement | None = None
         self._onchain: Onchain | None = None
@@ -175,6 +179,12 @@ class Shop:
             raise self._failure or RetryError("starting", "the socket is starting; see wattline-status")
         return self._report
 
+    @property
+    def resolving(self) -> Resolving:
+        if self._resolving is None:
+            raise self._failure or RetryError("starting", "the socket is starting; see wattline-status")
+        return self._resolving
+
     def status(self) -> Json:
         if self._report is None:
             failure = self._failure
@@ -209,16 +219,18 @@ class Shop:
         self._warn_of_autoclean(node)
         self._holder = RelayHolder(lambda: guard_for(self._guard_settings(premises)))
         self._patiently(self._holder.start)
+        copy = OlderCopy(ledger, CoreLightningNotes(node.rpc))
+        self._patiently(copy.look)
         live = self._live = LiveSessions(ledger)
         prices = PriceList(ledger, settings)
         streams = Streams(lambda session_id: live.post(session_id, CableLost()))
         statements = Statements(settings, live, self.reservations, streams)
-        receipts = Receipts(ledger, node, info.node_id)
+        receipts = Receipts(ledger, node, info.node_id, copy)
         ready = threading.Event()
-        seller = SmartSocket(ledger, live, prices, statements, receipts, streams, self.reservations, ready)
+        seller = SmartSocket(ledger, live, prices, statements, receipts, streams, self.reservations, ready, copy)
         bookkeeper = Bookkeeper(node, ledger, seller, settings.payment.journal_interval_s)
         payer = Payer(node, ledger.outgoing)
-        onchain = self._onchain = self._take_onchain(premises, info, node, seller)
+        onchain = self._onchain = self._take_onchain(premises, info, node, seller, copy)
         settlement = Settlement(
             seller,
             payer,
@@ -227,6 +239,7 @@ class Shop:
             bookkeeper,
             settings.payment.drain_timeout_s,
             settings.payment.refund_retry_s,
+            copy,
             onchain,
         )
         records = ledger.live_sessions()
@@ -236,7 +249,8 @@ class Shop:
         self._outlets += [self._removed_outlet(outlet_id, seller) for outlet_id in gone]
         seller.furnish(self._outlets, settlement)
         self._seller, self._bookkeeper, self._settlement = seller, bookkeeper, settlement
-        self._report = Report(seller, live, ledger, bookkeeper, self._identity(info, premises), onchain)
+        self._report = Report(seller, live, ledger, bookkeeper, self._identity(info, premises), copy, onchain)
+        self._resolving = Resolving(ledger, copy, onchain, seller.settle_owed)
         for outlet in self._outlets:
             outlet.start()
         for record in records:
@@ -269,7 +283,7 @@ class Shop:
         log.info("selling from %d outlet(s) on %s", len(settings.outlet), premises.listen)
 
     def _take_onchain(
-        self, premises: Premises, info: NodeInfo, node: CoreLightning, seller: SmartSocket
+        self, premises: Premises, info: NodeInfo, node: CoreLightning, seller: SmartSocket, copy: OlderCopy
     ) -> Onchain | None:
         """Payments on the chain; None when the socket does not take them. What was handed over before the operator
         turned them off is followed to its end all the same."""
@@ -279,7 +293,7 @@ class Shop:
         funds = CoreLightningFunds(node.rpc)
         options = self._patiently(funds.bitcoin_options)
         chain = Bitcoind(locate(premises.settings.bitcoind, options, info.network))
-        return Onchain(settings, info.node_id, info.network, ledger, chain, funds, node, seller)
+        return Onchain(settings, info.node_id, info.network, ledger, chain, funds, node, seller, copy)
 
     def _patiently(self, work: Callable[[], T]) -> T:
         """Until the node answers. Raises what is not worth waiting for."""

@@ -14,6 +14,7 @@ from wattline.ledger import Ledger, SessionRecord
 from wattline.payment.keysend import Htlc, Refuse, Reservations
 from wattline.plugin.live_sessions import CALL_TIMEOUT_S, LiveSessions
 from wattline.plugin.messages import tariff_message
+from wattline.plugin.older_copy import OlderCopy
 from wattline.plugin.outlet import OutletLoop, OutletView
 from wattline.plugin.receipts import Receipts
 from wattline.plugin.statements import Statements
@@ -21,10 +22,13 @@ from wattline.plugin.streams import Streams, refusal
 from wattline.plugin.tariffs import PriceList
 from wattline.session import (
     Event,
+    Fault,
     OperatorStopped,
     RefundKept,
     RefundSent,
     Session,
+    State,
+    StopReason,
     WriteReceipt,
     restored,
     step,
@@ -58,6 +62,7 @@ class SmartSocket:
         streams: Streams,
         reservations: Reservations,
         ready: threading.Event,
+        copy: OlderCopy,
         now: Callable[[], int] = lambda: int(time.time()),
     ) -> None:
         self._ledger = ledger
@@ -68,6 +73,7 @@ class SmartSocket:
         self._streams = streams
         self._reservations = reservations
         self._ready = ready
+        self._copy = copy
         self._now = now
         self._outlets: dict[str, OutletLoop] = {}
         self._settlement: SettlementDesk | None = None
@@ -89,11 +95,19 @@ class SmartSocket:
         return [outlet.view for outlet in self._outlets.values()]
 
     def restore(self, record: SessionRecord) -> None:
-        """Go on with a session that was live when the plugin ended. Its relay is open and its stream gone."""
-        session, effects = restored(record.session, _monotonic_ms())
+        """Go on with a session that was live when the plugin ended. Its relay is open and its stream gone. What it was
+        credited on the chain is not used before the chain was looked at. One that may be over by now, because the
+        ledger is an older copy, ends: the meter has counted for others since, and who paid for what is not known."""
+        session_id, now_ms = record.session.session_id, _monotonic_ms()
+        is_withheld = self._ledger.onchain_credited_msat(session_id) > 0
+        session, effects = restored(record.session, now_ms, is_withheld=is_withheld)
+        is_doubtful = session.state is not State.CLOSED and self._copy.concerns(session_id)
+        if is_doubtful and session.state.is_live:
+            session, ending = step(session, Fault(StopReason.LEDGER_RESTORED), now_ms)
+            effects += ending
         outlet = self._outlets[session.outlet_id]
         self._live.add(replace(record, session=session), outlet, restored=True)
-        outlet.go_on(session, effects, record.chip_uwh).result(CALL_TIMEOUT_S)
+        outlet.go_on(session, effects, None if is_doubtful else record.chip_uwh).result(CALL_TIMEOUT_S)
 
     def shut_down(self) -> None:
         """Cables are told to come back; the sessions stay as they are, in the ledger."""

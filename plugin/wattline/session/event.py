@@ -19,6 +19,11 @@ class CreditArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class CreditChecked:
+    """What was withheld after a restart is worth what it was: it may be used."""
+
+
+@dataclass(frozen=True, slots=True)
 class MeterValue:
     """A reading of the outlet's meter that the driver trusts, taken just now. To be fed in every state: a relay closes
     only on a meter that has just been read."""
@@ -109,6 +114,7 @@ class RefundKept:
 
 Event = (
     CreditArrived
+    | CreditChecked
     | MeterValue
     | Tick
     | CableSeen

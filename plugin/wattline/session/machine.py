@@ -18,6 +18,7 @@ from wattline.session.event import (
     CableLost,
     CableSeen,
     CreditArrived,
+    CreditChecked,
     CreditReturned,
     Event,
     Fault,
@@ -54,6 +55,8 @@ def step(session: Session, event: Event, now_ms: int) -> Step:
     match event:
         case CreditArrived(amount_msat):
             return _credit(session, amount_msat)
+        case CreditChecked():
+            return _deliver_if_possible(replace(session, is_withheld=False))
         case MeterValue(energy_uwh, power_mw):
             return _measure(session, energy_uwh, power_mw)
         case Tick():
@@ -80,12 +83,12 @@ def step(session: Session, event: Event, now_ms: int) -> Step:
             return _refund_unsent(session, RefundStatus.KEPT)
 
 
-def restored(session: Session, now_ms: int) -> Step:
+def restored(session: Session, now_ms: int, *, is_withheld: bool = False) -> Step:
     """A saved session in a new process, whose monotonic time is ``now_ms``, and what is to be done first.
 
     DELIVERING becomes PAUSED: the relay has opened meanwhile, and closes again after the first meter value if the
     credit lasts. Timeouts begin anew, and the cable counts as lost until its stream is back. A settlement begins again
-    where it stood. A CLOSED session stays as it is.
+    where it stood. A CLOSED session stays as it is. ``is_withheld``: nothing is delivered before CreditChecked.
     """
     if session.state is State.CLOSED:
         return session, ()
@@ -98,6 +101,7 @@ def restored(session: Session, now_ms: int) -> Step:
         state_since_ms=now_ms,
         metered_at_ms=None,
         held_until_ms=now_ms,
+        is_withheld=is_withheld,
         cable_lost_since_ms=now_ms,
     )
     if state is not State.SETTLING:
@@ -183,8 +187,9 @@ def _freshly_metered(session: Session) -> bool:
 
 
 def _is_paid(session: Session) -> bool:
-    """Something was paid, and the credit (less the session fee) lasts long enough to close the relay."""
-    return session.account.payments > 0 and session.left_ms >= session.terms.start_ms
+    """Something was paid, and the credit (less the session fee) may be used and lasts long enough to close the
+    relay."""
+    return session.account.payments > 0 and not session.is_withheld and session.left_ms >= session.terms.start_ms
 
 
 def _deliver_if_possible(session: Session) -> Step:

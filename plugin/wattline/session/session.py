@@ -52,6 +52,8 @@ class Session:
     """Of the latest meter value; None before the first, and after a restart."""
     held_until_ms: int = 0
     """When the latest lease of the relay ends or ended; later time is not delivered time."""
+    is_withheld: bool = False
+    """After a restart: its credit is not used before somebody has looked whether it still stands."""
     cable_lost_since_ms: int | None = None
     """None while the cable's stream is up."""
 

@@ -61,6 +61,7 @@ class StopReason(StrEnum):
     EXPOSURE_CAP = "exposure_cap"  # no more is credited before a confirmation, and the credit is used up
     FEERATE_LOW = "feerate_low"  # the mempool is about to ask for more than the payment's fee rate
     PAYMENT_AGED = "payment_aged"  # the payment was kept back for as long as the socket allows
+    LEDGER_RESTORED = "ledger_restored"  # the socket runs on an older copy of its ledger: the account is not complete
     OUTLET_REMOVED = "outlet_removed"  # after a restart the configuration no longer has the session's outlet
     INTERNAL_ERROR = "internal_error"  # the socket's own software failed; the log says how
 
@@ -83,6 +84,7 @@ FAULTS = frozenset(
         StopReason.EXPOSURE_CAP,
         StopReason.FEERATE_LOW,
         StopReason.PAYMENT_AGED,
+        StopReason.LEDGER_RESTORED,
         StopReason.OUTLET_REMOVED,
         StopReason.INTERNAL_ERROR,
     }

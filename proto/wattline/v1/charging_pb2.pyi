@@ -917,6 +917,7 @@ class Receipt(google.protobuf.message.Message):
     RETURNED_MSAT_FIELD_NUMBER: builtins.int
     ONCHAIN_TXID_FIELD_NUMBER: builtins.int
     ONCHAIN_VALUE_SAT_FIELD_NUMBER: builtins.int
+    FROM_RESTORED_LEDGER_FIELD_NUMBER: builtins.int
     session_id: builtins.str
     node_id: builtins.str
     """Who signs."""
@@ -946,6 +947,11 @@ class Receipt(google.protobuf.message.Message):
     onchain_txid: builtins.str
     """The version that the socket broadcasts, hex; empty when nothing was owed on-chain."""
     onchain_value_sat: builtins.int
+    from_restored_ledger: builtins.bool
+    """The socket's ledger was put back to an older copy, and this was made from that: what was delivered, paid and signed
+    since the copy may be missing. An earlier receipt of this session, if there is one, stands too: what is due is the
+    smaller of both.
+    """
     @property
     def tariff(self) -> Global___Tariff: ...
     def __init__(
@@ -974,9 +980,10 @@ class Receipt(google.protobuf.message.Message):
         returned_msat: builtins.int = ...,
         onchain_txid: builtins.str = ...,
         onchain_value_sat: builtins.int = ...,
+        from_restored_ledger: builtins.bool = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["tariff", b"tariff"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["balance_msat", b"balance_msat", "cable_node_id", b"cable_node_id", "charged_msat", b"charged_msat", "closed_at", b"closed_at", "credited_msat", b"credited_msat", "delivered_ms", b"delivered_ms", "energy_uwh", b"energy_uwh", "method", b"method", "node_id", b"node_id", "onchain_credited_msat", b"onchain_credited_msat", "onchain_txid", b"onchain_txid", "onchain_value_sat", b"onchain_value_sat", "opened_at", b"opened_at", "outlet_id", b"outlet_id", "payments", b"payments", "refund_fee_msat", b"refund_fee_msat", "refund_payment_hash", b"refund_payment_hash", "refund_status", b"refund_status", "refunded_msat", b"refunded_msat", "returned_msat", b"returned_msat", "session_id", b"session_id", "stop_reason", b"stop_reason", "tariff", b"tariff"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["balance_msat", b"balance_msat", "cable_node_id", b"cable_node_id", "charged_msat", b"charged_msat", "closed_at", b"closed_at", "credited_msat", b"credited_msat", "delivered_ms", b"delivered_ms", "energy_uwh", b"energy_uwh", "from_restored_ledger", b"from_restored_ledger", "method", b"method", "node_id", b"node_id", "onchain_credited_msat", b"onchain_credited_msat", "onchain_txid", b"onchain_txid", "onchain_value_sat", b"onchain_value_sat", "opened_at", b"opened_at", "outlet_id", b"outlet_id", "payments", b"payments", "refund_fee_msat", b"refund_fee_msat", "refund_payment_hash", b"refund_payment_hash", "refund_status", b"refund_status", "refunded_msat", b"refunded_msat", "returned_msat", b"returned_msat", "session_id", b"session_id", "stop_reason", b"stop_reason", "tariff", b"tariff"]) -> None: ...
 
 Global___Receipt: typing_extensions.TypeAlias = Receipt
 

@@ -1,0 +1,93 @@
+"""What the operator decides where the socket cannot know: how a payment ended that nobody can look up, whether a refund
+of a session is sent that an older copy of the ledger knows, which chain is the right one. Each is written down, with
+the reason."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from enum import StrEnum
+
+from wattline.errors import UsageError
+from wattline.ledger import AggregateStatus, Ledger
+from wattline.payment.aggregate import MSAT_PER_SAT
+from wattline.plugin.older_copy import RESOLVED, OlderCopy
+from wattline.plugin.onchain import Onchain
+from wattline.session import RefundKept, RefundStatus
+
+CHAIN = "chain"
+LONGEST_REASON = 200
+
+
+class Outcome(StrEnum):
+    """What is decided."""
+
+    PAID = "paid"  # what the session is owed on the chain has come
+    LOST = "lost"  # what it is owed on the chain, and was not mined, will not come
+    REFUND = "refund"  # what is held is sent back
+    KEEP = "keep"  # what is held is not sent back
+    ACCEPT = "accept"  # the chain that bitcoind shows is the right one
+
+
+class Resolving:
+    """Thread-safe."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        copy: OlderCopy,
+        onchain: Onchain | None,
+        keep: Callable[[str, RefundKept], None],
+        now: Callable[[], int] = lambda: int(time.time()),
+    ) -> None:
+        """``keep``: ends a refund that is owed."""
+        self._ledger = ledger
+        self._copy = copy
+        self._onchain = onchain
+        self._keep = keep
+        self._now = now
+
+    def resolve(self, subject: str, outcome: str, reason: str) -> None:
+        """``subject``: a session, or ``chain``. Raises UsageError ``not_resolvable`` where there is nothing to decide,
+        and what chain and ledger raise."""
+        if outcome not in set(Outcome):
+            raise UsageError("not_resolvable", f"the outcome is one of {', '.join(Outcome)}")
+        if not reason.strip() or len(reason) > LONGEST_REASON or not reason.isprintable():
+            raise UsageError("not_resolvable", f"a reason is needed, of at most {LONGEST_REASON} printable characters")
+        if (subject == CHAIN) is not (outcome == Outcome.ACCEPT):
+            raise UsageError("not_resolvable", f"{Outcome.ACCEPT} is said of the {CHAIN}, all else of a session")
+        if subject == CHAIN:
+            if self._onchain is None:
+                raise UsageError("not_resolvable", "this socket does not look at the chain")
+            self._onchain.accept_chain(reason)
+        elif outcome in (Outcome.PAID, Outcome.LOST):
+            self._end_aggregate(subject, Outcome(outcome), reason)
+        else:
+            self._end_refund(subject, Outcome(outcome), reason)
+
+    def _end_aggregate(self, session_id: str, outcome: Outcome, reason: str) -> None:
+        aggregate = self._ledger.aggregate(session_id)
+        if aggregate is None or aggregate.status is not AggregateStatus.SENT:
+            status = aggregate.status if aggregate is not None else "not paid on-chain"
+            raise UsageError(
+                "not_resolvable",
+                f"the payment of session {session_id} is {status}; it can be resolved once it is sent",
+            )
+        chosen = self._ledger.version(session_id, aggregate.chosen_number or 0)
+        assert chosen is not None, "a choice names a version"
+        missing_sat = max(0, chosen.value_sat - aggregate.mined_value_sat) if outcome is Outcome.LOST else 0
+        status = AggregateStatus.LOST if outcome is Outcome.LOST else AggregateStatus.SETTLED
+        with self._ledger.unit():
+            self._ledger.lose(session_id, missing_sat * MSAT_PER_SAT)
+            self._ledger.close_aggregate(session_id, status, self._now(), is_resolved=True)
+            detail = {"outcome": outcome, "reason": reason, "value_sat": chosen.value_sat, "missing_sat": missing_sat}
+            self._ledger.append_event(self._now(), session_id, "payment_resolved", detail)
+
+    def _end_refund(self, session_id: str, outcome: Outcome, reason: str) -> None:
+        record = self._ledger.session(session_id)
+        is_owed = record is not None and record.session.refund_status is RefundStatus.OWED
+        if not is_owed or not self._copy.holds(session_id):
+            raise UsageError("not_resolvable", f"no refund of session {session_id} is held")
+        self._ledger.append_event(self._now(), session_id, RESOLVED, {"outcome": outcome, "reason": reason})
+        if outcome is Outcome.KEEP:
+            self._keep(session_id, RefundKept())

@@ -1,0 +1,236 @@
+"""A socket whose ledger was put back to an older copy: nobody is accused, nothing is paid twice, no receipt is
+contradicted without a word."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.plugin.fakes import CABLE
+from tests.plugin.still_stall import CONFIRMATIONS, CREDIT_CAP_SAT, FLOOR_SAT, StillStall, Wallet
+from wattline.errors import UsageError
+from wattline.ledger import AggregateStatus, IntentStatus, Kind, Purpose
+from wattline.lightning.node import SendStatus
+from wattline.payment.aggregate import MSAT_PER_SAT, lost_msat
+from wattline.plugin.resolving import Resolving
+from wattline.session import RefundStatus, StopReason
+from wattline.v1 import charging_pb2 as pb
+
+VALUE_SAT = 3000
+
+
+@pytest.fixture
+def stall(tmp_path: Path) -> Iterator[StillStall]:
+    with StillStall(tmp_path / "socket.sqlite3") as stall:
+        yield stall
+
+
+def receipt(stall: StillStall, session: str) -> pb.Receipt:
+    saved = stall.ledger.receipt(session)
+    assert saved is not None
+    return pb.Receipt.FromString(saved.content)
+
+
+def resolving(stall: StillStall) -> Resolving:
+    return Resolving(stall.ledger, stall.copy, stall.onchain, stall.socket.settle_owed, lambda: stall.time_s)
+
+
+def final_of(stall: StillStall, wallet: Wallet, session: str) -> None:
+    """The cable signs what it is asked for."""
+
+    def hear(_: str, message: pb.ChargeResponse) -> None:
+        newest = stall.ledger.newest_version(session)
+        assert newest is not None
+        tx = wallet.sign(message.final_due.value_sat)
+        assert stall.hand_over(session, newest.number + 1, tx, is_final=True) == ""
+
+    stall.hears = hear
+
+
+def end(stall: StillStall) -> None:
+    """Everything that happens by itself."""
+    for _ in range(3 * CONFIRMATIONS):
+        stall.work()
+        stall.mine()
+        stall.settlement.retry()
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    before=st.integers(FLOOR_SAT, 2000),
+    used=st.integers(0, 100),
+    more=st.lists(st.integers(1, 1500), max_size=3),
+    used_after=st.integers(0, 100),
+    signs_final=st.booleans(),
+    mined=st.integers(0, CONFIRMATIONS + 1),
+    others_sat=st.integers(0, 5000),
+)
+def test_what_the_chain_pays_an_older_copy_for_an_honest_cable_is_never_called_a_fraud(
+    before: int, used: int, more: list[int], used_after: int, signs_final: bool, mined: int, others_sat: int
+) -> None:
+    with TemporaryDirectory() as folder, StillStall(Path(folder) / "socket.sqlite3") as stall:
+        session = stall.open()
+        wallet = Wallet.of(stall.chain, stall.invite(session).script)
+        assert stall.hand_over(session, 1, wallet.sign(before)) == ""
+        stall.look()
+        stall.deliver(before * used * MSAT_PER_SAT // 100)
+        stall.live.save_changed()
+        copy = stall.copy_of_ledger()
+        for number, more_sat in enumerate(more, start=2):
+            stall.hand_over(session, number, wallet.sign(wallet.versions[-1].paid_to(wallet.script) + more_sat))
+        stall.deliver(max(0, stall.session(session).account.balance_msat) * used_after // 100)
+        if signs_final:
+            final_of(stall, wallet, session)
+        stall.close_session(session)
+        stall.work()
+        first, sends = receipt(stall, session), len(stall.wallet.sends)
+        stall.look()
+        if mined:
+            stall.mine(mined)
+            stall.settlement.retry()
+            sends = len(stall.wallet.sends)
+        # Somebody else used the outlet, before the disk was lost.
+        stall.hardware["A1"].energy_uwh += others_sat * MSAT_PER_SAT * 1000
+        stall.put_back(copy)
+        stall.hears = lambda session_id, message: None
+        stall.deliver(1000 * MSAT_PER_SAT)
+        assert not stall.hardware["A1"].closed
+        end(stall)
+        saved, aggregate, second = stall.saved(session), stall.aggregate(session), receipt(stall, session)
+        assert stall.ledger.refused_cable(CABLE) is None
+        assert saved.stop_reason is StopReason.LEDGER_RESTORED
+        assert second.from_restored_ledger
+        assert not first.from_restored_ledger
+        assert second.charged_msat <= first.charged_msat, "no more than the copy knew of"
+        assert lost_msat(aggregate.lost_msat, saved.account.balance_msat) == 0
+        if first.onchain_value_sat:
+            assert aggregate.status is AggregateStatus.SETTLED
+            assert (second.onchain_txid, second.onchain_value_sat) == (first.onchain_txid, first.onchain_value_sat)
+        assert len(stall.wallet.sends) == sends, "nothing is sent back before somebody has looked"
+        assert stall.ledger.exposure_sat() == 0
+
+
+def keysend_session(stall: StillStall) -> tuple[str, bytes]:
+    """Paid 90,000 msat and used 30,000; and the copy of before its end."""
+    session = stall.open()
+    assert stall.pay(session, 1, 60_000)
+    stall.deliver(20_000)
+    stall.live.save_changed()
+    copy = stall.copy_of_ledger()
+    assert stall.pay(session, 2, 30_000)
+    stall.deliver(10_000)
+    return session, copy
+
+
+def test_a_refund_that_the_lost_ledger_has_sent_is_not_sent_again(stall: StillStall) -> None:
+    session, copy = keysend_session(stall)
+    stall.wallet.fee_msat = 7
+    stall.close_session(session)
+    stall.work()
+    (sent,) = stall.wallet.sends
+    stall.put_back(copy)
+    end(stall)
+    assert stall.wallet.sends == [sent]
+    saved = stall.saved(session)
+    assert saved.account.credited_msat == 90_000, "the journal has all that was paid"
+    assert (saved.refund_status, saved.account.refunded_msat, saved.refund_fee_msat) == (RefundStatus.SENT, sent[1], 7)
+    intent = stall.ledger.outgoing.of(Purpose.REFUND, session, 0)
+    assert intent is not None
+    assert (intent.status, intent.amount_msat) == (IntentStatus.COMPLETE, sent[1])
+    assert receipt(stall, session).refund_payment_hash == intent.payment_hash
+
+
+def test_a_refund_that_is_still_under_way_is_neither_sent_again_nor_called_sent(stall: StillStall) -> None:
+    session, copy = keysend_session(stall)
+    stall.wallet.ending = SendStatus.PENDING
+    stall.close_session(session)
+    stall.work()
+    stall.put_back(copy)
+    end(stall)
+    assert stall.saved(session).refund_status is RefundStatus.OWED
+    stall.wallet.ending = SendStatus.COMPLETE
+    stall.settlement.retry()
+    assert stall.saved(session).refund_status is RefundStatus.SENT
+    assert len(stall.wallet.sends) == 1
+
+
+@pytest.mark.parametrize("outcome", ["refund", "keep"])
+def test_a_refund_of_which_nobody_knows_waits_for_the_operator(stall: StillStall, outcome: str) -> None:
+    session, copy = keysend_session(stall)
+    other = stall.open(2, "A2")
+    stall.close_session(other)
+    stall.work()  # its receipt is what tells that the copy is older
+    stall.put_back(copy)
+    end(stall)
+    assert stall.saved(session).refund_status is RefundStatus.OWED
+    assert not stall.wallet.sends
+    resolving(stall).resolve(session, outcome, "looked at the meter")
+    stall.settlement.retry()
+    stall.settlement.retry()
+    account = stall.saved(session).account
+    assert stall.wallet.sends == ([(CABLE, 70_000)] if outcome == "refund" else [])
+    assert account.refunded_msat == (70_000 if outcome == "refund" else 0)
+    event = stall.ledger.last_event("refund_resolved", session)
+    assert event is not None
+    assert event.detail == {"outcome": outcome, "reason": "looked at the meter"}
+    with pytest.raises(UsageError, match="no refund"):
+        resolving(stall).resolve(session, outcome, "again")
+
+
+def test_an_orphan_that_the_lost_ledger_has_given_back_is_not_given_back_again(stall: StillStall) -> None:
+    session = stall.open()
+    assert stall.pay(session, 1, 5000)
+    stall.close_session(session)
+    stall.work()
+    copy = stall.copy_of_ledger()
+    stall.journal.add(session, 9, 4000)
+    stall.bookkeeper.read_to_end()
+    stall.settlement.retry()
+    other = stall.open(2, "A2")
+    stall.close_session(other)
+    stall.work()
+    sends = list(stall.wallet.sends)
+    assert sends[-1] == (CABLE, 4000)
+    stall.put_back(copy)
+    assert [orphan.kind for orphan in stall.ledger.orphans()] == [Kind.ORPHAN]
+    end(stall)
+    assert stall.wallet.sends == sends
+
+
+def test_a_restart_is_no_older_copy_and_an_empty_ledger_is_one(
+    stall: StillStall, caplog: pytest.LogCaptureFixture
+) -> None:
+    empty = stall.copy_of_ledger()
+    for number in (1, 2):
+        session = stall.open(number)
+        stall.close_session(session)
+        stall.work()
+        stall.kill()
+        assert stall.copy.noticed_at is None
+    same = stall.copy_of_ledger()
+    stall.put_back(same)
+    assert stall.copy.noticed_at is None
+    with caplog.at_level(logging.ERROR):
+        stall.put_back(empty)
+    assert stall.copy.noticed_at == stall.time_s
+    assert "2 receipt(s) were signed after it was made" in caplog.text
+    stall.kill()
+    assert stall.events("ledger_restored") == 1, "it is noticed once"
+
+
+def test_a_node_that_notes_nothing_holds_up_no_receipt_but_one_that_does_not_answer_does(stall: StillStall) -> None:
+    session = stall.open()
+    stall.close_session(session)
+    stall.notes.gone = True
+    stall.work()
+    assert not stall.is_over(session) or stall.socket.is_served(session), "nobody has been told of it"
+    stall.notes.gone = False
+    stall.work()
+    assert not stall.socket.is_served(session)
+    assert CREDIT_CAP_SAT > VALUE_SAT
