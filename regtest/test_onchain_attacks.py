@@ -25,6 +25,8 @@ AT_ONCE_MS = WATCH_INTERVAL_MS + METER_INTERVAL_MS + BUSY_MS
 OLD_SAT, MIDDLE_SAT, NEW_SAT = 2_000, 3_000, 5_000
 HIGH_FEE_SAT = 5_000
 NOT_STARTED_SAT = 600
+TOO_LITTLE_SAT = (600, 900)
+"""Less than the session's fee."""
 """Less than the session fee: a version of this value lets nothing flow."""
 
 
@@ -57,17 +59,28 @@ Way = Callable[[Cable, Draft], None]
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 @pytest.mark.parametrize("which", [0, 1])
-def test_an_older_version_in_mid_session_opens_the_relay_and_costs_the_difference(
+def test_an_older_version_that_pays_less_than_is_owed_opens_the_relay_and_costs_the_difference(
     ground: Place, stall: Stall, way: Way, which: int
 ) -> None:
-    cable = ground.paying_cable(stall, OLD_SAT, MIDDLE_SAT, NEW_SAT)
+    cable = ground.paying_cable(stall, *TOO_LITTLE_SAT, NEW_SAT)
 
     since_ms = now_ms()
     way(cable, cable.versions[which])
 
     assert opened_after_ms(stall, since_ms) <= AT_ONCE_MS
     lost_sat = is_stopped_and_lost(ground, stall, cable, StopReason.OLDER_VERSION)
-    assert lost_sat == NEW_SAT - (OLD_SAT, MIDDLE_SAT)[which]
+    assert lost_sat == NEW_SAT - TOO_LITTLE_SAT[which]
+
+
+def test_an_older_version_that_pays_what_is_owed_ends_the_session_and_is_no_fraud(ground: Place, stall: Stall) -> None:
+    cable = ground.paying_cable(stall, MIDDLE_SAT, NEW_SAT)
+    cable.wallet.broadcast(cable.versions[0])
+    wait_until("the session to be over", lambda: stall.is_over(cable.session_id))
+    assert stall.session(cable.session_id).stop_reason is StopReason.PAID_EARLY
+    assert ground.settle(stall, cable.session_id) is AggregateStatus.SETTLED
+    assert check_books(stall, cable) == NEW_SAT - MIDDLE_SAT
+    assert stall.ledger.totals(0, 2**40).lost_msat == 0
+    assert stall.ledger.refused_cable(cable.node_id) is None
 
 
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)

@@ -267,7 +267,8 @@ def test_a_wallet_that_spends_the_input_elsewhere_is_cut_off_and_refused_until_t
         return session if session["onchain"]["mined_txid"] == rival else None
 
     session = wait_until("the loss is booked", lost, 20)
-    assert session["lost_msat"] == session["onchain_credited_msat"] - session["returned_msat"] > 0
+    assert session["missing_msat"] == session["onchain_credited_msat"] - session["returned_msat"] > 0
+    assert session["lost_msat"] == session["charged_msat"] > 0, "all that was delivered"
     settlement = settlement_of(scene, session_id)
     assert settlement.agrees
     assert settlement.value_sat == 0

@@ -34,6 +34,7 @@ READERS: Mapping[str, set[str]] = {
     "wattline/lightning/answers.py": ANSWERS,
     "wattline/lightning/cln.py": ANSWERS | {"listpeerchannels", ANY_ERROR},
     "wattline/lightning/cln_onchain.py": {"feerates", "listfunds", "listtransactions", ANY_ERROR},
+    "wattline/lightning/notes.py": {"listdatastore", "listsendpays"},
     "wattline/lightning/rpc.py": {ANY_ERROR},
     "wattline/plugin/hook.py": {"htlc_accepted", "invoice_payment"},
     "wattline/plugin/main.py": {"init"},

@@ -113,20 +113,21 @@ def place(kind: Callable[[Chain], P], *options: str) -> Iterator[P]:
 
 
 def check_books(stall: Stall, cable: Cable) -> int:
-    """The ledger says what the chain says: credited - returned - lost == mined. What was lost, sat."""
+    """The ledger says what the chain says: credited - returned - missing == mined. What is missing, sat."""
     session_id = cable.session_id
     aggregate, session = stall.aggregate(session_id), stall.session(session_id)
     mined_sat = stall.funds.received_sat(cable.address)
     credited_msat = stall.ledger.onchain_credited_msat(session_id)
-    lost_msat = aggregate.lost_msat
+    missing_msat = aggregate.lost_msat
+    is_paid = mined_sat * MSAT_PER_SAT >= session.account.charged_msat and mined_sat > 0
 
     assert aggregate.mined_value_sat == mined_sat
-    assert credited_msat - session.returned_msat - lost_msat == mined_sat * MSAT_PER_SAT
+    assert credited_msat - session.returned_msat - missing_msat == mined_sat * MSAT_PER_SAT
     assert session.account.credited_msat == credited_msat
-    assert 0 <= lost_msat <= EXPOSURE_CAP_SAT * MSAT_PER_SAT
-    assert (aggregate.status is AggregateStatus.LOST) == (lost_msat > 0)
-    assert stall.ledger.totals(0, FAR_FUTURE).lost_msat >= lost_msat
-    return lost_msat // MSAT_PER_SAT
+    assert 0 <= missing_msat <= EXPOSURE_CAP_SAT * MSAT_PER_SAT
+    assert (aggregate.status is AggregateStatus.LOST) == (missing_msat > 0 and not is_paid)
+    assert stall.ledger.totals(0, FAR_FUTURE).missing_msat >= missing_msat
+    return missing_msat // MSAT_PER_SAT
 
 
 def is_refused(stall: Stall, cable: Cable) -> bool:

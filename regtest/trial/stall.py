@@ -80,7 +80,7 @@ class Stall:
         streams = Streams(lambda session_id: live.post(session_id, CableLost()))
         prices = PriceList(self.ledger, settings)
         statements = Statements(settings, live, reservations, streams)
-        copy = OlderCopy(self.ledger, notes or KeptNotes())
+        copy = self.copy = OlderCopy(self.ledger, notes or KeptNotes())
         copy.look()
         receipts = Receipts(self.ledger, signer, SOCKET, copy)
         self.seller = SmartSocket(self.ledger, live, prices, statements, receipts, streams, reservations, ready, copy)

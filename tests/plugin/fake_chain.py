@@ -317,6 +317,8 @@ class FakeFunds:
         """What its wallet holds besides."""
         self.refusal = ""
         """Why it takes no transaction."""
+        self.asked = 0
+        """How often it was given one."""
         self.told: list[str] = []
         """The txids that were handed to it."""
         self.children: list[str] = []
@@ -343,6 +345,7 @@ class FakeFunds:
 
     def send(self, psbt: str) -> str:
         self._answer()
+        self.asked += 1
         if self.refusal:
             raise NodeRefused("node_refused", self.refusal)
         tx = signed_tx(base64.b64decode(psbt))

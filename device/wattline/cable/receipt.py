@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from google.protobuf.message import DecodeError
 
@@ -64,6 +64,7 @@ class Receipt:
     returned_msat: int = 0
     onchain_txid: str = ""
     onchain_value_sat: int = 0
+    from_restored_ledger: bool = False
 
     @property
     def refunded_by_payment_msat(self) -> int:
@@ -122,6 +123,7 @@ def read_receipt(signed: SignedReceipt, node_id: str, session_id: str) -> Receip
         returned_msat=message.returned_msat,
         onchain_txid=message.onchain_txid,
         onchain_value_sat=message.onchain_value_sat,
+        from_restored_ledger=message.from_restored_ledger,
     )
 
 
@@ -155,8 +157,19 @@ def objections(
     ``settled_msat`` is what the cable knows to have arrived; here there is no grace, the account is final. Below
     ``min_refund_msat`` the socket keeps what was not used; ``way_msat`` is what the way of a payment to the socket has
     cost. ``onchain`` is None when nothing was handed over on-chain.
+
+    One that was made from a restored ledger may lack what happened since the copy: energy, and versions that were
+    accepted. It may not say more than any other.
     """
     lines = []
+    if receipt.from_restored_ledger:
+        lacks_msat = max(0, onchain.accepted_msat - receipt.onchain_credited_msat) if onchain is not None else 0
+        settled_msat -= lacks_msat
+        known = replace(
+            known,
+            least_energy_uwh=min(known.least_energy_uwh, receipt.energy_uwh),
+            surely_credited_msat=max(0, known.surely_credited_msat - lacks_msat),
+        )
     if receipt.tariff != tariff:
         lines.append(f"the receipt is by tariff {receipt.tariff.tariff_id}, the session by {tariff.tariff_id}")
     mismatch = compare(receipt.claim, known, tariff, tolerance)
@@ -191,7 +204,8 @@ def _onchain_objections(receipt: Receipt, known: OnchainKnown | None) -> list[st
             return ["the receipt tells of an on-chain payment; none was made"]
         return []
     lines = []
-    if not known.accepted_msat <= credited_msat <= known.signed_msat:
+    least_msat = 0 if receipt.from_restored_ledger else known.accepted_msat
+    if not least_msat <= credited_msat <= known.signed_msat:
         lines.append(
             f"the receipt credits {credited_msat} msat on-chain; {known.accepted_msat} msat were accepted and "
             f"{known.signed_msat} msat signed"
@@ -199,7 +213,9 @@ def _onchain_objections(receipt: Receipt, known: OnchainKnown | None) -> list[st
     owed_sat = final_value_sat(receipt.charged_msat, receipt.credited_msat - credited_msat, known.floor_sat)
     # Without a final version the newest is taken, and what that is too much goes back or is too little to.
     is_newest = value_sat * MSAT_PER_SAT == credited_msat and receipt.refund_status in ("owed", "sent", "kept")
-    if value_sat > owed_sat and (known.is_final_taken or not is_newest):
+    # What a restored ledger finds on the chain may be the final version, for a charge that it has lost.
+    is_found = receipt.from_restored_ledger and value_sat in known.txids
+    if value_sat > owed_sat and not is_found and (known.is_final_taken or not is_newest):
         lines.append(f"the receipt takes {value_sat} sat on-chain; {owed_sat} sat are owed")
     if receipt.returned_msat != credited_msat - value_sat * MSAT_PER_SAT:
         lines.append(

@@ -32,10 +32,15 @@ class Chain:
 
     ``directory`` is made when missing and kept when given, with the ``bitcoin.conf`` that lies in it; without it a
     temporary one is used, which is removed at the end unless the block raised. Raises RetryError or StopError when
-    there is no bitcoind or it does not start.
+    there is no bitcoind or it does not start. ``arguments``: further ones of bitcoind.
     """
 
-    def __init__(self, directory: Path | None = None, programs: BitcoindPrograms | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path | None = None,
+        programs: BitcoindPrograms | None = None,
+        arguments: Sequence[str] = (),
+    ) -> None:
         self.programs = programs or find_bitcoind()
         self._temporary = directory is None
         self.directory = directory or Path(tempfile.mkdtemp(prefix="wattline-chain-"))
@@ -60,6 +65,8 @@ class Chain:
             # blocks and of the whole mempool.
             "-checkblockindex=0",
             "-checkmempool=0",
+            # Of several the last one counts.
+            *arguments,
         )
         self._daemon = Daemon("bitcoind", [str(self.programs.daemon), *options], self.log_path, os.environ)
         self._wallet = ""

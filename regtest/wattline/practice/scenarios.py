@@ -67,6 +67,13 @@ def alone(recorder: Recorder) -> None:
     socket.wait_paid(0, 1)
     quietly(lambda: socket.wait("cd" * 32, 1))
     socket.sent("cd" * 32)
+    recorder.call("socket", "listsendpays", {"index": "created", "start": 1, "limit": 500})
+    recorder.call("socket", "listdatastore", {"key": ["wattline", "receipts"]})
+    for number, mode in ((7, "create-or-replace"), (8, "create-or-replace"), (9, "must-create")):
+        note = {"key": ["wattline", "receipts"], "string": str(number), "mode": mode}
+        recorder.call("socket", "datastore", note)
+    recorder.call("socket", "listdatastore", {"key": ["wattline", "receipts"]})
+    recorder.call("socket", "listdatastore", {"key": ["wattline"]})
     recorder.call("socket", "invoice", {"amount_msat": 2_000, "label": "coffee", "description": "a cup of coffee"})
     recorder.call("socket", "invoice", {"amount_msat": 2_000, "label": "coffee", "description": "another"})
     recorder.heard("socket", "invoice_creation")

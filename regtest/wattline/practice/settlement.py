@@ -84,7 +84,7 @@ def settlement_of(scene: Scene, session_id: str) -> Settlement:
     onchain: Json = session.get("onchain", {})
     txid = onchain.get("mined_txid") or (onchain.get("txid") if onchain.get("status") == "sent" else "") or ""
     counted_msat = (
-        session.get("onchain_credited_msat", 0) - session.get("returned_msat", 0) - session.get("lost_msat", 0)
+        session.get("onchain_credited_msat", 0) - session.get("returned_msat", 0) - session.get("missing_msat", 0)
     )
     address = onchain.get("address", "")
     tx = transaction(scene.network.chain, txid) if txid else None

@@ -11,6 +11,7 @@ from typing import Any
 from wattline.errors import WattlineError
 from wattline.practice.node.about import About
 from wattline.practice.node.channels import FEE_BASE_MSAT, FEE_PPM, Channels
+from wattline.practice.node.datastore import Datastore
 from wattline.practice.node.funding import Funding
 from wattline.practice.node.gossip import GossipBoard
 from wattline.practice.node.ground import ground_of
@@ -67,6 +68,7 @@ class PracticeNode:
         )
         invoices = Invoices(store, self._key, self._plugins, self._rpc)
         payments = Payments(store, self._plugins, self._rpc)
+        Datastore(store, self._rpc)
         self._about = About(self._key, options, directory, store, self._channels, self._peers, self._plugins, self._rpc)
         ground = self._ground
         self._funding = Funding(

@@ -198,7 +198,15 @@ class Payments:
             if params.has(name):
                 where.append(f"{name} = ?")
                 values.append(params.text(name))
-        rows = self._store.rows(f"SELECT * FROM sendpays WHERE {' AND '.join(where)} ORDER BY created_index", *values)
+        index = params.text("index", "created")
+        if index not in ("created", "updated"):
+            raise params.invalid("index", "unknown index")
+        if params.has("start"):
+            where.append(f"{index}_index >= ?")
+            values.append(str(params.integer("start")))
+        limit = f" LIMIT {params.integer('limit')}" if params.has("limit") else ""
+        order = f"ORDER BY {index}_index{limit}"
+        rows = self._store.rows(f"SELECT * FROM sendpays WHERE {' AND '.join(where)} {order}", *values)
         return {"payments": [sendpay_object(row) for row in rows]}
 
 
