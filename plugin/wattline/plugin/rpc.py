@@ -110,7 +110,7 @@ def add_methods(plugin: Plugin, shop: Shop) -> None:
 
         {subject} is a session: {outcome} paid or lost ends its payment on the chain, refund or keep a refund that is
         held because the ledger is an older copy. Or it is chain: accept takes the chain that bitcoind shows now."""
-        subject = str(subject) if subject == "chain" else _session_id(subject)
+        subject = str(subject) if subject == "chain" else parameters.session_id("subject", subject)
         shop.resolving.resolve(subject, str(outcome), str(reason))
         return {"subject": subject, "outcome": str(outcome), "resolved": True}
 
