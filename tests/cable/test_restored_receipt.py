@@ -6,9 +6,13 @@ from dataclasses import replace
 
 import pytest
 
+from tests.cable.test_onchain_end import HELD
+from wattline.cable.aggregate_end import judged
 from wattline.cable.messages import SignedReceipt
 from wattline.cable.receipt import OnchainKnown, Receipt, objections
 from wattline.cable.reconciliation import Known, Tolerance
+from wattline.ledger import CableAggregateStatus
+from wattline.lightning.onchain import WalletTx
 from wattline.payment.aggregate import MSAT_PER_SAT
 from wattline.tariff import Tariff, cost_msat
 
@@ -78,3 +82,10 @@ def test_a_receipt_of_an_older_copy_may_lack_energy_and_versions() -> None:
 )
 def test_it_may_not_say_more_than_any_other(lie: dict[str, object]) -> None:
     assert objected(replace(receipt(COPY_UWH, COPY_SAT, restored=True), **lie))  # type: ignore[arg-type]
+
+
+def test_what_was_mined_beyond_all_that_a_ledger_knows_to_be_signed_accuses_the_ledger_and_no_socket() -> None:
+    row = replace(HELD, signed_sat=2000, accepted_sat=2000, agreed_sat=2000, status=CableAggregateStatus.ENDED)
+    for paid_sat, status in ((2001, CableAggregateStatus.SETTLED), (2000, CableAggregateStatus.UNANSWERED)):
+        mined = WalletTx("ab" * 32, 7, frozenset(), ((row.script, paid_sat),))
+        assert judged(replace(row, due_sat=1500), mined, 9).status is status

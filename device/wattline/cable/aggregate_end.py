@@ -56,7 +56,11 @@ def agreed_sat(row: CableAggregate) -> int:
 def judged(row: CableAggregate, mined: WalletTx, now_s: int) -> CableAggregate:
     """``row`` once its inputs were spent in a block by ``mined``."""
     paid_sat = mined.paid_to(row.script)
-    if row.due_sat is not None and paid_sat <= row.due_sat:
+    if paid_sat > row.signed_sat:
+        # Only this cable's node can have signed it, and the ledger knows of every version before it leaves: the ledger
+        # is an older copy, and does not tell what was agreed.
+        status = CableAggregateStatus.SETTLED
+    elif row.due_sat is not None and paid_sat <= row.due_sat:
         status = CableAggregateStatus.SETTLED if paid_sat else CableAggregateStatus.VOID
     elif paid_sat > agreed_sat(row):
         status = CableAggregateStatus.CHEATED
