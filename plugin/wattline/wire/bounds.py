@@ -56,7 +56,7 @@ _OUTLET_ID = Shape(
     re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}"), "1 to 32 letters, digits, '_', '.' and '-', a letter or digit first"
 )
 _TARIFF_ID = Shape(re.compile(r"[!-~]{1,64}"), "1 to 64 printable ASCII characters")
-_SIGNATURE = Shape(re.compile(r"[ -~]{1,128}"), "at most 128 printable ASCII characters", may_be_empty=True)
+_SIGNATURE = Shape(re.compile(r"[ -~]{1,200}"), "at most 200 printable ASCII characters", may_be_empty=True)
 """Whether it is zbase32 and of the right length, whoever verifies it says: else it is a forgery like any other."""
 _CODE_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _CODE = Shape(_CODE_PATTERN, "1 to 40 lower-case letters, digits and '_'")

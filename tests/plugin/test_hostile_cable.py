@@ -1,0 +1,195 @@
+"""A cable that says whatever the wire can carry, in any order: the real service and reception on fakes.
+
+Nothing of it makes an internal error, a log line that is not one plain line, or an answer that the protocol has not.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.plugin.fakes import Stall, node_id, wait_until
+from tests.wire.messages import EVIL, either, fit, wild
+from wattline.offering import NODE_ID
+from wattline.plugin.service import ChargingService
+from wattline.plugin.streams import QUEUE_LENGTH
+from wattline.v1 import charging_pb2 as pb
+from wattline.wire import admitted
+
+ANSWER_S = 5.0
+LINES_EACH = 3
+"""So many log lines, at the most, for one message of a cable's."""
+NUMBERS = itertools.count(100)
+
+
+class Lines(logging.Handler):
+    """All that wattline logs."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@contextmanager
+def logged() -> Iterator[list[logging.LogRecord]]:
+    """All that wattline logs meanwhile, down to the least."""
+    lines, logger = Lines(), logging.getLogger("wattline")
+    before = logger.level
+    logger.setLevel(logging.DEBUG)
+    logger.addHandler(lines)
+    try:
+        yield lines.records
+    finally:
+        logger.removeHandler(lines)
+        logger.setLevel(before)
+
+
+class Context:
+    """Of one call; ``abort`` ends it as gRPC does."""
+
+    def __init__(self) -> None:
+        self.callbacks: list[Callable[[], None]] = []
+        self.details = ""
+
+    def cancel(self) -> None: ...
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        self.callbacks.append(callback)
+        return True
+
+    def abort(self, code: grpc.StatusCode, details: str) -> None:
+        self.details = details
+        raise grpc.RpcError(details)
+
+
+@pytest.fixture(scope="module")
+def stall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stall]:
+    folder: Path = tmp_path_factory.mktemp("socket")
+    with Stall(folder, takes_onchain=True) as stall:
+        verify = stall.signer.verify
+
+        def watched(message: str, signature: str, signer_id: str) -> bool:
+            assert message.isascii()
+            assert message.isprintable()
+            assert NODE_ID.fullmatch(signer_id), "an id that was not looked at reaches the node"
+            return verify(message, signature, signer_id)
+
+        vars(stall.signer)["verify"] = watched
+        yield stall
+
+
+def said(stall: Stall, first: pb.ChargeRequest, later: list[pb.ChargeRequest]) -> list[pb.ChargeResponse]:
+    """What comes down when this goes up and the cable then hangs up."""
+    context, hung_up = Context(), threading.Event()
+
+    def requests() -> Iterator[pb.ChargeRequest]:
+        yield first
+        yield from later
+        hung_up.set()
+
+    heard: list[pb.ChargeResponse] = []
+    answers = ChargingService(stall.reception).Charge(requests(), context)  # type: ignore[arg-type]
+    reader = threading.Thread(target=lambda: heard.extend(answers), daemon=True)
+    reader.start()
+    while not hung_up.wait(0.02) and reader.is_alive():
+        pass
+    for callback in context.callbacks:
+        callback()
+    reader.join(ANSWER_S)
+    assert not reader.is_alive()
+    return heard
+
+
+def good_opening(stall: Stall) -> pb.ChargeRequest:
+    number = next(NUMBERS)
+    return pb.ChargeRequest(open=stall.request(number.to_bytes(32, "big"), cable_node_id=node_id(number)))
+
+
+def openings(stall: Stall) -> st.SearchStrategy[pb.ChargeRequest]:
+    """Mostly such as open a session: then what follows is said to one."""
+    good = st.builds(lambda: good_opening(stall))
+    nonsense = st.one_of(either(pb.ChargeRequest), fit(pb.ChargeRequest, "open"), wild(pb.ChargeRequest, "open"))
+    return st.one_of(good, good, nonsense)
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_no_cable_s_message_is_an_internal_error_or_more_than_a_plain_line_of_the_log(stall: Stall, data: Any) -> None:
+    first = data.draw(openings(stall))
+    later = data.draw(st.lists(either(pb.ChargeRequest), max_size=8))
+    with logged() as records:
+        heard = said(stall, first, later)
+        end_sessions(stall)
+    for record in records:
+        assert record.exc_info is None, logging.Formatter().format(record)
+        assert record.levelno < logging.ERROR, record.getMessage()
+        assert record.getMessage().isprintable(), repr(record.getMessage())
+    assert len(records) <= LINES_EACH * (len(later) + 2)
+    assert len(heard) <= QUEUE_LENGTH
+    for answer in heard:
+        assert answer.WhichOneof("message") is not None
+        before = answer.SerializeToString(deterministic=True)
+        assert admitted(answer).SerializeToString(deterministic=True) == before, "what we send is fit to be read"
+
+
+def test_a_number_out_of_range_ends_the_stream_with_a_word_on_it_and_not_the_session(stall: Stall) -> None:
+    value = pb.MeterValue(energy_uwh=2**64 - 1)
+    heard = said(stall, good_opening(stall), [pb.ChargeRequest(meter_value=value)])
+    opened, refused = heard
+    assert opened.HasField("opened")
+    assert refused.refusal.code == "bad_request"
+    assert refused.refusal.message.startswith(
+        "ChargeRequest.meter_value.energy_uwh is 18446744073709551615; allowed: 0 to"
+    )
+    view = stall.outlet.view
+    assert view.session is not None
+    assert view.session.state.is_live
+    end_sessions(stall)
+
+
+def test_what_a_cable_says_for_the_record_is_one_plain_line_of_the_log_and_of_the_ledger(stall: Stall) -> None:
+    closing = pb.ChargeRequest(close=pb.Close(reason=EVIL + "A" * 500))
+    with logged() as records:
+        said(stall, good_opening(stall), [closing])
+        end_sessions(stall)
+    (told,) = [record.getMessage() for record in records if "closed by the cable" in record.getMessage()]
+    assert "\\x1b[2J" in told
+    assert told.isprintable()
+    assert len(told) < 160
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@given(
+    st.one_of(fit(pb.GetOfferRequest), wild(pb.GetOfferRequest), fit(pb.GetReceiptRequest), wild(pb.GetReceiptRequest))
+)
+def test_no_question_outside_a_session_is_an_internal_error(stall: Stall, request_: Any) -> None:
+    service, context = ChargingService(stall.reception), Context()
+    ask: Any = service.GetOffer if isinstance(request_, pb.GetOfferRequest) else service.GetReceipt
+    try:
+        answer = ask(request_, context)
+    except grpc.RpcError:
+        assert context.details.isprintable()
+        assert len(context.details) < 400
+    else:
+        admitted(answer)
+        if isinstance(answer, pb.GetOfferResponse):
+            admitted(pb.Offer.FromString(answer.offer))
+
+
+def end_sessions(stall: Stall) -> None:
+    for record in stall.ledger.sessions(100):
+        stall.socket.stop_session(record.session.session_id)
+    wait_until(lambda: stall.outlet.view.session is None)
