@@ -52,6 +52,13 @@ class Told:
         assert len(cable_node_id) == 66
         return cable_node_id == CABLE
 
+    def resolve(self, subject: str, outcome: str, reason: str) -> None:
+        assert subject == "chain" or len(subject) == 26
+        assert outcome.isprintable()
+        assert reason.isprintable()
+        assert len(outcome) <= 200
+        assert len(reason) <= 200
+
     def refused_cables(self) -> list[Json]:
         return []
 
@@ -62,7 +69,7 @@ class Told:
 
 class Shop:
     def __init__(self) -> None:
-        self.seller = self.report = Told()
+        self.seller = self.report = self.resolving = Told()
 
     def status(self) -> Json:
         return {"state": "running"}
@@ -109,6 +116,7 @@ PARAMETERS = {
     "wattline-stop": 1,
     "wattline-report": 2,
     "wattline-refused": 1,
+    "wattline-resolve": 3,
 }
 
 

@@ -43,6 +43,13 @@ def whole(name: str, value: object, lowest: int, highest: int) -> int:
     return value
 
 
+def text(name: str, value: object, longest: int = 200) -> str:
+    """Words of the operator's, on one line."""
+    if isinstance(value, str) and len(value) <= longest:
+        return printable(value, longest)
+    raise invalid(name, f"must be a text of at most {longest} characters, not {_shown(value)}")
+
+
 def invalid(name: str, message: str) -> RpcException:
     """For the caller; ``message`` says what is allowed."""
     return RpcException(f"{name}: {message}", INVALID_PARAMETERS)

@@ -110,9 +110,10 @@ def add_methods(plugin: Plugin, shop: Shop) -> None:
 
         {subject} is a session: {outcome} paid or lost ends its payment on the chain, refund or keep a refund that is
         held because the ledger is an older copy. Or it is chain: accept takes the chain that bitcoind shows now."""
-        subject = str(subject) if subject == "chain" else parameters.session_id("subject", subject)
-        shop.resolving.resolve(subject, str(outcome), str(reason))
-        return {"subject": subject, "outcome": str(outcome), "resolved": True}
+        subject = "chain" if subject == "chain" else parameters.session_id("subject", subject)
+        outcome = parameters.text("outcome", outcome)
+        shop.resolving.resolve(subject, outcome, parameters.text("reason", reason))
+        return {"subject": subject, "outcome": outcome, "resolved": True}
 
     pool = ThreadPoolExecutor(2, thread_name_prefix="rpc")
     for name, method in (

@@ -198,6 +198,7 @@ BOUNDS: Mapping[str, Mapping[str, Kind]] = {
         "returned_msat": _MSAT,
         "onchain_txid": _HASH_OR_NONE,
         "onchain_value_sat": _SAT,
+        "from_restored_ledger": Flag(),
     },
     "GetReceiptRequest": {"session_id": _ANY_SESSION_ID, "token": _ANY_TOKEN},
     "GetReceiptResponse": {"receipt": Part(required=False)},
