@@ -138,10 +138,11 @@ def test_of_a_cable_killed_before_it_signed_the_final_version_the_newest_is_mine
     # Without a channel it cannot be sent, final or not; it is not forgotten.
     assert bury(scene, session_id)["refund_status"] == "owed"
 
-    # The cable finds out at its next start, and finds nothing wrong with it.
+    # The cable finds out at its next start, remembers what it is owed, and forgives it once.
     again, _ = begun(scene, path, increments=1)
     row = cable_row(path, session_id)
-    assert (row.status, row.mined_txid, row.mined_sat) == ("settled", settlement.txid, settlement.value_sat)
+    assert (row.status, row.mined_txid, row.mined_sat) == ("unanswered", settlement.txid, settlement.value_sat)
+    assert row.owed_sat == session["balance_msat"] // MSAT_PER_SAT
     next_id = live_session(scene)["session_id"]
     assert next_id != session_id
     check_settled(scene, next_id, end(scene, again, next_id)[0])

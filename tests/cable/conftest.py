@@ -5,13 +5,24 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.cable.fake_funds import FakeFunds
-from tests.cable.fakes import FakeLightning, FakeMeter, FakeSocket, TlsPair, World, make_certificate, wait_for
+from tests.cable.fakes import (
+    FakeLightning,
+    FakeMeter,
+    FakeSocket,
+    Signing,
+    TlsPair,
+    World,
+    make_certificate,
+    wait_for,
+)
+from wattline.bitcoin.chain import Outpoint
 from wattline.cable.listener import Silence
 from wattline.cable.opening import Equipment, OnchainEquipment
 from wattline.cable.service import CableService
@@ -47,11 +58,11 @@ class Recorder(Silence):
 class Bench:
     """Everything around one cable."""
 
-    def __init__(self, folder: Path, tls: TlsPair) -> None:
+    def __init__(self, folder: Path, tls: TlsPair, socket_node: Signing | None = None) -> None:
         self.folder = folder
         self.tls = tls
         self.world = World()
-        self.socket = FakeSocket(self.world, tls)
+        self.socket = FakeSocket(self.world, tls, socket_node)
         self.node = FakeLightning(self.socket.take_payment)
         self.socket.refund_to = self.node.receive
         self.meter = FakeMeter(self.world)
@@ -113,6 +124,7 @@ class Bench:
     def start(self) -> None:
         """Run the service in the background until :meth:`finish`."""
         service = self.service()
+        self.died = False
 
         def run() -> None:
             try:
@@ -151,6 +163,22 @@ class Bench:
         self.wish = StopWish()
         self.meter = FakeMeter(self.world, self.meter.base_uwh)
 
+    def mine(self, psbt: bytes) -> None:
+        """Have a version mined, and see that the wallet has a coin for a further session."""
+        self.funds.mine_psbt(psbt)
+        self.node.height = self.funds.height
+        height = self.funds.height - 10
+        self.funds.free.append(replace(self.funds.free[-1], outpoint=Outpoint(f"{height:064x}", 7), blockheight=height))
+
+    def close(self) -> None:
+        """End whatever runs."""
+        self.wish.want("done", "the test is over")
+        self.node.hold.set()
+        self.socket.stop()
+        if self._thread is not None:
+            self._thread.join(10)
+        self.ledger.close()
+
     @property
     def shown(self) -> Snapshot:
         """What was shown last, waited for when nothing was yet."""
@@ -171,7 +199,4 @@ def tls() -> TlsPair:
 def bench(tmp_path: Path, tls: TlsPair) -> Iterator[Bench]:
     bench = Bench(tmp_path, tls)
     yield bench
-    bench.wish.want("done", "the test is over")
-    bench.node.hold.set()
-    bench.socket.stop()
-    bench.ledger.close()
+    bench.close()

@@ -63,6 +63,8 @@ class FakeAggregate:
     chosen: str = ""
     txids: dict[int, str] = field(default_factory=dict)
     held: dict[str, tuple[int, Tx]] = field(default_factory=dict)
+    psbts: dict[str, bytes] = field(default_factory=dict)
+    """Of every version that came, by txid, whatever was said of it."""
     final_came: threading.Event = field(default_factory=threading.Event)
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from cryptography import x509
@@ -41,7 +41,7 @@ from wattline.v1 import charging_pb2_grpc as pb_grpc
 
 SOCKET_NODE = "02" + "51" * 32
 CABLE_NODE = "03" + "ca" * 32
-SESSION_IDS = ("00000000000000000000000001", "00000000000000000000000002", "00000000000000000000000003")
+SESSION_IDS = tuple(f"{number:026d}" for number in range(1, 6))
 TICK_S = 0.02
 
 
@@ -293,12 +293,29 @@ class Account:
     outbox: list[queue.SimpleQueue[pb.ChargeResponse | None]] = field(default_factory=list)
 
 
+class Signing(Protocol):
+    """A node that signs for itself."""
+
+    node_id: str
+
+    def sign(self, message: str) -> str: ...
+
+
 class FakeSocket(pb_grpc.ChargingServiceServicer):
     """A socket that sells honestly, except where a test sets one of the ``lie_*`` hooks."""
 
-    def __init__(self, world: World, tls: TlsPair) -> None:
+    def __init__(self, world: World, tls: TlsPair, signer: Signing | None = None) -> None:
         self.world = world
-        self.signer = FakeSigner(SOCKET_NODE)
+        self.signer = signer or FakeSigner(SOCKET_NODE)
+        self.node_id = self.signer.node_id
+        self.new_address: Callable[[], tuple[str, str]] = self._fake_address
+        """Address and script of the next session's aggregate."""
+        self.delivers = True
+        """False: nothing flows any more, whatever was paid."""
+        self.is_away = False
+        """It answers nobody."""
+        self.tick_s = TICK_S
+        """Between two statements."""
         self.certificate_sha256 = tls.sha256
         self.tariff = Tariff.of(300_000)
         self.network = "regtest"
@@ -316,7 +333,7 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
         self.orders: list[tuple[str, str]] = []
         self.refuse_open: list[pb.Refusal] = []
         self.refuse_payments: tuple[str, str] | None = None
-        self.sign_node = SOCKET_NODE
+        self.sign_node = self.node_id
         self.lie_offer: Callable[[pb.Offer], None] = lambda offer: None
         self.lie_statement: Callable[[pb.Statement], None] = lambda statement: None
         self.lie_receipt: Callable[[pb.Receipt], None] = lambda receipt: None
@@ -346,6 +363,7 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
         self.versions: list[tuple[int, int, bool]] = []
         """Number, value in sat and whether it is final, of every version that reached it."""
         self.signatures: list[str] = []
+        self._awaited: list[tuple[Callable[[], bool], Callable[[], None]]] = []
         self._paid_hashes: set[str] = set()
         self._lock = threading.RLock()
         self._server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
@@ -367,7 +385,7 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
 
     @property
     def address(self) -> str:
-        return f"{SOCKET_NODE}@127.0.0.1:{self.port}"
+        return f"{self.node_id}@127.0.0.1:{self.port}"
 
     @property
     def session(self) -> Account:
@@ -379,6 +397,8 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
     def GetOffer(self, request: pb.GetOfferRequest, context: Any) -> pb.GetOfferResponse:  # noqa: N802
         if self.offer_error:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, self.offer_error)
+        if self.is_away:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "away")
         offer = pb.Offer(
             node_id=self.sign_node,
             certificate_sha256=self.certificate_sha256,
@@ -527,8 +547,7 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
                 self._send(account, pb.ChargeResponse(version_refused=refused))
                 return
             if account.onchain is None:
-                number = len(self.sessions)
-                account.onchain = FakeAggregate(address_of(f"socket-{number}"), script_of(f"socket-{number}"))
+                account.onchain = FakeAggregate(*self.new_address())
             aggregate = account.onchain
             invitation = pb.OnchainInvitation(
                 address=aggregate.address,
@@ -540,6 +559,10 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
             self.lie_invitation(invitation)
             self._send(account, pb.ChargeResponse(onchain_invitation=invitation))
 
+    def _fake_address(self) -> tuple[str, str]:
+        name = f"socket-{len(self.sessions)}"
+        return address_of(name), script_of(name)
+
     def _take_version(self, account: Account, version: pb.AggregateVersion) -> None:
         with self._lock:
             tx = unsigned_tx(version.psbt)
@@ -550,6 +573,7 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
                 self.loses_versions -= 1
                 return
             self.versions.append((version.number, value_sat, version.is_final))
+            aggregate.psbts[tx.txid] = version.psbt
             if version.is_final and self.swallows_finals:
                 return
             refused = self._refusal(account, aggregate, version, value_sat, tx.txid)
@@ -598,7 +622,53 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
             return "exposure_cap", "too much in all"
         return self.refuse_versions(version.number, value_sat)
 
-    def close_session(self, account: Account, reason: str, cable_reason: str = "") -> None:
+    def when(self, is_so: Callable[[], bool], act: Callable[[], None]) -> None:
+        """Do something in the very moment when something else has become true."""
+        with self._lock:
+            self._awaited.append((is_so, act))
+
+    def charged_msat(self, account: Account) -> int:
+        """What the session owes by now."""
+        with self._lock:
+            return self._charged(account)
+
+    def disown_newest(self, account: Account) -> None:
+        """Forget the newest version, as if it had never come."""
+        aggregate = account.onchain
+        assert aggregate is not None
+        with self._lock:
+            lost_sat = aggregate.value_sat
+            aggregate.txids.pop(aggregate.number)
+            aggregate.number -= 1
+            aggregate.value_sat = aggregate.held[aggregate.txids[aggregate.number]][0]
+            account.credited -= (lost_sat - aggregate.value_sat) * 1000
+            account.payments -= 1
+
+    def flood(self, account: Account, count: int) -> None:
+        """Say whatever can be said of an aggregate, over and over."""
+        aggregate = account.onchain
+        assert aggregate is not None
+        assert self.onchain_rules is not None
+        for n in range(count):
+            for message in (
+                pb.ChargeResponse(version_accepted=pb.VersionAccepted(number=n, value_sat=n)),
+                pb.ChargeResponse(version_accepted=pb.VersionAccepted(number=n, value_sat=n, is_final=True)),
+                pb.ChargeResponse(version_refused=pb.VersionRefused(number=n, code="policy", message=f"no {n}")),
+                pb.ChargeResponse(
+                    onchain_invitation=pb.OnchainInvitation(
+                        address=aggregate.address,
+                        script=aggregate.script,
+                        rules=rules_message(self.onchain_rules),
+                        newest_number=aggregate.number,
+                        newest_value_sat=aggregate.value_sat,
+                    )
+                ),
+                pb.ChargeResponse(final_due=pb.FinalDue(value_sat=n, charged_msat=n, keysend_msat=n)),
+            ):
+                self._send(account, message)
+
+    def close_session(self, account: Account, reason: str, cable_reason: str = "", due_at_once: int = 1) -> None:
+        """``due_at_once``: so often it asks for the final version at a time."""
         with self._lock:
             if account.state in (pb.SESSION_STATE_CLOSED, pb.SESSION_STATE_SETTLING):
                 return
@@ -607,11 +677,11 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
             charged = self._charged(account)
             account.state = pb.SESSION_STATE_SETTLING
             account.final_charge = charged
-        self._ask_for_final(account)
+        self._ask_for_final(account, due_at_once)
         with self._lock:
             self._close(account)
 
-    def _ask_for_final(self, account: Account) -> None:
+    def _ask_for_final(self, account: Account, due_at_once: int) -> None:
         """Asked every now and then, as the real socket does."""
         aggregate = account.onchain
         if aggregate is None or not aggregate.number or self.onchain_rules is None:
@@ -624,7 +694,8 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
         self.lie_final(due)
         deadline = time.monotonic() + self.final_timeout_s
         while time.monotonic() < deadline:
-            self._send(account, pb.ChargeResponse(final_due=due))
+            for _ in range(due_at_once):
+                self._send(account, pb.ChargeResponse(final_due=due))
             if aggregate.final_came.wait(0.1):
                 return
 
@@ -648,7 +719,7 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
             status = pb.REFUND_STATUS_KEPT
         receipt = pb.Receipt(
             session_id=account.session_id,
-            node_id=SOCKET_NODE,
+            node_id=self.node_id,
             outlet_id=account.outlet_id,
             cable_node_id=CABLE_NODE,
             method=account.method,  # type: ignore[arg-type]
@@ -680,9 +751,12 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
 
     def _run(self) -> None:
         before = time.monotonic()
-        while not self._stopping.wait(TICK_S):
+        while not self._stopping.wait(self.tick_s):
             now = time.monotonic()
             with self._lock:
+                for awaited in [each for each in self._awaited if each[0]()]:
+                    awaited[1]()
+                    self._awaited.remove(awaited)
                 for account in self.sessions.values():
                     self._step(account, int((now - before) * 1000))
                     if account.state != pb.SESSION_STATE_CLOSED:
@@ -696,6 +770,11 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
             account.delivered_ms += passed_ms
         balance = account.credited - self._charged(account)
         reserve = worth_msat(account.tariff, self.rated_power_mw, 200)
+        if not self.delivers:
+            if account.state == pb.SESSION_STATE_DELIVERING:
+                account.state = pb.SESSION_STATE_PAUSED
+                self.world.switch(False)
+            return
         if account.state == pb.SESSION_STATE_DELIVERING and balance < reserve:
             account.state = pb.SESSION_STATE_PAUSED
             self.world.switch(False)
