@@ -52,8 +52,8 @@ class RealBench(Bench):
             memory=self.ledger.cable_sessions,
             open_meter=lambda max_power_mw: self.meter,
             clock_ms=super().equipment.clock_ms,
-            now=super().equipment.now,
             onchain=OnchainEquipment(CoreLightningFunds(NodeRpc(self._cable.rpc_path)), self.ledger.cable_aggregates),
+            wall=self.wall,
         )
 
     def mine(self, psbt: bytes) -> None:

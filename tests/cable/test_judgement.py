@@ -12,10 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.cable.fake_funds import RULES, FakeFunds, script_of
+from tests.cable.fake_funds import RULES, FakeFunds, address_of, script_of
 from tests.cable.fakes import SOCKET_NODE, FakeLightning
 from tests.cable.test_buyer import SESSION, STATEMENT
 from tests.cable.test_onchain_caps import ONCHAIN, TARIFF, TERMS_HERE, TOLERANCE, Inline
+from wattline.bitcoin.chain import TxOutput
+from wattline.bitcoin.psbt import unsigned_tx
 from wattline.cable.account import Account
 from wattline.cable.aggregate_end import Aftermath
 from wattline.cable.budget import Caps
@@ -35,11 +37,11 @@ from wattline.cable.messages import (
 from wattline.cable.onchain_event import OnchainEvent
 from wattline.cable.onchain_side import OnchainSide
 from wattline.cable.opening import Equipment, OnchainEquipment
-from wattline.cable.psbt import unsigned_tx
 from wattline.cable.purse import Arrived, DoubtsChecked, Failed, InDoubt, PaymentEvent
 from wattline.cable.receipt import Receipt, read_receipt
 from wattline.cable.rhythm import Pace
 from wattline.cable.settings import CableSettings
+from wattline.clock import Clock, Moment, WallWatch
 from wattline.ledger import CableAggregate, CableAggregateStatus, CableSession
 from wattline.lightning.onchain import Base, WalletTx
 from wattline.meter import Reading
@@ -95,7 +97,7 @@ class DyingFunds(FakeFunds):
         super().__init__()
         self._life = life
 
-    def sign(self, base: Base, outputs: Sequence[tuple[str, int]]) -> bytes:
+    def sign(self, base: Base, outputs: Sequence[TxOutput]) -> bytes:
         self._life.may_die()
         psbt = super().sign(base, outputs)
         self._life.may_die()
@@ -148,12 +150,12 @@ class Life:
     def onchain_request(self, signature: str) -> bool:
         del signature
         number, value_sat = (self.credited[-1].number, self.credited[-1].value_sat) if self.credited else (0, 0)
-        self.inbox.append(OnchainInvitation("socket", script_of("socket"), RULES, number, value_sat))
+        self.inbox.append(OnchainInvitation(address_of("socket"), script_of("socket"), RULES, number, value_sat))
         return True
 
     def aggregate_version(self, number: int, psbt: bytes, is_final: bool) -> bool:
         self.may_die()
-        value_sat = unsigned_tx(psbt).outputs[0][0]
+        value_sat = unsigned_tx(psbt).outputs[0].value_sat
         version = Held(number, value_sat, is_final)
         assert self.memory.row is not None
         assert self.memory.row.signed_sat >= value_sat
@@ -188,7 +190,7 @@ class Life:
             memory=None,  # type: ignore[arg-type]
             open_meter=None,  # type: ignore[arg-type]
             clock_ms=lambda: self.now_ms,
-            now=lambda: self.now_ms / 1000,
+            wall=WallWatch(Clock(wall=lambda: self.now_ms / 1000)),
         )
         self.buyer = Buyer(
             terms=TERMS_HERE,
@@ -329,7 +331,7 @@ class Life:
         self.lives_for = None
         self.now_ms += 5_000
         reading = Reading(CHIP_BASE_UWH + self.energy_uwh, 0, 0, 0, self.now_ms)
-        self.session = found_over(self.session, reading, self.now_ms // 1000)
+        self.session = found_over(self.session, reading, Moment(self.now_ms // 1000))
 
     def mined(self, value_sat: int) -> CableAggregate:
         """A block has a transaction that pays ``value_sat`` to the socket's script; as it is judged."""
@@ -341,7 +343,7 @@ class Life:
         journal = FakeLightning(lambda *_: None)
         aftermath = Aftermath(
             self.funds, self.memory, journal, Silence(), lambda: now_s,
-            lambda session_id: saved_evidence(self.session, 0, TOLERANCE, now_s),
+            lambda session_id: saved_evidence(self.session, 0, TOLERANCE, Moment(now_s)),
         )  # fmt: skip
         try:
             aftermath.look_at_all(None)
