@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from tests.cable.conftest import Bench
 from tests.cable.test_onchain import dear
+from tests.cable.test_onchain_end import ENDED, FINAL, HELD, NEWEST, mined
+from wattline.cable.aggregate_end import judged
 from wattline.cable.check import Finding, Verdict, check
 from wattline.lightning.node import ChannelBalance
 from wattline.meter import MeterError
@@ -134,3 +137,24 @@ def test_with_auto_and_no_channel_it_is_said_that_the_session_begins_on_chain(
     assert "prepaid" not in found
     bench.funds.free = []
     assert "nothing can be paid" in findings(bench)["channel"].text
+
+
+def test_a_socket_that_took_more_than_was_due_before_is_a_problem_and_one_that_owes_once_a_warning(
+    bench: Bench,
+) -> None:
+    memory = bench.ledger.cable_aggregates
+
+    def history() -> list[Finding]:
+        found = check(bench.settings, bench.node, lambda power: bench.meter, bench.funds, memory)
+        return [finding for finding in found if finding.subject == "history"]
+
+    assert history() == []
+    memory.save(judged(replace(HELD, status=ENDED, agreed_sat=NEWEST, due_sat=FINAL), mined(NEWEST), 9))
+    (owing,) = history()
+    assert owing.verdict is Verdict.WARNING
+    assert f"{NEWEST - FINAL} sat" in owing.text
+    cheated = replace(HELD, session_id="0" * 26, status=ENDED, agreed_sat=FINAL, due_sat=FINAL)
+    memory.save(judged(cheated, mined(NEWEST), 9))
+    (problem,) = history()
+    assert problem.verdict is Verdict.PROBLEM
+    assert problem.text.startswith("socket_cheated: ")

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol
 
+from wattline.cable.aggregate_end import check_honest, warning_of
+from wattline.cable.memory import AggregateMemory
 from wattline.cable.method import check_onchain, choose_method, smallest_payment_msat
 from wattline.cable.offer import (
     Offer,
@@ -62,10 +64,14 @@ class CheckedNode(CableNode, Wallet, Protocol):
 
 
 def check(
-    settings: CableSettings, node: CheckedNode, open_meter: MeterOpener, funds: PayingFunds | None = None
+    settings: CableSettings,
+    node: CheckedNode,
+    open_meter: MeterOpener,
+    funds: PayingFunds | None = None,
+    memory: AggregateMemory | None = None,
 ) -> Iterator[Finding]:
     """Findings, one after the other as they are known. ``funds`` is the on-chain wallet, looked at where the method is
-    not keysend alone. Raises nothing: what fails is a problem."""
+    not keysend alone; ``memory`` what is on record of earlier sessions. Raises nothing: what fails is a problem."""
     info: NodeInfo | None = None
     try:
         info = node.check_version()
@@ -82,6 +88,7 @@ def check(
     if opened is not None:
         opened.channel.close()
         yield from _socket(settings, opened.offer)
+        yield from _history(memory, opened.offer.node_id)
         apart = clocks_apart(opened.offer, time.time())
         if apart is not None:
             yield Finding(Verdict.WARNING, "clock", f"{apart}; nothing is measured by either, but records are dated")
@@ -119,6 +126,18 @@ def _socket(settings: CableSettings, offer: Offer) -> Iterator[Finding]:
         yield Finding(Verdict.OK, "price", words)
     except WattlineError as error:
         yield _problem("price", error)
+
+
+def _history(memory: AggregateMemory | None, node_id: str) -> Iterator[Finding]:
+    """Whether the socket took more on-chain than was due before."""
+    try:
+        if memory is not None:
+            check_honest(memory, node_id)
+            owing = warning_of(memory, node_id)
+            if owing is not None:
+                yield Finding(Verdict.WARNING, "history", owing)
+    except WattlineError as error:
+        yield _problem("history", error)
 
 
 def _begins_onchain(settings: CableSettings, node: CheckedNode, offer: Offer) -> bool:

@@ -9,8 +9,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -20,11 +20,12 @@ import typer
 from rich.console import Console
 
 from wattline.cable.aggregate_end import forgive as forgive_socket
-from wattline.cable.check import Verdict
+from wattline.cable.check import Finding, Verdict
 from wattline.cable.check import check as run_check
 from wattline.cable.course import Course
+from wattline.cable.listener import Silence
 from wattline.cable.opening import Equipment, MeterOpener, OnchainEquipment
-from wattline.cable.service import CableService
+from wattline.cable.service import CableService, make_aftermath
 from wattline.cable.settings import CableConfig
 from wattline.cable.stopwish import StopWish
 from wattline.cable.summary import Summary
@@ -80,16 +81,46 @@ def check(context: typer.Context, config: ConfigOption, as_json: JsonOption = Fa
     cable = cable_in(config)
     _log_to_stderr(bool(context.obj and context.obj["verbose"]))
     node = CoreLightning(cable.rpc_path)
-    findings = []
+    findings: list[Finding] = []
     funds = CoreLightningFunds(NodeRpc(cable.rpc_path))
-    for finding in run_check(cable.settings, node, _meter_opener(cable), funds):
+
+    def tell(finding: Finding) -> None:
         typer.echo(str(finding), err=as_json)
         findings.append(finding)
+
+    with ExitStack() as stack:
+        memory = None
+        if cable.storage_path.exists():
+            ledger = stack.enter_context(open_ledger(cable.storage_path))
+            memory = ledger.cable_aggregates
+            _look_back(cable, ledger, tell)
+        for finding in run_check(cable.settings, node, _meter_opener(cable), funds, memory):
+            tell(finding)
     bad = any(finding.verdict is Verdict.PROBLEM for finding in findings)
     if as_json:
         rows = [{"verdict": f.verdict, "subject": f.subject, "text": f.text} for f in findings]
         typer.echo(json.dumps({"ready": not bad, "findings": rows}))
     raise typer.Exit(1 if bad else 0)
+
+
+class _Told(Silence):
+    """What is said of earlier sessions, as findings."""
+
+    def __init__(self, tell: Callable[[Finding], None]) -> None:
+        self._tell = tell
+
+    def event(self, text: str) -> None:
+        verdict = Verdict.WARNING if text.startswith("warning: ") else Verdict.OK
+        self._tell(Finding(verdict, "history", text.removeprefix("warning: ")))
+
+
+def _look_back(cable: CableConfig, ledger: Ledger, tell: Callable[[Finding], None]) -> None:
+    """What became of earlier on-chain payments; a cable that is running just now looks itself."""
+    with suppress(UsageError), _alone(cable.storage_path):
+        aftermath = make_aftermath(cable.settings, _equipment(cable, ledger), _Told(tell))
+        if aftermath is not None:
+            unfinished = ledger.cable_sessions.unfinished()
+            aftermath.look_at_all(unfinished.session_id if unfinished is not None else None)
 
 
 @cable_app.command()
