@@ -197,16 +197,17 @@ def charges_for_what_it_did_not_deliver(robbery: Robbery) -> None:
     """Its receipt admits all of the newest version as debt."""
     robbery.begin()
     robbery.grow()
-    value_msat = robbery.held.value_sat * 1000
-    robbery.bench.socket.lie_final = lambda due: due.MergeFrom(
-        pb.FinalDue(charged_msat=value_msat - 1, value_sat=value_msat // 1000)
-    )
+
+    def dear_final(due: pb.FinalDue) -> None:
+        due.value_sat = robbery.held.value_sat
+        due.charged_msat = due.value_sat * 1000 - 1
 
     def dear_receipt(receipt: pb.Receipt) -> None:
         receipt.charged_msat, receipt.balance_msat, receipt.refunded_msat = receipt.credited_msat, 0, 0
-        receipt.returned_msat, receipt.onchain_value_sat = 0, value_msat // 1000
+        receipt.returned_msat, receipt.onchain_value_sat = 0, robbery.held.value_sat
         receipt.refund_status = pb.REFUND_STATUS_NONE
 
+    robbery.bench.socket.lie_final = dear_final
     robbery.bench.socket.lie_receipt = dear_receipt
     robbery.bench.socket.refund_to = lambda description, amount: None
     robbery.bench.socket.final_timeout_s = 0.4

@@ -7,12 +7,10 @@ version before the socket does.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from enum import Enum, auto
 from typing import Protocol
 
 from wattline.cable.aggregate_maker import AggregateMaker, PayingNode, terms_of
@@ -22,6 +20,7 @@ from wattline.cable.messages import OnchainInvitation, VersionAccepted, VersionR
 from wattline.cable.onchain_event import FinalFailed, FinalSigned, OnchainEvent, OnchainFailed, OnchainReady
 from wattline.cable.purse import Arrived, DoubtsChecked, Failed, InDoubt, PaymentEvent
 from wattline.cable.settings import OnchainSettings
+from wattline.cable.tasks import Tasks
 from wattline.errors import RetryError, WattlineError
 from wattline.ledger import CableAggregate, LedgerBusy
 from wattline.lightning.onchain import PayingFunds
@@ -56,22 +55,6 @@ class _Version:
     began: float = 0.0
 
 
-class _Kind(Enum):
-    """Of a task for the worker."""
-
-    ASK = auto()
-    INVITED = auto()
-    ANSWER = auto()
-    TAKEN = auto()
-    RENEWED = auto()
-    PAY = auto()
-    RESOLVE = auto()
-    FINAL = auto()
-    LATE = auto()
-    KEEP = auto()
-    END = auto()
-
-
 class AggregatePurse:
     """Pays one session. All methods return at once; ``emit`` is called from the worker."""
 
@@ -98,11 +81,7 @@ class AggregatePurse:
         self._emit = emit
         self._timeout_s = ANSWER_S if timeout_s is None else timeout_s
         self._worker = executor or ThreadPoolExecutor(1, thread_name_prefix="cable-onchain")
-        self._lock = threading.Lock()
-        self._tasks: dict[_Kind, Callable[[], None]] = {}
-        """What the worker has to do: of each kind the newest alone, so no flood of the socket's makes a queue."""
-        self._is_working = False
-        self._is_stopped = False
+        self._tasks = Tasks(self._worker, self._broken)
         self._signature = ""
         # From here on the worker's own; others read them at the most.
         self._row: CableAggregate | None = None
@@ -123,49 +102,49 @@ class AggregatePurse:
 
     def ask(self) -> None:
         """Ask the socket for an address, or what it holds; its answer goes to :meth:`on_invitation`."""
-        self._submit(_Kind.ASK, self._ask)
+        self._tasks.put("ask", self._ask)
 
     def on_invitation(self, invitation: OnchainInvitation, scope: Scope) -> None:
         """Choose and reserve inputs for a session within ``scope``, or take up what there is."""
-        self._submit(_Kind.INVITED, lambda: self._invited(invitation, scope))
+        self._tasks.put("invited", lambda: self._invited(invitation, scope))
 
     def on_answer(self, answer: VersionAccepted | VersionRefused) -> None:
         """The socket's answer to a version; one that nobody waits for is dropped."""
         version = self._underway
         if version is not None and answer.number == version.number:
-            self._submit(_Kind.ANSWER, lambda: self._answered(answer))
+            self._tasks.put("answer", lambda: self._answered(answer))
 
     def on_final_taken(self) -> None:
         """The socket says that it has the final version."""
-        self._submit(_Kind.TAKEN, self._final_taken)
+        self._tasks.put("taken", self._final_taken)
 
     def on_stream_renewed(self) -> None:
         """What was said into the stream that broke may not have been heard."""
-        self._submit(_Kind.RENEWED, self._say_again)
+        self._tasks.put("renewed", self._say_again)
 
     def pay(self, sequence: int, amount_msat: int, maxfee_msat: int) -> None:
         """Sign and hand over a version that pays ``amount_msat`` (whole sats) more than the socket has credited."""
         del maxfee_msat  # the miner's fee is the same for every version
-        self._submit(_Kind.PAY, lambda: self._pay(sequence, amount_msat))
+        self._tasks.put("pay", lambda: self._pay(sequence, amount_msat))
 
     def resolve(self, sequences: Iterable[int], resend: bool) -> None:
         """Hand the version in doubt over again, if ``resend``: the socket counts it once."""
         del sequences  # there is but one
-        self._submit(_Kind.RESOLVE, lambda: self._resolve(resend))
+        self._tasks.put("resolve", lambda: self._resolve(resend))
 
     def sign_final(self, value_sat: int) -> None:
         """Sign the one final version and hand it over; told again, the same one is handed over again."""
-        self._submit(_Kind.FINAL, lambda: self._sign_final(value_sat))
+        self._tasks.put("final", lambda: self._sign_final(value_sat))
 
     def tick(self) -> None:
         """To be called every now and then: a version that is not answered in time is in doubt."""
         due = self._answer_due
         if due is not None and time.monotonic() >= due:
-            self._submit(_Kind.LATE, self._late)
+            self._tasks.put("late", self._late)
 
     def keep_reserved(self) -> None:
         """Reserve the inputs anew when blocks have passed."""
-        self._submit(_Kind.KEEP, lambda: self._maker.keep_reserved(self._row) if self._row is not None else None)
+        self._tasks.put("keep", lambda: self._maker.keep_reserved(self._row) if self._row is not None else None)
 
     def end(self, finish: Callable[[CableAggregate], CableAggregate], timeout_s: float) -> CableAggregate | None:
         """Write down how the aggregate ends, as ``finish`` says, in place of what it is; None when there is none.
@@ -179,50 +158,19 @@ class AggregatePurse:
             except Exception as error:  # noqa: BLE001 - it is raised where it is waited for
                 ending.set_exception(error)
 
-        if not self._submit(_Kind.END, write):
+        if not self._tasks.put_first(write):
             raise TimeoutError("the on-chain payment was stopped already")
         return ending.result(timeout_s)
 
     def stop(self) -> None:
         """Begin nothing any more."""
-        self._halt()
+        self._tasks.halt()
         self._worker.shutdown(wait=False, cancel_futures=True)
-
-    def _halt(self) -> None:
-        with self._lock:
-            self._is_stopped = True
-            self._tasks.clear()
-
-    def _submit(self, kind: _Kind, task: Callable[[], None]) -> bool:
-        """False when it was stopped: nothing is begun any more."""
-        with self._lock:
-            if self._is_stopped:
-                return False
-            self._tasks[kind] = task
-            if self._is_working:
-                return True
-            self._is_working = True
-        try:
-            self._worker.submit(self._work)
-        except RuntimeError:
-            return False
-        return True
 
     # The worker. It waits for its own node and ledger alone, which answer or fail in time; never for the socket.
 
-    def _work(self) -> None:
-        while (task := self._next_task()) is not None:
-            try:
-                task()
-            except Exception as error:  # noqa: BLE001 - a task that fails must not end the worker
-                self._emit(OnchainFailed("payer_broken", f"{type(error).__name__}: {error}", passing=False))
-
-    def _next_task(self) -> Callable[[], None] | None:
-        with self._lock:
-            if not self._tasks:
-                self._is_working = False
-                return None
-            return self._tasks.pop(_Kind.END if _Kind.END in self._tasks else next(iter(self._tasks)))
+    def _broken(self, error: Exception) -> None:
+        self._emit(OnchainFailed("payer_broken", f"{type(error).__name__}: {error}", passing=False))
 
     def _ask(self) -> None:
         try:
@@ -403,7 +351,7 @@ class AggregatePurse:
             row = replace(row, accepted_sat=max(row.accepted_sat, self._underway.value_sat))
         self._row = finish(row)
         self._memory.save(self._row)
-        self._halt()
+        self._tasks.halt()
         if not self._row.status.is_live or self._row.agreed_sat == 0:
             self._maker.release(self._row)
         return self._row
