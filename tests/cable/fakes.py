@@ -645,11 +645,11 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
             account.payments -= 1
 
     def flood(self, account: Account, count: int) -> None:
-        """Say whatever can be said of an aggregate, over and over."""
+        """Say whatever can be said of an aggregate, over and over, of versions that never were."""
         aggregate = account.onchain
         assert aggregate is not None
         assert self.onchain_rules is not None
-        for n in range(count):
+        for n in range(1_000, 1_000 + count):
             for message in (
                 pb.ChargeResponse(version_accepted=pb.VersionAccepted(number=n, value_sat=n)),
                 pb.ChargeResponse(version_accepted=pb.VersionAccepted(number=n, value_sat=n, is_final=True)),

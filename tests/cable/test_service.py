@@ -386,3 +386,21 @@ def test_it_is_said_when_nothing_could_come_back_and_bought_all_the_same(
     warnings = [event for event in bench.listener.lines if event.startswith("warning: no_way_back: ")]
     assert len(warnings) == (1 if receivable_msat < 100 else 0)
     assert all("at most 5.000 sat" in warning for warning in warnings)
+
+
+@pytest.mark.parametrize("is_honest", [True, False])
+def test_the_receipt_of_a_session_that_ended_while_the_cable_was_away_is_held_against_the_own_account(
+    bench: Bench, is_honest: bool
+) -> None:
+    bench.start()
+    bench.until(3)
+    bench.crash()
+    if not is_honest:
+        bench.socket.lie_receipt = lambda told: setattr(told, "credited_msat", told.charged_msat)
+    bench.socket.close_session(bench.socket.session, "cable_lost")
+    bench.start()
+    wait_for(lambda: len(bench.socket.sessions) == 2, what=f"{bench.listener.lines}")
+    bench.finish()
+    warnings = [line for line in bench.listener.lines if line.startswith("warning: session")]
+    assert bool(warnings) is not is_honest, bench.listener.lines
+    assert any("were paid" in line for line in warnings) is not is_honest

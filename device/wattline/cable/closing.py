@@ -8,8 +8,11 @@ from wattline.cable.listener import Listener
 from wattline.cable.messages import SignedReceipt
 from wattline.cable.opening import Equipment
 from wattline.cable.receipt import OnchainKnown, Receipt, RefundSearch, objections, verify_receipt
-from wattline.cable.reconciliation import Tolerance
+from wattline.cable.reconciliation import Known, Tolerance
+from wattline.cable.restoring import RestoredPayments
 from wattline.errors import WattlineError
+from wattline.ledger import CableAggregate, CableSession
+from wattline.payment.aggregate import MSAT_PER_SAT
 
 SETTLE_MS = 10_000
 """How long the end waits for payments under way before it asks the socket to close."""
@@ -146,3 +149,31 @@ class Closing:
             except WattlineError as error:
                 self._listener.event(f"the own node's invoices cannot be read: {error.message}")
         return self.refund_seen is True or now_ms >= self._refund_until_ms
+
+
+def objections_of_found(
+    session: CableSession,
+    last_uwh: int,
+    receipt: Receipt,
+    payments: RestoredPayments,
+    row: CableAggregate | None,
+    tolerance: Tolerance,
+) -> list[str]:
+    """The same for a session that no run saw the end of: ``session`` as it was found over, ``last_uwh`` the own energy
+    that was on record before, ``row`` its aggregate."""
+    onchain, onchain_msat = None, 0
+    if row is not None and row.signed_sat:
+        onchain_msat = row.accepted_sat * MSAT_PER_SAT
+        onchain = OnchainKnown(row.floor_sat, onchain_msat, row.signed_sat * MSAT_PER_SAT, {}, row.is_final_taken)
+    settled_msat = payments.settled_msat + onchain_msat
+    elapsed_ms = max(0, session.saved_at - (session.opened_at or session.created_at)) * 1000
+    return objections(
+        receipt,
+        Known(last_uwh, session.energy_uwh, elapsed_ms, settled_msat),
+        session.tariff,
+        tolerance,
+        settled_msat,
+        session.min_refund_msat,
+        (payments.sent_msat - payments.settled_msat) // max(1, payments.payments),
+        onchain,
+    )

@@ -85,7 +85,7 @@ def saved_evidence(session: CableSession, keysend_msat: int, tolerance: Toleranc
         age_ms = max(0, over_s - (session.opened_at or session.created_at)) * 1000 + DOWN_MARGIN_MS
         delivered_ms = max(age_ms, 0 if is_end_seen else unseen_ms(session, now))
     most_charge_msat = cost_msat(session.tariff, energy_uwh + tolerance.allowed_uwh(energy_uwh), delivered_ms, True)
-    return Evidence(Bill(most_charge_msat, keysend_msat), _saved_receipt(session), session.min_refund_msat)
+    return Evidence(Bill(most_charge_msat, keysend_msat), saved_receipt(session), session.min_refund_msat)
 
 
 def unseen_ms(session: CableSession, now: Moment) -> int:
@@ -115,8 +115,8 @@ def found_over(session: CableSession, reading: Reading | None, now: Moment) -> C
     return over.saved_now(now)
 
 
-def _saved_receipt(session: CableSession) -> Receipt | None:
-    """It was checked before it was saved."""
+def saved_receipt(session: CableSession) -> Receipt | None:
+    """That of ``session``, which was checked before it was saved; None when there is none."""
     if not session.receipt or session.session_id is None:
         return None
     try:

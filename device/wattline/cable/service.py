@@ -8,12 +8,13 @@ from dataclasses import replace
 import grpc
 
 from wattline.cable.aggregate_end import Aftermath, agreed_sat, warning_of
-from wattline.cable.evidence import Evidence, found_over, saved_evidence
+from wattline.cable.closing import objections_of_found
+from wattline.cable.evidence import Evidence, found_over, saved_evidence, saved_receipt
 from wattline.cable.listener import Listener
 from wattline.cable.messages import SignedReceipt
 from wattline.cable.offer import OfferError, clocks_apart
 from wattline.cable.opening import Agreement, Equipment, agree, agree_again
-from wattline.cable.receipt import verify_receipt
+from wattline.cable.receipt import RefundSearch, verify_receipt
 from wattline.cable.refund_way import NO_WAY_BACK, can_come_back, owed
 from wattline.cable.restoring import restore
 from wattline.cable.session_run import SessionOver, SessionRun
@@ -194,8 +195,27 @@ class CableService:
         """Close the record of a session that ended while no run watched it: by the socket's receipt, and by the own
         meter as it stands now."""
         reading = self._reading(remembered)
-        remembered = self._with_receipt(remembered)
-        self._forget(found_over(remembered, reading, self._equipment.wall.now()), remembered.stop_reason or reason)
+        session = found_over(self._with_receipt(remembered), reading, self._equipment.wall.now())
+        self._forget(session, remembered.stop_reason or reason)
+        for line in self._objections(session, remembered.energy_uwh):
+            self._listener.event(f"warning: session {session.session_id}: {line}")
+
+    def _objections(self, session: CableSession, last_uwh: int) -> list[str]:
+        """What in the receipt of a session that was found over contradicts the own account."""
+        receipt, session_id = saved_receipt(session), session.session_id
+        if receipt is None or session_id is None:
+            return []
+        onchain = self._equipment.onchain
+        row = onchain.memory.of(session_id) if onchain is not None else None
+        payments = restore(self._equipment.outgoing, session_id)
+        lines = objections_of_found(session, last_uwh, receipt, payments, row, self._settings.limits.tolerance)
+        if receipt.refund_status == "sent" and receipt.refunded_by_payment_msat:
+            search = RefundSearch(self._equipment.node, session_id, receipt.refunded_by_payment_msat)
+            if not search.found():
+                lines.append(
+                    f"the own node has not got the {receipt.refunded_by_payment_msat} msat that were sent back"
+                )
+        return lines
 
     def _reading(self, remembered: CableSession) -> Reading | None:
         try:
