@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.cable.fake_funds import RULES, FakeFunds, address_of, script_of
-from tests.cable.fakes import SOCKET_NODE, FakeLightning
+from tests.cable.fakes import CABLE_NODE, SOCKET_NODE, FakeLightning
 from tests.cable.test_buyer import SESSION, STATEMENT
 from tests.cable.test_onchain_caps import ONCHAIN, TARIFF, TERMS_HERE, TOLERANCE, Inline
 from wattline.bitcoin.chain import TxOutput
@@ -237,6 +237,7 @@ class Life:
             energy_uwh=self.energy_uwh,
             charged_msat=charge(self.energy_uwh),
         )
+        vars(self.buyer)["_believed"] = self.buyer.statement.claim  # as if it was compared: it is true
         if self.is_over:
             self.buyer.end("socket_closed", "it is over")
 
@@ -304,7 +305,8 @@ class Life:
         final = next((held.value_sat for held in self.held if held.is_final), None)
         value_sat = final if self.takes_final and final is not None else newest
         message = pb.Receipt(
-            session_id=SESSION, node_id=SOCKET_NODE, tariff=pb.Tariff(tariff_id=TARIFF.tariff_id),
+            session_id=SESSION, node_id=SOCKET_NODE, cable_node_id=CABLE_NODE, outlet_id="A1", method=pb.METHOD_ONCHAIN,
+            stop_reason="cable_closed", tariff=pb.Tariff(tariff_id=TARIFF.tariff_id),
             energy_uwh=self.energy_uwh, credited_msat=newest * 1000, charged_msat=charge(self.energy_uwh),
             onchain_credited_msat=newest * 1000, onchain_value_sat=value_sat, refund_status=pb.REFUND_STATUS_OWED,
         )  # fmt: skip
