@@ -142,7 +142,7 @@ def test_of_a_cable_killed_before_it_signed_the_final_version_the_newest_is_mine
     again, _ = begun(scene, path, increments=1)
     row = cable_row(path, session_id)
     assert (row.status, row.mined_txid, row.mined_sat) == ("unanswered", settlement.txid, settlement.value_sat)
-    assert row.owed_sat == session["balance_msat"] // MSAT_PER_SAT
+    assert row.owed_sat == settlement.value_sat - max(row.floor_sat, -(-session["charged_msat"] // MSAT_PER_SAT))
     next_id = live_session(scene)["session_id"]
     assert next_id != session_id
     check_settled(scene, next_id, end(scene, again, next_id)[0])
