@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass
 from typing import Any
 
@@ -278,6 +279,30 @@ def test_a_broadcast_that_bitcoind_refuses_says_why(
     with pytest.raises(NodeRefused, match="already spent"):
         cable.funds.renew(base)
     cable.funds.release(base)
+
+
+def test_a_psbt_with_one_odd_key_is_refused_and_one_of_our_own_for_the_same_transaction_is_helped_by_a_child(
+    onchain_module_network: RegtestNetwork, cable: Side, socket: Side, coin: Outpoint, bitcoind: Bitcoind
+) -> None:
+    """Whoever hands a transaction over cannot keep the node from knowing its own output."""
+    base = cable.funds.reserve([coin])
+    (version,) = versions(cable, socket, base, 20_000)
+    own = base64.b64decode(psbt_of(version, bitcoind))
+    # A global extended public key (BIP 174, key type 1) that is none.
+    odd = base64.b64encode(own[:5] + bytes([2, 1, 0xAA, 1, 0xBB]) + own[5:]).decode("ascii")
+    with pytest.raises(NodeRefused):
+        socket.funds.send(odd)
+    taken = signed_tx(base64.b64decode(odd))
+    assert taken.txid == version.txid
+    outpoint = Outpoint(socket.funds.send(psbt_of(taken, bitcoind)), 0)
+    child = socket.funds.bump(outpoint, 5_000)
+    assert bitcoind.mempool_spenders([outpoint]) == {outpoint: child}
+    script = version.outputs[0].script
+    height = onchain_module_network.mine(1)
+    (income,) = socket.funds.income(script)
+    assert (income.outpoint, income.value_sat, income.blockheight) == (outpoint, 20_000, height), (
+        "also when it is spent"
+    )
 
 
 def test_an_unconfirmed_income_is_bumped_by_a_child_that_pays_for_both(

@@ -148,14 +148,23 @@ class CoreLightningFunds:
     def income(self, script: str) -> Sequence[Income]:
         answer = self._rpc.call("listfunds", {"spent": True})
         with reading("listfunds"):
+            rows = [row for row in answer["outputs"] if row["scriptpubkey"] == script]
+            heights = {row["txid"]: int(row.get("blockheight", 0)) for row in rows}
+        if not all(heights.values()):
+            # Of one that is spent it does not say in which block it was (wallet/walletrpc.c, json_add_utxo).
+            seen = self._rpc.call("listtransactions")
+            with reading("listtransactions"):
+                heights |= {
+                    row["hash"]: int(row["blockheight"]) for row in seen["transactions"] if row["hash"] in heights
+                }
+        with reading("listfunds"):
             return [
                 Income(
                     Outpoint(row["txid"], int(row["output"])),
                     msat_of(row["amount_msat"]) // MSAT_PER_SAT,
-                    int(row.get("blockheight", 0)),
+                    heights[row["txid"]],
                 )
-                for row in answer["outputs"]
-                if row["scriptpubkey"] == script
+                for row in rows
             ]
 
     def send(self, psbt: str) -> str:
