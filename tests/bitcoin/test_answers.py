@@ -20,13 +20,17 @@ from wattline.bitcoin.chain import (
     NotATransaction,
     Outpoint,
     Tip,
+    TxInput,
+    TxOutput,
     Verdict,
 )
 from wattline.bitcoin.json_rpc import Access
+from wattline.bitcoin.serialization import make_tx
 from wattline.bitcoin.values import feerate_per_kw_of, sat_of
 from wattline.errors import StopError
 
 SPENT = Outpoint("1f" * 32, 3)
+RAW = make_tx(2, 0, [TxInput(SPENT, 0xFFFFFFFD)], [TxOutput(600, "5120" + "ab" * 32)]).raw
 MOST_SAT = 21_000_000 * 100_000_000
 
 
@@ -107,9 +111,9 @@ def test_the_floor_is_the_higher_of_two_and_raised_only_by_a_full_mempool(fake: 
 
 def test_a_refusal_without_a_reason_is_a_refusal(fake: FakeBitcoind, chain: Chain) -> None:
     fake.result("testmempoolaccept", '[{"txid": "00"}]')
-    assert chain.verdict("02") == Verdict(False, "no reason given")
+    assert chain.verdict(RAW) == Verdict(False, "no reason given")
     fake.result("testmempoolaccept", '[{"allowed": "yes", "reject-reason": "odd"}]')
-    assert chain.verdict("02") == Verdict(False, "odd")
+    assert chain.verdict(RAW) == Verdict(False, "odd")
 
 
 def test_an_answer_of_another_shape_is_refused(fake: FakeBitcoind, chain: Chain) -> None:
@@ -119,14 +123,14 @@ def test_an_answer_of_another_shape_is_refused(fake: FakeBitcoind, chain: Chain)
     assert caught.value.code == "bitcoind_refused"
     fake.result("testmempoolaccept", "[]")
     with pytest.raises(ChainRefused, match="testmempoolaccept: unexpected answer"):
-        chain.verdict("02")
+        chain.verdict(RAW)
 
 
 def test_not_being_let_in_is_never_taken_for_a_bad_transaction(fake: FakeBitcoind, chain: Chain) -> None:
     fake.secret = "another"
     for call in (chain.broadcast, chain.mempool_tx, chain.confirmations):
         with pytest.raises(ChainRefused) as caught:
-            call("00" * 32)
+            call(RAW if call == chain.broadcast else "00" * 32)
         assert caught.value.code == "bitcoind_not_permitted"
 
 
@@ -145,7 +149,7 @@ def test_why_a_broadcast_failed_is_told_apart(
 ) -> None:
     fake.error("sendrawtransaction", rpc_code, "because")
     with pytest.raises(kind, match="because") as caught:
-        chain.broadcast("02")
+        chain.broadcast(RAW)
     assert caught.value.code == code
 
 

@@ -31,7 +31,7 @@ from wattline.lightning.node import (
 from wattline.lightning.onion import payment_hash_of
 from wattline.lightning.record import RECORD_TLV_TYPE, parse_payload
 
-OWN, B, C = "02" + "aa" * 32, "02" + "bb" * 32, "03" + "cc" * 32
+OWN, B, C = "02" + "aa" * 32, "02" + "33" * 32, "03" + "44" * 32
 PREIMAGE = "11" * 32
 HASH = payment_hash_of(PREIMAGE)
 RECORD = "wattline:1:0123456789ABCDEFGHJKMNPQRS:3"
@@ -75,7 +75,7 @@ SENT_ROW = {
 def server(tmp_path: Path) -> Iterator[FakeLightningd]:
     with fake_lightningd(tmp_path) as fake:
         set_info(fake)
-        fake.result("createonion", {"onion": "0f", "shared_secrets": ["aa" * 32]})
+        fake.result("createonion", {"onion": "0f" * 1366, "shared_secrets": ["aa" * 32]})
         fake.result("sendonion", {**SENT_ROW, "status": "pending"})
         yield fake
 
@@ -290,12 +290,13 @@ def test_an_answer_about_another_payment_is_not_taken(server: FakeLightningd, no
         node.sent(HASH)
 
 
-def test_only_plain_ascii_is_signed(server: FakeLightningd, node: CoreLightning) -> None:
+def test_nothing_is_signed_but_the_digests_of_our_own_messages(server: FakeLightningd, node: CoreLightning) -> None:
     server.result("signmessage", {"zbase": "abc"})
-    assert node.sign("wattline:offer:1:00") == "abc"
-    for message in ("é", "a\nb", "a\x00"):
-        with pytest.raises(NodeRefused, match="ASCII"):
+    assert node.sign(f"wattline:offer:1:{HASH}") == "abc"
+    for message in ("é", "a\nb", "a\x00", "hello", f"wattline:offer:1:{HASH}\n", "lightning"):
+        with pytest.raises(NodeRefused, match="form") as caught:
             node.sign(message)
+        assert caught.value.code == "call_refused"
     assert len(server.calls) == 1
 
 
@@ -308,8 +309,12 @@ def test_a_signature_is_checked_against_the_named_key_and_nonsense_is_no_signatu
     assert server.params("checkmessage") == {"message": "text", "zbase": signature, "pubkey": B}
     server.result("checkmessage", {"verified": False, "pubkey": C})
     assert not node.verify("text", signature, B)
-    server.error("checkmessage", -32602, "pubkey: should be a compressed pubkey")
-    assert not node.verify("text", signature, "00")
+    server.error("checkmessage", -32602, "zbase: cannot parse zbase signature")
+    assert not node.verify("text", signature, B)
+    asked = len(server.calls)
+    for no_key in ("00", "02" + "bb" * 32, OWN.upper(), ""):
+        assert not node.verify("text", signature, no_key)
+    assert len(server.calls) == asked
     assert not node.verify("té", signature, B)
 
 

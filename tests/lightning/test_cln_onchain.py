@@ -11,7 +11,9 @@ import pytest
 
 from tests.lightning.fake_lightningd import FakeLightningd, fake_lightningd
 from wattline.bitcoin.address import address_of
-from wattline.bitcoin.chain import Outpoint, TxOutput
+from wattline.bitcoin.chain import Outpoint, TxInput, TxOutput
+from wattline.bitcoin.psbt import finalized_psbt
+from wattline.bitcoin.serialization import make_tx
 from wattline.errors import RetryError
 from wattline.lightning.cln_onchain import CoreLightningFunds
 from wattline.lightning.node import NodeRefused, NodeUnavailable
@@ -20,8 +22,12 @@ from wattline.lightning.rpc import NodeRpc
 
 A, B, C = (Outpoint(f"{number:02x}" * 32, number) for number in (1, 2, 3))
 P2TR, P2WPKH = "5120" + "aa" * 32, "0014" + "bb" * 20
-BASE = Base("cHNidP8=", 272)
+BASE = Base("cHNidP8BAA==", 272)
 HEIGHT = 500
+OWN_ADDRESS = address_of(P2TR, "regtest")
+OWN_PSBT = finalized_psbt(
+    make_tx(2, 0, [TxInput(A, 0, witness=("aa" * 64,))], [TxOutput(600, P2TR)]), [TxOutput(1_000, P2TR)]
+)
 
 
 @pytest.fixture
@@ -166,18 +172,21 @@ def test_a_renewal_that_reserved_nothing_is_an_error(
 
 
 def test_a_version_has_its_outputs_in_their_order(server: FakeLightningd, funds: CoreLightningFunds) -> None:
-    server.answers["addpsbtoutput"] = lambda params: {"result": {"psbt": f"{params['initialpsbt']}+"}}
+    once, twice = "cHNidP8BAAAABAA==", "cHNidP8BAAAABAAAABAA=="
+    server.answers["addpsbtoutput"] = lambda params: {
+        "result": {"psbt": once if params["initialpsbt"] == BASE.psbt else twice}
+    }
     server.answers["signpsbt"] = lambda params: {
         "result": {"signed_psbt": base64.b64encode(params["psbt"].encode()).decode()}
     }
-    assert funds.sign(BASE, [TxOutput(600, P2TR), TxOutput(99_000, P2WPKH)]) == f"{BASE.psbt}++".encode()
+    assert funds.sign(BASE, [TxOutput(600, P2TR), TxOutput(99_000, P2WPKH)]) == twice.encode()
     added = [
         (params["destination"], params["satoshi"], params["initialpsbt"])
         for name, params in server.calls
         if name == "addpsbtoutput"
     ]
     first, change = address_of(P2TR, "regtest"), address_of(P2WPKH, "regtest")
-    assert added == [(first, "600sat", BASE.psbt), (change, "99000sat", f"{BASE.psbt}+")]
+    assert added == [(first, "600sat", BASE.psbt), (change, "99000sat", once)]
 
 
 def test_a_lapsed_reservation_has_a_code_of_its_own(server: FakeLightningd, funds: CoreLightningFunds) -> None:
@@ -224,7 +233,7 @@ def test_a_refused_broadcast_tells_the_reason_and_not_the_whole_transaction(
 ) -> None:
     server.error("sendpsbt", -1, f"Error broadcasting transaction: {reason} Unsent tx discarded 0200000000")
     with pytest.raises(NodeRefused) as caught:
-        funds.send("cHNidP8=")
+        funds.send(OWN_PSBT)
     assert caught.value.code == code
     assert reason.split("\\n")[2] in caught.value.message
     assert "0200000000" not in caught.value.message
@@ -232,11 +241,11 @@ def test_a_refused_broadcast_tells_the_reason_and_not_the_whole_transaction(
 
 
 def test_a_child_spends_all_of_that_output_at_the_given_rate(server: FakeLightningd, funds: CoreLightningFunds) -> None:
-    server.result("newaddr", {"p2tr": "bcrt1own"})
+    server.result("newaddr", {"p2tr": OWN_ADDRESS})
     server.result("withdraw", {"tx": "02", "txid": "44" * 32, "psbt": "x"})
     assert funds.bump(A, 5_000) == "44" * 32
     assert server.params("withdraw") == {
-        "destination": "bcrt1own",
+        "destination": OWN_ADDRESS,
         "satoshi": "all",
         "feerate": "5000perkw",
         "minconf": 0,
@@ -277,7 +286,7 @@ def test_only_what_was_set_is_told_of_the_way_to_bitcoind(server: FakeLightningd
         ("unreserveinputs", lambda funds: funds.release(BASE)),
         ("signpsbt", lambda funds: funds.sign(BASE, [])),
         ("listfunds", lambda funds: funds.spender(A)),
-        ("sendpsbt", lambda funds: funds.send("cHNidP8=")),
+        ("sendpsbt", lambda funds: funds.send(OWN_PSBT)),
         ("newaddr", lambda funds: funds.bump(A, 1_000)),
         ("bkpr-editdescriptionbyoutpoint", lambda funds: funds.describe_income(A, "x")),
         ("listconfigs", lambda funds: funds.bitcoin_options()),

@@ -15,6 +15,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from wattline.bitcoin import gate
 from wattline.bitcoin.chain import ChainRefused, ChainUnavailable
 from wattline.wire import printable
 
@@ -88,8 +89,12 @@ class BitcoindRpc:
         """The result of ``method``; every number with a decimal point as Decimal, never as float.
 
         Raises ChainUnavailable when there is no answer or bitcoind is still starting, ChainRefused when the answer is
-        an error or we are not let in.
+        an error or we are not let in, or with the code ``call_refused`` when a parameter is not one that bitcoind may
+        be handed (:mod:`wattline.bitcoin.gate`): nothing was sent then.
         """
+        fault = gate.fault(method, params)
+        if fault is not None:
+            raise ChainRefused("call_refused", fault)
         answer = self._exchange(method, {"method": method, "params": params})
         if not isinstance(answer, dict) or "result" not in answer:
             raise ChainUnavailable("bitcoind_unavailable", self._says(method, "garbled answer"))

@@ -16,6 +16,7 @@ from wattline.bitcoin.serialization import (
     compact,
     make_tx,
     output_bytes,
+    read_output,
     read_tx,
     read_witness,
     sized,
@@ -64,6 +65,16 @@ def finalized_psbt(tx: Tx, prevouts: Sequence[TxOutput]) -> str:
         maps.append({_WITNESS_UTXO: output_bytes(prevout), _FINAL_WITNESS: witness_bytes(item.witness)})
     maps += [{} for _ in tx.outputs]
     return base64.b64encode(_MAGIC + b"".join(map(_map_bytes, maps))).decode("ascii")
+
+
+def is_finalized(psbt: str) -> bool:
+    """Whether it is, to the letter, what :func:`finalized_psbt` writes."""
+    try:
+        content = base64.b64decode(psbt, validate=True)
+        spent = [read_output(own.get(_WITNESS_UTXO, b"")) for own in _parts(content)[1]]
+        return finalized_psbt(signed_tx(content), spent) == psbt
+    except (ValueError, NotATransaction):
+        return False
 
 
 def _parts(psbt: bytes) -> tuple[Tx, Sequence[_Map]]:

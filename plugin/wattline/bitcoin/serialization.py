@@ -114,6 +114,15 @@ def output_bytes(output: TxOutput) -> bytes:
     return output.value_sat.to_bytes(8, "little") + sized(bytes.fromhex(output.script))
 
 
+def read_output(content: bytes) -> TxOutput:
+    """Raises ValueError."""
+    reader = ByteReader(content)
+    output = TxOutput(reader.number(8), reader.sized().hex())
+    if not reader.is_at_end:
+        raise ValueError("something stands behind it")
+    return output
+
+
 def witness_bytes(witness: Sequence[str]) -> bytes:
     return _listed(sized(bytes.fromhex(element)) for element in witness)
 

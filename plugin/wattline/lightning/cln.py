@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import threading
 import time
 from collections import OrderedDict
@@ -20,15 +19,16 @@ from wattline.lightning.answers import (
     sent_payment_of,
     version_numbers,
 )
+from wattline.lightning.gate import is_plain_text, is_signature
 from wattline.lightning.node import (
     ChannelBalance,
     NodeInfo,
-    NodeRefused,
     NoRoute,
     PaidInvoice,
     Route,
     SendFailure,
     SentPayment,
+    is_node_id,
 )
 from wattline.lightning.onion import onion_hops
 from wattline.lightning.rpc import ANSWER_TIMEOUT_S, NodeRpc, RpcRefused
@@ -56,11 +56,6 @@ _FINAL_FAILCODES = frozenset(
         "mpp_timeout",
     }
 )
-
-
-_SIGNATURE = re.compile(r"(d[h769]|r[ybndrfg8ejkm])[ybndrfg8ejkmcpqxot1uwisza345h769]{102}")
-"""65 bytes in zbase32, the first of them 31 to 34. Any other first byte makes lightningd's checkmessage abort the whole
-node (seen on v26.06.6: libsecp256k1 takes a recovery id outside 0 to 3 for a bug of its caller)."""
 
 
 class CoreLightning:
@@ -204,15 +199,12 @@ class CoreLightning:
     # --- Signer -------------------------------------------------------------------------------------------------------
 
     def sign(self, message: str) -> str:
-        if not message.isascii() or not message.isprintable():
-            # signmessage signs the JSON-escaped text, so anything else would be signed as something else.
-            raise NodeRefused("not_ascii", "only printable ASCII is signed")
         answer = self.rpc.call("signmessage", {"message": message})
         with reading("signmessage"):
             return str(answer["zbase"])
 
     def verify(self, message: str, signature: str, node_id: str) -> bool:
-        if not message.isascii() or not message.isprintable() or not _SIGNATURE.fullmatch(signature):
+        if not is_plain_text(message) or not is_signature(signature) or not is_node_id(node_id):
             return False
         try:
             answer = self.rpc.call("checkmessage", {"message": message, "zbase": signature, "pubkey": node_id})

@@ -6,12 +6,32 @@ msat, all hashes, keys and preimages lower-case hex, all times seconds of the Un
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from cryptography.hazmat.primitives.asymmetric import ec
+
 from wattline.errors import RetryError, StopError
+
+_NODE_ID = re.compile(r"0[23][0-9a-f]{64}")
+
+
+def is_node_id(value: object) -> bool:
+    """Whether it is a compressed point of secp256k1 in lower-case hex, which a node id is (BOLT #7)."""
+    return isinstance(value, str) and _NODE_ID.fullmatch(value) is not None and _is_point(value)
+
+
+@functools.lru_cache(maxsize=10_000)
+def _is_point(text: str) -> bool:
+    try:
+        ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256K1(), bytes.fromhex(text))
+    except ValueError:
+        return False
+    return True
 
 
 class NodeUnavailable(RetryError):

@@ -10,6 +10,7 @@ from typing import Any
 
 from pyln.client import LightningRpc, RpcError
 
+from wattline.lightning import gate
 from wattline.lightning.node import NodeRefused, NodeUnavailable
 from wattline.wire import printable
 
@@ -62,8 +63,12 @@ class NodeRpc:
         """The result of ``method``. ``takes_s`` is how long lightningd was itself asked to wait.
 
         Raises NodeUnavailable when no answer came (whether the request was carried out is then unknown), RpcRefused
-        when the answer is an error, NodeRefused when the socket is not ours to use.
+        when the answer is an error, NodeRefused when the socket is not ours to use, or ``call_refused`` when a
+        parameter is not one that lightningd may be handed (:mod:`wattline.lightning.gate`): nothing was sent then.
         """
+        fault = gate.fault(method, params or {})
+        if fault is not None:
+            raise NodeRefused("call_refused", fault)
         rpc = _Connection(str(self.path), takes_s + self._answer_timeout_s)
         try:
             result = rpc.call(method, dict(params or {}))

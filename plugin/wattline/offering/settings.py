@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from wattline.bitcoin.connection import BitcoindSettings
 from wattline.bus import bus_name
 from wattline.errors import UsageError
+from wattline.lightning.node import is_node_id
 from wattline.meter import MeterSettings
 from wattline.offering.onchain import OnchainSettings
 from wattline.relay import RelaySettings, check_relays
@@ -21,7 +22,6 @@ Price = Annotated[int, Field(ge=0, le=MAX_PRICE_MSAT)]
 Seconds = Annotated[int, Field(ge=1, le=86_400)]
 
 OUTLET_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
-NODE_ID = re.compile(r"0[23][0-9a-f]{64}")
 
 
 class TariffSettings(Settings):
@@ -118,7 +118,7 @@ class AccessSettings(Settings):
     @classmethod
     def _are_node_ids(cls, value: list[str]) -> list[str]:
         for node_id in value:
-            if not NODE_ID.fullmatch(node_id):
+            if not is_node_id(node_id):
                 raise ValueError(f"{node_id!r} is not a node id: 66 lower-case hex digits beginning with 02 or 03")
         return value
 

@@ -10,13 +10,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from wattline.errors import RetryError, StopError
 from wattline.ledger import Ledger, SessionRecord
-from wattline.lightning.node import Signer
+from wattline.lightning.node import Signer, is_node_id
 from wattline.lightning.signing import is_signed_by, sign
-from wattline.offering import NODE_ID, SocketSettings
+from wattline.offering import SocketSettings
 from wattline.plugin.aggregates import Aggregates, rules_message
 from wattline.plugin.live_sessions import CALL_TIMEOUT_S, LiveSessions
 from wattline.plugin.messages import METHODS, outlet_message, tariff_message, why_unavailable
@@ -202,7 +200,7 @@ class Reception:
             raise Refused("unknown_outlet", f"there is no outlet {request.outlet_id!r} here; there are: {known}")
         if request.method not in [METHODS[method] for method in self._methods]:
             raise Refused("method_not_supported", f"this socket takes {' and '.join(self._methods)} payments only")
-        if not _is_node_id(request.cable_node_id):
+        if not is_node_id(request.cable_node_id):
             raise Refused("bad_request", "cable_node_id must be a node id (66 hex digits): refunds go there")
         if request.cable_node_id == self._identity.node_id:
             raise Refused("bad_request", "cable_node_id is the socket's own: a node cannot pay itself")
@@ -290,17 +288,6 @@ class Reception:
         stream.put(pb.ChargeResponse(opened=hello))
         self._live.post(session_id, CableSeen())
         return stream
-
-
-def _is_node_id(text: str) -> bool:
-    """Whether ``text`` is a compressed point of secp256k1, which a node id is (BOLT #7)."""
-    if not NODE_ID.fullmatch(text):
-        return False
-    try:
-        ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256K1(), bytes.fromhex(text))
-    except ValueError:
-        return False
-    return True
 
 
 def _is_ending(view: OutletView) -> bool:
