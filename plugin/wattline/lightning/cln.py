@@ -138,7 +138,9 @@ class CoreLightning:
 
     def send(self, route: Route, payment_hash: str, preimage: str, record: str, label: str) -> None:
         # One more than the height, as lightningd counts itself when it turns first_hop.delay into an expiry.
-        hops = onion_hops(route, self._height() + 1, preimage, record)
+        height = self._height() + 1
+        with reading("getroutes"):
+            hops = onion_hops(route, height, preimage, record)
         onion = self.rpc.call(
             "createonion",
             {"hops": [{"pubkey": hop.node_id, "payload": hop.payload} for hop in hops], "assocdata": payment_hash},
