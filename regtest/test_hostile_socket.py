@@ -16,7 +16,7 @@ from wattline.bitcoin.chain import TxOutput
 from wattline.bitcoin.psbt import signed_tx
 from wattline.cable.aggregate_purse import AggregatePurse
 from wattline.cable.funding import Scope
-from wattline.cable.messages import OnchainInvitation, message_from
+from wattline.cable.messages import OnchainInvitation
 from wattline.cable.onchain_event import OnchainEvent, OnchainFailed, OnchainReady
 from wattline.cable.purse import PaymentEvent
 from wattline.cable.settings import OnchainSettings
@@ -24,16 +24,16 @@ from wattline.ledger import CableAggregateStatus, open_ledger
 from wattline.lightning.cln import CoreLightning
 from wattline.lightning.cln_onchain import CoreLightningFunds
 from wattline.lightning.node import NodeRefused
+from wattline.payment.aggregate import OnchainRules
 from wattline.practice.lightningd import Node
 from wattline.practice.network import RegtestNetwork
 from wattline.tariff import Tariff
-from wattline.v1 import charging_pb2 as pb
 
 pytestmark = pytest.mark.lightningd
 
 COIN_SAT = 200_000
 SESSION = "0123456789ABCDEFGHJKMNPQRS"
-RULES = pb.OnchainRules(
+RULES = OnchainRules(
     floor_sat=600,
     credit_cap_sat=3_000,
     exposure_cap_sat=20_000,
@@ -82,10 +82,8 @@ class Cable:
     told: queue.SimpleQueue[PaymentEvent | OnchainEvent]
 
     def invited(self, address: str, script: str) -> PaymentEvent | OnchainEvent:
-        """What comes of an invitation that the socket sends."""
-        invitation = pb.OnchainInvitation(address=address, script=script, rules=RULES)
-        message = message_from(pb.ChargeResponse(onchain_invitation=invitation))
-        assert isinstance(message, OnchainInvitation)
+        """What comes of an invitation, whoever should have looked at it before."""
+        message = OnchainInvitation(address, script, RULES, newest_number=0, newest_value_sat=0)
         self.purse.on_invitation(message, Scope(Tariff.of(PRICE), 1_400_000, 100_000_000))
         return self.told.get(timeout=60)
 

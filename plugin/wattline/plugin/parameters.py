@@ -6,7 +6,7 @@ from __future__ import annotations
 from pyln.client import RpcException
 
 from wattline.errors import WattlineError
-from wattline.offering import NODE_ID
+from wattline.lightning.node import is_node_id
 from wattline.session import decode_session_id
 from wattline.wire import printable
 
@@ -29,7 +29,7 @@ def session_id(name: str, value: object) -> str:
 
 def node_id(name: str, value: object) -> str:
     """A node id, lower case."""
-    if isinstance(value, str) and NODE_ID.fullmatch(value):
+    if isinstance(value, str) and is_node_id(value):
         return value
     raise invalid(name, f"must be a node id (66 lower-case hex digits beginning with 02 or 03), not {_shown(value)}")
 
