@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from tests.plugin.fakes import Stall, node_id, wait_until
 from tests.wire.messages import EVIL, either, fit, wild
-from wattline.offering import NODE_ID
+from wattline.lightning.node import is_node_id
 from wattline.plugin.service import ChargingService
 from wattline.plugin.streams import QUEUE_LENGTH
 from wattline.v1 import charging_pb2 as pb
@@ -84,7 +84,7 @@ def stall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stall]:
         def watched(message: str, signature: str, signer_id: str) -> bool:
             assert message.isascii()
             assert message.isprintable()
-            assert NODE_ID.fullmatch(signer_id), "an id that was not looked at reaches the node"
+            assert is_node_id(signer_id), "an id that was not looked at reaches the node"
             return verify(message, signature, signer_id)
 
         vars(stall.signer)["verify"] = watched
