@@ -223,3 +223,26 @@ def test_a_deleted_invoice_is_noticed(scene: Scene, wallet: Node, cable: HandCab
     books = scene.books(wallet, session_id)
     assert books.credited == books.received
     assert sorted(books.credited.values()) == [1_000, 1_002]
+
+
+def test_a_payment_whose_invoice_is_deleted_at_once_is_credited_as_lightningd_told_of_it(
+    scene: Scene, wallet: Node, cable: HandCable
+) -> None:
+    """As by an autoclean that waits for nothing: the session ends in good order, with all that was paid."""
+    session_id = cable.open()
+    tries = 0
+    while not scene.status()["journal"]["unlisted_payments"]:
+        tries += 1
+        assert tries < 10, "the journal was always quicker than the deletion"
+        amount_msat = 1_000 + tries
+        assert arrived(cable.pay(amount_msat))
+        for row in scene.node.rpc.listinvoices()["invoices"]:
+            if session_id in row.get("description", "") and row["amount_received_msat"] == amount_msat:
+                scene.node.rpc.delinvoice(row["label"], "paid")
+        wait_until("it is booked", lambda n=tries: len(scene.books(wallet, session_id).credited) == n, 20)
+    cable.close()
+    receipt = cable.receipt()
+    assert receipt.credited_msat == receipt.refunded_msat + receipt.charged_msat
+    books = scene.books(wallet, session_id)
+    assert receipt.credited_msat == sum(books.credited.values()) == sum(books.delivered.values())
+    assert not books.orphans

@@ -514,7 +514,8 @@ class Stall:
         """Payment ``number`` passes the hook, is received and is credited; the journal does not show it yet."""
         before_msat = self.session.account.credited_msat
         self.let_pass(session, number, amount_msat)
-        self.socket.paid(payment_hash(number), amount_msat)
+        assert self.socket.paid(payment_hash(number), amount_msat) == session
+        self.bookkeeper.told(session, payment_hash(number), amount_msat)
         wait_until(lambda: self.session.account.credited_msat == before_msat + amount_msat)
 
     def pay(self, session: str, number: int, amount_msat: int) -> None:

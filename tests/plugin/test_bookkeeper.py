@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.plugin.fakes import (
     FakeJournal,
@@ -192,3 +195,63 @@ def test_the_bookkeeper_books_by_itself_and_goes_on_when_the_node_was_away(books
     keeper.wake()
     wait_until(lambda: books.ledger.credited(SESSION) == (5000, 1))
     keeper.stop()
+
+
+# What lightningd told of and the journal does not show.
+
+acts = st.lists(
+    st.one_of(
+        st.tuples(st.sampled_from(["told", "listed", "told and listed"]), st.integers(1, 6)),
+        st.tuples(st.sampled_from(["read", "wait", "restart"]), st.just(0)),
+    ),
+    max_size=25,
+)
+
+
+@given(acts)
+@settings(deadline=None, max_examples=60)
+def test_what_was_told_or_listed_is_booked_once_whatever_was_deleted_and_whenever(
+    acts: list[tuple[str, int]],
+) -> None:
+    """Only what was told less than LAG_S before the process died and never listed is lost: nobody had written it."""
+    with TemporaryDirectory() as directory:
+        books = Books(Path(directory))
+        seconds = [0.0]
+        keeper = Bookkeeper(books.journal, books.ledger, books.taker, 1.0, lambda: 1, lambda: seconds[0])
+        told: dict[int, float] = {}
+        due: set[int] = set()
+        listed: set[int] = set()
+        for act, number in acts:
+            seconds[0] += 0.1
+            if act in ("told", "told and listed") and number not in told:
+                told[number] = seconds[0]
+                keeper.told(SESSION, payment_hash(number), 100 + number)
+            if act in ("listed", "told and listed") and number not in listed:
+                listed.add(number)
+                books.journal.add(SESSION, number, 100 + number)
+            if act == "wait":
+                seconds[0] += bookkeeping.LAG_S
+            if act == "restart":
+                told = {number: at for number, at in told.items() if number in due}
+                keeper = Bookkeeper(books.journal, books.ledger, books.taker, 1.0, lambda: 1, lambda: seconds[0])
+            if act == "read":
+                keeper.read_to_end()
+                due |= {number for number, at in told.items() if at <= seconds[0] - bookkeeping.LAG_S}
+        seconds[0] += 2 * bookkeeping.LAG_S
+        keeper.read_to_end()
+        wanted = listed | told.keys() | due
+        rows = books.ledger.payments(SESSION)
+        assert sorted(row.payment_hash for row in rows) == sorted(payment_hash(number) for number in wanted)
+        assert books.ledger.credited(SESSION) == (sum(100 + number for number in wanted), len(wanted))
+        books.ledger.close()
+
+
+def test_what_is_told_is_left_to_the_journal_for_a_while(books: Books) -> None:
+    keeper = Bookkeeper(books.journal, books.ledger, books.taker, 1.0)
+    keeper.told(SESSION, payment_hash(1), 5000)
+    assert keeper.read_to_end() == 0
+    books.journal.add(SESSION, 1, 5000)
+    assert keeper.read_to_end() == 1
+    (row,) = books.ledger.payments(SESSION)
+    assert (row.pay_index, row.sequence) == (1, 1), "the journal's row, not what was told"
+    assert keeper.unlisted_payments == 0

@@ -21,6 +21,7 @@ from tests.plugin.fakes import (
 )
 from wattline.ledger import Booking, Cursor, Intent, Kind, Purpose
 from wattline.lightning.node import NodeUnavailable, SendStatus, SentPayment
+from wattline.plugin import bookkeeper as bookkeeping
 from wattline.plugin import outlet as outlets
 from wattline.plugin.receipts import REFUND_SEQUENCE
 from wattline.session import (
@@ -387,3 +388,40 @@ def test_one_refund_that_cannot_be_made_does_not_keep_the_others(stall: Stall) -
     stall.bookkeeper.read_to_end()
     stall.settlement.retry()
     assert stall.wallet.sends == [(CABLE, PAID_MSAT), (CABLE, 5000)]
+
+
+# What another program takes away.
+
+
+def test_a_payment_whose_invoice_was_deleted_at_once_is_booked_as_it_was_told_and_the_session_ends(
+    stall: Stall, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(bookkeeping, "LAG_S", 0.2)
+    session = stall.open()
+    stall.pay(session, 1, 20_000)
+    stall.credit(session, 2, 30_000)
+    receipt = end(stall, session)
+    assert (receipt.credited_msat, receipt.refunded_msat) == (50_000, 50_000)
+    assert stall.ledger.credited(session) == (50_000, 2)
+    assert stall.bookkeeper.unlisted_payments == 1
+    assert "1 payment(s), 30000 msat, were deleted at once" in caplog.text
+    stall.journal.add(session, 2, 30_000)  # it is there after all
+    stall.bookkeeper.read_to_end()
+    stall.settlement.retry()
+    assert stall.ledger.credited(session) == (50_000, 2)
+    assert list(stall.ledger.orphans()) == []
+    assert stall.wallet.sends == [(CABLE, 50_000)]
+
+
+def test_payments_without_invoices_that_came_too_late_go_back_once_each(
+    stall: Stall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bookkeeping, "LAG_S", 0.0)
+    session = stall.open()
+    end(stall, session)
+    stall.bookkeeper.told(session, payment_hash(1), 4000)
+    stall.bookkeeper.told(session, payment_hash(2), 4000)
+    stall.bookkeeper.read_to_end()
+    stall.settlement.retry()
+    stall.settlement.retry()
+    assert stall.wallet.sends == [(CABLE, 4000), (CABLE, 4000)]

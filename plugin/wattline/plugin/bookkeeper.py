@@ -1,7 +1,8 @@
 """The journal's reader: lightningd's paid invoices become credits of sessions and rows of the ledger.
 
 lightningd's own database is the journal; the ledger is a view of it with a cursor, booked in one unit of work. Whatever
-was received while this plugin was not looking is found here.
+was received while this plugin was not looking is found here. What lightningd has told of and the journal does not show
+(somebody deleted the invoice: autoclean, ``delinvoice``) was received all the same: it is booked as it was told.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from wattline.ledger import Booking, Cursor, Kind, Ledger
@@ -21,6 +23,9 @@ log = logging.getLogger(__name__)
 
 BATCH = 500
 MISSING = "invoices_missing"
+UNLISTED = "payments_unlisted"
+LAG_S = 2.0
+"""What lightningd told of so long before the journal was read to its end would have been in it."""
 LABEL_PREFIX = "keysend-"
 """Core Lightning's keysend plugin labels the invoices that it makes so; nobody else's description is believed."""
 
@@ -35,14 +40,37 @@ class CreditTaker(Protocol):
         """The ledger holds these now."""
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A payment that lightningd has told of (``invoice_payment``)."""
+
+    session_id: str
+    amount_msat: int
+    at: float
+    """Monotonic, in s."""
+
+
 class Bookkeeper:
     """Reads the journal to its end, again and again."""
 
-    def __init__(self, journal: Journal, ledger: Ledger, taker: CreditTaker, interval_s: float) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        ledger: Ledger,
+        taker: CreditTaker,
+        interval_s: float,
+        now: Callable[[], int] = lambda: int(time.time()),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``now``: Unix seconds, for dates; ``clock``: monotonic, in s."""
         self._journal = journal
         self._ledger = ledger
         self._taker = taker
         self._interval_s = interval_s
+        self._now = now
+        self._clock = clock
+        self._told: dict[str, Told] = {}
+        """By payment_hash, until the ledger holds it."""
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stopping = False
@@ -52,6 +80,12 @@ class Bookkeeper:
     def missing_invoices(self) -> int:
         """Deleted invoices noticed so far (holes in pay_index): the journal is not complete."""
         noticed = self._ledger.last_event(MISSING)
+        return int(noticed.detail["total"]) if noticed is not None else 0
+
+    @property
+    def unlisted_payments(self) -> int:
+        """Booked so far by what lightningd told, their invoices having been deleted at once."""
+        noticed = self._ledger.last_event(UNLISTED)
         return int(noticed.detail["total"]) if noticed is not None else 0
 
     def start(self) -> None:
@@ -66,15 +100,21 @@ class Bookkeeper:
         """Book soon: something was paid."""
         self._wake.set()
 
+    def told(self, session_id: str, payment_hash: str, amount_msat: int) -> None:
+        """lightningd has told of a payment for this session: it is received, whether or not the journal will show it.
+        At once; may be told again."""
+        self._told.setdefault(payment_hash, Told(session_id, amount_msat, self._clock()))
+
     def read_to_end(self) -> int:
         """Book everything that is paid by now; the number of rows booked. Raises NodeUnavailable."""
         total = 0
         with self._lock:
+            began = self._clock()
             while True:
                 cursor = self._ledger.cursor()
                 rows = self._journal.paid_since(cursor.updated_index, BATCH)
                 if not rows:
-                    return total
+                    return total + self._book_unlisted(began - LAG_S)
                 total += self._book(rows, cursor)
 
     def _book(self, rows: Sequence[PaidInvoice], cursor: Cursor) -> int:
@@ -113,7 +153,42 @@ class Bookkeeper:
             if missing:
                 total = self.missing_invoices + missing
                 self._ledger.append_event(rows[-1].paid_at, None, MISSING, {"count": missing, "total": total})
+        for row in rows:
+            self._told.pop(row.payment_hash, None)
         self._taker.booked([booking.payment_hash for booking in bookings])
+        return len(bookings)
+
+    def _book_unlisted(self, until: float) -> int:
+        """What was told of by ``until`` and is not in the journal, which has been read to its end since."""
+        due = {payment_hash: told for payment_hash, told in list(self._told.items()) if told.at <= until}
+        bookings = [
+            Booking(
+                payment_hash=payment_hash,
+                kind=Kind.CREDIT if self._taker.take(told.session_id, payment_hash, told.amount_msat) else Kind.ORPHAN,
+                session_id=told.session_id,
+                sequence=0,
+                amount_msat=told.amount_msat,
+                pay_index=0,
+                updated_index=0,
+                paid_at=self._now(),
+            )
+            for payment_hash, told in due.items()
+            if self._ledger.booked(payment_hash) is None
+        ]
+        if bookings:
+            log.error(
+                "the invoices of %d payment(s), %d msat, were deleted at once; they are booked as lightningd told of "
+                "them: turn off autoclean of paid invoices, or let it wait longer",
+                len(bookings),
+                sum(booking.amount_msat for booking in bookings),
+            )
+            with self._ledger.unit():
+                self._ledger.book(bookings, Cursor())
+                total = self.unlisted_payments + len(bookings)
+                self._ledger.append_event(self._now(), None, UNLISTED, {"count": len(bookings), "total": total})
+        for payment_hash in due:
+            self._told.pop(payment_hash, None)
+        self._taker.booked(list(due))
         return len(bookings)
 
     def _run(self) -> None:

@@ -144,6 +144,7 @@ class Report:
                 "updated_index": cursor.updated_index,
                 "pay_index": cursor.pay_index,
                 "missing_invoices": self._bookkeeper.missing_invoices,
+                "unlisted_payments": self._bookkeeper.unlisted_payments,
             },
             "refunds_owed": len(owed),
             "refunds_held": sum(1 for record in owed if self._copy.holds(record.session.session_id)),

@@ -331,10 +331,12 @@ class Settlement:
         if orphan.session_id is None:
             return  # nobody to give it back to
         record = self._sessions.record(orphan.session_id)
-        done = self._ledger.outgoing.of(Purpose.ORPHAN_REFUND, orphan.session_id, orphan.pay_index)
+        # What has no index in the journal is told from others by its hash.
+        sequence = orphan.pay_index or int(orphan.payment_hash[:15], 16)
+        done = self._ledger.outgoing.of(Purpose.ORPHAN_REFUND, orphan.session_id, sequence)
         if record is None or (done is not None and done.status is IntentStatus.COMPLETE):
             return  # nobody to give it back to, or given back
-        sent = self._pay_back(Purpose.ORPHAN_REFUND, record, orphan.pay_index, orphan.amount_msat)
+        sent = self._pay_back(Purpose.ORPHAN_REFUND, record, sequence, orphan.amount_msat)
         if isinstance(sent, RefundSent):
             self._ledger.append_event(
                 int(time.time()),

@@ -162,9 +162,10 @@ class Shop:
 
     def paid(self, payment_hash: str, amount_msat: int) -> None:
         """lightningd says that a keysend was paid."""
-        if self._seller is not None:
-            self._seller.paid(payment_hash, amount_msat)
+        session_id = self._seller.paid(payment_hash, amount_msat) if self._seller is not None else None
         if self._bookkeeper is not None:
+            if session_id is not None:
+                self._bookkeeper.told(session_id, payment_hash, amount_msat)
             self._bookkeeper.wake()
 
     @property

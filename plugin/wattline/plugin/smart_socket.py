@@ -154,13 +154,15 @@ class SmartSocket:
             )
             self._streams.send(refused.session_id, pb.ChargeResponse(payment_refused=message))
 
-    def paid(self, payment_hash: str, amount_msat: int) -> None:
-        """The fast path: lightningd says that an invoice was paid."""
+    def paid(self, payment_hash: str, amount_msat: int) -> str | None:
+        """The fast path: lightningd says that an invoice was paid. The session that it was for, as far as the hook let
+        it pass for one."""
         session_id = self._reservations.session_of(payment_hash)
         outlet = self._live.outlet_of(session_id) if session_id is not None else None
         if session_id is not None and outlet is not None:
             self._statements.note_payment()
             outlet.credit_reserved(session_id, payment_hash, amount_msat)
+        return session_id
 
     def take(self, session_id: str, payment_hash: str, amount_msat: int) -> bool:
         """The journal's path (wattline.plugin.bookkeeper.CreditTaker)."""
