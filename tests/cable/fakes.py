@@ -162,6 +162,9 @@ class FakeLightning(FakeSigner):
         self.fee_msat = 0
         self.height = 100
         self.largest_msat = 10**9
+        self.has_keysend = True
+        self.smallest_msat = 1
+        """A channel on the way carries no less."""
         self.delay_s = 0.01
         self.is_down = False
         self.hold = threading.Event()
@@ -183,13 +186,17 @@ class FakeLightning(FakeSigner):
     def check_version(self) -> NodeInfo:
         return self.info()
 
+    def takes_keysend(self) -> bool:
+        self._check()
+        return self.has_keysend
+
     def channels(self) -> Sequence[ChannelBalance]:
         self._check()
         return [ChannelBalance(SOCKET_NODE, "1x1x1", 10**8, 10**8)]
 
     def find_route(self, destination: str, amount_msat: int, maxfee_msat: int, final_cltv: int) -> Route:
         self._check()
-        if amount_msat > self.largest_msat:
+        if not self.smallest_msat <= amount_msat <= self.largest_msat:
             raise NoRoute("no_route", f"no single route for {amount_msat} msat")
         if self.fee_msat > maxfee_msat:
             raise NoRoute("route_too_expensive", f"no route within {maxfee_msat} msat")

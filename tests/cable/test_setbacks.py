@@ -58,3 +58,16 @@ def test_without_a_route_the_amount_is_halved_and_grows_again_with_what_arrives(
     for _ in range(10):
         setbacks.on_arrival(setbacks.route_ceiling_msat or 1_000)
     assert setbacks.route_ceiling_msat is None
+
+
+def test_what_is_too_small_raises_the_amount_and_undoes_what_was_halved_for_it() -> None:
+    setbacks = Setbacks(10, 10_000, 50_000, 3)
+    setbacks.on_failure(failed(234, "no_route"), 0, 10)
+    assert setbacks.route_ceiling_msat == 117
+    setbacks.on_failure(Failed(2, 117, "channel_minimum", "too small", least_msat=1_000), 200, 300)
+    assert setbacks.route_floor_msat(310) == 1_000
+    assert setbacks.route_ceiling_msat is None
+    setbacks.on_failure(failed(1_000, "amount_below_minimum"), 400, 500)
+    assert setbacks.route_floor_msat(510) == 2_000, "a node on the way does not say how much would pass"
+    assert setbacks.in_a_row == 1
+    assert setbacks.route_floor_msat(500 + FLOOR_LASTS_MS) == 0

@@ -41,11 +41,12 @@ def test_a_route_does_not_grow_nor_shrink_to_nothing(amount_msat: int) -> None:
         shrunk(route, amount_msat)
 
 
-def test_one_search_serves_a_stream_of_equal_and_smaller_payments() -> None:
+def test_one_search_serves_a_stream_of_equal_payments_and_one_each_that_is_smaller_than_all_before() -> None:
+    """A channel may carry the larger ones only."""
     routes, wallet, _ = kept()
-    for amount_msat in (1000, 1000, 400, 999, 1):
+    for amount_msat in (1000, 1000, 400, 999, 400, 500):
         assert routes.route(SOCKET, amount_msat, 0).amount_msat == amount_msat
-    assert wallet.searches == [1000]
+    assert wallet.searches == [1000, 400]
 
 
 def test_a_larger_payment_needs_a_new_search() -> None:

@@ -425,3 +425,15 @@ def test_payments_without_invoices_that_came_too_late_go_back_once_each(
     stall.settlement.retry()
     stall.settlement.retry()
     assert stall.wallet.sends == [(CABLE, 4000), (CABLE, 4000)]
+
+
+def test_a_refund_that_no_channel_carries_is_tried_less_and_less_often(tmp_path: Path) -> None:
+    with Stall(tmp_path) as stall:
+        stall.wallet.blocked = True
+        session = stall.open()
+        stall.pay(session, 1, PAID_MSAT)
+        assert end(stall, session).refund_status == pb.REFUND_STATUS_OWED
+        tries = [stall.settlement._is_due(session) for _ in range(3)]
+        assert tries == [True, False, False]
+        _, wait_s = stall.settlement._retries[session]
+        assert wait_s == 120.0, "twice as long as the first time"

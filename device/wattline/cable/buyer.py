@@ -42,12 +42,18 @@ _STOP_OF_HOLD = {
     Hold.SESSION: ("budget_spent", "max_session_msat is used up"),
     Hold.DAY: ("budget_spent", "max_day_msat is used up"),
     Hold.FEE: ("fee_too_high", "no allowed payment is large enough to keep its routing fee within max_fee_ratio"),
+    Hold.MINIMUM: (
+        "channel_minimum",
+        "a channel on the way carries nothing as small as max_increment_msat and max_prepaid_msat allow",
+    ),
     Hold.NO_ROUTE: ("payment_failed", "no single route carries even the smallest payment"),
     Hold.EXPOSURE: ("onchain_limit", "the socket's exposure cap or the value of the cable's inputs is used up"),
 }
 _ONCHAIN_STOP_OF_HOLD = _STOP_OF_HOLD | {
     Hold.PREPAID: ("prepaid_limit", "what the socket wants in advance exceeds onchain.max_prepaid_sat or its own cap"),
 }
+_OWN_LEDGER = frozenset({"ledger_busy", "ledger_full", "ledger_not_writable", "ledger_damaged", "ledger_failed"})
+"""Failures before anything was sent, for want of a record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,7 +333,9 @@ class Buyer:
         if newest_ms is None or now_ms - newest_ms > METER_STALE_MS:
             return []
         payments: list[Payment] = []
-        if now_ms >= self._setbacks.next_try_ms:
+        if now_ms < self._setbacks.next_try_ms:
+            self.hold = None  # what held before the last payment failed says nothing of what would hold now
+        else:
             # Asked for before anything is begun: it may fail.
             other_msat = self.day_sent_msat - self.account.sent_msat
             while isinstance(decision := self._next(statement, now_ms, other_msat), Pay):
@@ -352,6 +360,7 @@ class Buyer:
             statement_interval_ms=self.terms.statement_interval_ms,
             socket_min_increment_msat=statement.min_increment_msat or self.terms.min_increment_msat,
             fee_floor_msat=self._setbacks.fee_floor_msat(now_ms),
+            route_floor_msat=self._setbacks.route_floor_msat(now_ms),
             route_ceiling_msat=self._setbacks.route_ceiling_msat,
             boost=self._boost,
             lead_ms=LEAD_MS if self.fallback is not None and self._onchain is None else 0,
@@ -397,7 +406,8 @@ class Buyer:
             why = failed.message
             if failed.at_destination and self.last_refusal is not None:
                 why = f"the socket refuses it: {self.last_refusal.code}: {self.last_refusal.message}"
-            self.end("payment_failed", f"{self._setbacks.in_a_row} payments in a row failed; the last one: {why}")
+            reason = failed.code if failed.code in _OWN_LEDGER else "payment_failed"
+            self.end(reason, f"{self._setbacks.in_a_row} payments in a row failed; the last one: {why}")
 
     def _reconcile(self) -> None:
         """Compare every claim as soon as an own reading as new as its arrival is there."""

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from wattline.cable.aggregate_end import check_honest, warning_of
 from wattline.cable.memory import AggregateMemory
-from wattline.cable.method import check_onchain, choose_method, smallest_payment_msat
+from wattline.cable.method import check_onchain, choose_method, largest_payment_msat, smallest_payment_msat
 from wattline.cable.offer import (
     Offer,
     OfferedOutlet,
@@ -61,6 +61,9 @@ class Finding:
 
 class CheckedNode(CableNode, Wallet, Protocol):
     """What the check needs of the node."""
+
+    def takes_keysend(self) -> bool:
+        """Whether its keysend plugin runs, so that refunds can arrive."""
 
 
 def check(
@@ -247,13 +250,24 @@ def _ways(settings: CableSettings, node: CheckedNode, offer: Offer, without_chan
         yield Finding(
             Verdict.PROBLEM, "channel", f"channel_too_small: {reach}, but the smallest payment is {sat(amount_msat)}"
         )
+    if ways.least_msat > amount_msat:
+        yield _minimum(settings, ways)
+        amount_msat = ways.least_msat
+        ways = ways_out(node, offer.node_id, amount_msat)
     yield _fee(ways, amount_msat, caps.maxfee_msat(amount_msat), payment.max_increment_msat, caps.max_fee_ppm)
     try:
         check_keeps(offer, settings.limits)
     except WattlineError as error:
         yield _problem("refund", error)
         return
-    if not can_come_back(ways.receivable_msat, offer):
+    if not node.takes_keysend():
+        yield Finding(
+            Verdict.PROBLEM,
+            "refund",
+            "keysend_off: the own node's keysend plugin does not run, so no refund can arrive: "
+            "start lightningd without disable-plugin=keysend",
+        )
+    elif not can_come_back(ways.receivable_msat, offer):
         yield Finding(Verdict.PROBLEM, "refund", f"{NO_WAY_BACK}: {owed(settings.limits.max_prepaid_msat)}")
     else:
         is_much = offer.min_refund_msat > settings.limits.max_prepaid_msat
@@ -263,6 +277,20 @@ def _ways(settings: CableSettings, node: CheckedNode, offer: Offer, without_chan
             f"up to {sat(ways.receivable_msat)} can come back; the socket keeps less than {sat(offer.min_refund_msat)}"
             + (", so whatever is left of limits.max_prepaid_msat" if is_much else ""),
         )
+
+
+def _minimum(settings: CableSettings, ways: WaysOut) -> Finding:
+    least, most_msat = sat(ways.least_msat), largest_payment_msat(settings)
+    if ways.least_msat <= most_msat:
+        return Finding(
+            Verdict.WARNING, "channel", f"a channel on the way carries no less than {least}; no payment is smaller"
+        )
+    return Finding(
+        Verdict.PROBLEM,
+        "channel",
+        f"channel_minimum: a channel on the way carries no less than {least}, and max_increment_msat and "
+        f"max_prepaid_msat allow {sat(most_msat)}",
+    )
 
 
 def _fee(ways: WaysOut, amount_msat: int, limit_msat: int, max_increment_msat: int, max_fee_ppm: int) -> Finding:

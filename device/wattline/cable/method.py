@@ -12,7 +12,7 @@ from wattline.cable.purse import MethodName
 from wattline.cable.settings import CableSettings
 from wattline.lightning.node import ChannelBalance, NoRoute, Route
 from wattline.lightning.onchain import PayingFunds
-from wattline.payment.routes import FEE_PROBE_MSAT, FINAL_CLTV
+from wattline.payment.routes import FEE_PROBE_MSAT, FINAL_CLTV, least_msat
 
 
 class RoutingNode(Protocol):
@@ -30,6 +30,11 @@ def smallest_payment_msat(settings: CableSettings, offer: Offer) -> int:
     return max(payment.min_increment_msat, min(offer.min_increment_msat, payment.max_increment_msat))
 
 
+def largest_payment_msat(settings: CableSettings) -> int:
+    """The largest single payment over Lightning that the configuration allows."""
+    return min(settings.payment.max_increment_msat, settings.limits.max_prepaid_msat)
+
+
 def choose_method(settings: CableSettings, node: RoutingNode, offer: Offer) -> MethodName:
     """The configured method; with ``auto`` over Lightning when a channel is usable and the smallest payment has a way,
     else on-chain. Raises NodeUnavailable, NodeRefused."""
@@ -39,10 +44,12 @@ def choose_method(settings: CableSettings, node: RoutingNode, offer: Offer) -> M
         return "keysend"
     if "keysend" not in offer.methods or not node.channels():
         return "onchain"
+    amount_msat = smallest_payment_msat(settings, offer)
     try:
-        node.find_route(offer.node_id, smallest_payment_msat(settings, offer), FEE_PROBE_MSAT, FINAL_CLTV)
+        node.find_route(offer.node_id, amount_msat, FEE_PROBE_MSAT, FINAL_CLTV)
     except NoRoute:
-        return "onchain"
+        larger_msat = least_msat(node, offer.node_id, amount_msat)
+        return "keysend" if larger_msat is not None and larger_msat <= largest_payment_msat(settings) else "onchain"
     return "keysend"
 
 

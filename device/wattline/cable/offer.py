@@ -236,6 +236,11 @@ def check_method(offer: Offer, method: str) -> None:
     """``method`` as in the configuration. Raises OfferError ``method_not_supported``."""
     wanted = METHODS if method == "auto" else (method,)
     if not any(name in offer.methods for name in wanted):
+        if not offer.methods:
+            raise OfferError(
+                "method_not_supported",
+                "the socket's node can take no payments just now; its operator sees why in wattline-status",
+            )
         raise OfferError(
             "method_not_supported", f"the socket takes {', '.join(offer.methods) or 'no known method'}, not {method}"
         )

@@ -11,7 +11,7 @@ from wattline.errors import WattlineError
 from wattline.ledger import Intent, IntentStatus, Purpose
 from wattline.lightning.node import SendStatus
 from wattline.lightning.record import format_record
-from wattline.payment.payer import FeeTooHigh, Order, Outcome
+from wattline.payment.payer import BelowMinimum, FeeTooHigh, Order, Outcome
 
 PURPOSE = Purpose.INCREMENT
 MethodName = Literal["keysend", "onchain"]
@@ -58,6 +58,8 @@ class Failed:
     """Trying again is useless."""
     fee_msat: int | None = None
     """The fee that was too high."""
+    least_msat: int | None = None
+    """The amount was too small; this much would pass."""
     signed_sat: int | None = None
     """On-chain: the largest value that was handed over by now, this one included unless it never left."""
 
@@ -137,21 +139,26 @@ class Purse:
         try:
             outcome = self._payer.pay(order, self._timeout_s)
         except FeeTooHigh as error:
-            self._emit(self._not_sent(order, error, error.fee_msat))
+            self._emit(self._not_sent(order, error, fee_msat=error.fee_msat))
+        except BelowMinimum as error:
+            self._emit(self._not_sent(order, error, least_msat=error.least_msat))
         except WattlineError as error:
-            self._emit(self._not_sent(order, error, None))
+            self._emit(self._not_sent(order, error))
         except Exception as error:  # noqa: BLE001 - whatever happened, this payment must not be forgotten
             self._emit(self._unless_recorded(order, f"{type(error).__name__}: {error}") or self._broken(order, error))
         else:
             self._emit(_event(order.sequence, outcome))
 
-    def _not_sent(self, order: Order, error: WattlineError, fee_msat: int | None) -> PaymentEvent:
+    def _not_sent(
+        self, order: Order, error: WattlineError, fee_msat: int | None = None, least_msat: int | None = None
+    ) -> PaymentEvent:
         return self._unless_recorded(order, error.message) or Failed(
             order.sequence,
             order.amount_msat,
             error.code,
             error.message,
             fee_msat=fee_msat,
+            least_msat=least_msat,
         )
 
     def _unless_recorded(self, order: Order, message: str) -> InDoubt | None:

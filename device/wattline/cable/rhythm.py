@@ -30,6 +30,7 @@ class Hold(StrEnum):
     DAY = "day_budget"
     EXPOSURE = "exposure_cap"
     FEE = "fee_too_high"
+    MINIMUM = "channel_minimum"
     NO_ROUTE = "no_route"
 
 
@@ -106,6 +107,8 @@ class Conditions:
     """How often the socket did not begin though the target was reached; doubles the target each time."""
     lead_ms: int = 0
     """Credit for so much more time is kept, so that there is time to go over to another method."""
+    route_floor_msat: int = 0
+    """Less a channel on the way does not carry."""
 
 
 def target_msat(load: Load, conditions: Conditions) -> int:
@@ -132,6 +135,9 @@ def next_payment(
     least = max(pace.min_increment_msat, conditions.fee_floor_msat)
     if least > pace.max_increment_msat:
         return Hold.FEE
+    if conditions.route_floor_msat > pace.max_increment_msat:
+        return Hold.MINIMUM
+    least = max(least, conditions.route_floor_msat)
     ceiling = pace.max_increment_msat
     if conditions.route_ceiling_msat is not None and conditions.route_ceiling_msat < ceiling:
         ceiling = conditions.route_ceiling_msat
@@ -144,7 +150,11 @@ def next_payment(
     if room.amount_msat >= wanted:
         return Pay(wanted)
     room = replace(room, amount_msat=room.amount_msat - room.amount_msat % quantum)
-    held_by_cap = Hold.FEE if _fee_pushes_over_cap(pace, conditions, room) else _HOLD_OF_BOUND[room.bound]
+    held_by_cap = _HOLD_OF_BOUND[room.bound]
+    if _floor_pushes_over_cap(pace, conditions.fee_floor_msat, room):
+        held_by_cap = Hold.FEE
+    elif _floor_pushes_over_cap(pace, conditions.route_floor_msat, room):
+        held_by_cap = Hold.MINIMUM
     if room.amount_msat < least:
         return held_by_cap
     if room.amount_msat < min(steady, ceiling) and credit_msat * 2 > target:
@@ -153,13 +163,9 @@ def next_payment(
     return Pay(room.amount_msat)
 
 
-def _fee_pushes_over_cap(pace: Pace, conditions: Conditions, room: Room) -> bool:
-    """A payment would fit into the cap, were it not that fees forbid payments so small."""
-    return (
-        room.bound is Bound.PREPAID
-        and conditions.fee_floor_msat > pace.min_increment_msat
-        and pace.min_increment_msat <= room.amount_msat < conditions.fee_floor_msat
-    )
+def _floor_pushes_over_cap(pace: Pace, floor_msat: int, room: Room) -> bool:
+    """A payment would fit into the cap, were it not that payments so small are forbidden by fees or by a channel."""
+    return room.bound is Bound.PREPAID and pace.min_increment_msat <= room.amount_msat < floor_msat
 
 
 class Latency:

@@ -10,6 +10,8 @@ FLOOR_LASTS_MS = 60_000
 FIRST_BACKOFF_MS = 200
 MAX_BACKOFF_MS = 5_000
 TOO_SMALL = "route_too_expensive"
+BELOW_MINIMUM = frozenset({"channel_minimum", "amount_below_minimum"})
+"""Ours, and BOLT #4's of a node on the way."""
 TOO_LARGE = frozenset({"no_route", "temporary_channel_failure"})
 
 
@@ -32,6 +34,8 @@ class Setbacks:
         self._last_failure_ms: int | None = None
         self._fee_floor_msat = 0
         self._fee_floor_until_ms = 0
+        self._route_floor_msat = 0
+        self._route_floor_until_ms = 0
 
     @property
     def is_too_many(self) -> bool:
@@ -43,6 +47,12 @@ class Setbacks:
             self._fee_floor_msat = 0
         return self._fee_floor_msat
 
+    def route_floor_msat(self, now_ms: int) -> int:
+        """Less than this a channel on the way was found not to carry; 0 when nothing is known."""
+        if now_ms >= self._route_floor_until_ms:
+            self._route_floor_msat = 0
+        return self._route_floor_msat
+
     def on_arrival(self, amount_msat: int) -> None:
         self.in_a_row = 0
         self.next_try_ms = 0
@@ -52,6 +62,13 @@ class Setbacks:
 
     def on_failure(self, failed: Failed, begun_ms: int, at_ms: int) -> None:
         """``begun_ms`` is when the payment was begun."""
+        if failed.least_msat is not None or failed.code in BELOW_MINIMUM:
+            floor_msat = failed.least_msat or failed.amount_msat * 2
+            self._route_floor_msat = max(self._route_floor_msat, floor_msat)
+            self._route_floor_until_ms = at_ms + FLOOR_LASTS_MS
+            if self.route_ceiling_msat is not None and self.route_ceiling_msat < floor_msat:
+                self.route_ceiling_msat = None  # it was halved for what was too small
+            return
         if failed.fee_msat is not None or failed.code == TOO_SMALL:
             self._raise_fee_floor(failed, at_ms)
             return

@@ -45,6 +45,8 @@ GROUP_ID = 1
 """Fixed, so that lightningd knows a repeated payment_hash for the same payment: while it is pending or complete the
 second sendonion only reports it, and after a failure it is refused (lightningd/pay.c, check_progress)."""
 
+_PAYING_STATES = frozenset({"CHANNELD_NORMAL", "CHANNELD_AWAITING_SPLICE"})
+"""Those in which a channel takes new htlcs (lightningd/channel_state.h, channel_state_can_add_htlc)."""
 _MAXPARTS_SINCE = (25, 9)
 _PATHS_REMEMBERED = 10_000
 # BOLT #4 lets only the final node send these.
@@ -106,8 +108,14 @@ class CoreLightning:
                     msat_of(row["receivable_msat"]),
                 )
                 for row in answer["channels"]
-                if row["state"] == "CHANNELD_NORMAL" and row["peer_connected"]
+                if row["state"] in _PAYING_STATES and row["peer_connected"]
             ]
+
+    def takes_keysend(self) -> bool:
+        """Whether its keysend plugin runs: it is what sets the feature bit (BOLT #9: 54/55)."""
+        answer = self.rpc.call("getinfo")
+        with reading("getinfo"):
+            return bool(int(answer["our_features"]["node"] or "0", 16) >> 54 & 0b11)
 
     def find_route(self, destination: str, amount_msat: int, maxfee_msat: int, final_cltv: int) -> Route:
         info = self._known_info()

@@ -62,7 +62,7 @@ class NodeInfo:
 
 @dataclass(frozen=True, slots=True)
 class ChannelBalance:
-    """One of the node's own usable channels (state CHANNELD_NORMAL, peer connected)."""
+    """One of the node's own usable channels (in a state that takes new htlcs, peer connected)."""
 
     peer_id: str
     short_channel_id: str

@@ -19,7 +19,7 @@ from wattline.errors import RetryError
 from wattline.ledger.outgoing import Intent, Purpose
 from wattline.lightning.node import NodeRefused, NodeUnavailable, Route, SendFailure, SendStatus, SentPayment, Wallet
 from wattline.lightning.onion import payment_hash_of
-from wattline.payment.routes import FeeTooHigh, KeptRoutes
+from wattline.payment.routes import BelowMinimum, FeeTooHigh, KeptRoutes
 
 GRACE_S = 10
 """How long a request written just before a crash may still be on its way into the node."""
@@ -27,7 +27,7 @@ ANSWER_GAP_S = 2.0
 """Between the two answers `I do not know it` that it takes to give an intent up: whatever was written to the node's
 socket before the first has been read by then."""
 
-__all__ = ["FeeTooHigh", "IntentStore", "Order", "Outcome", "Payer"]
+__all__ = ["BelowMinimum", "FeeTooHigh", "IntentStore", "Order", "Outcome", "Payer"]
 
 
 class IntentStore(Protocol):
@@ -111,8 +111,8 @@ class Payer:
     def pay(self, order: Order, timeout_s: float = 60.0) -> Outcome:
         """Pay ``order`` in one part and wait for the outcome.
 
-        Raises NoRoute, FeeTooHigh, NodeUnavailable or NodeRefused when no way was found, and the ledger's error when
-        the order is already paid or in doubt or cannot be written down: then nothing was sent. From the intent on,
+        Raises NoRoute, FeeTooHigh, BelowMinimum, NodeUnavailable or NodeRefused when no way was found, and the ledger's
+        when the order is already paid or in doubt or cannot be written down: then nothing was sent. From the intent on,
         nothing of the node's is raised, nor that the ledger is busy: what cannot be known or written now is PENDING.
         Only a ledger that is broken for good (LedgerError) is raised even then; the intent is still pending in it.
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from wattline.lightning.node import ChannelBalance, NoRoute, Route, Wallet
-from wattline.payment.routes import FEE_PROBE_MSAT, FINAL_CLTV
+from wattline.payment.routes import FEE_PROBE_MSAT, FINAL_CLTV, least_msat
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,8 @@ class WaysOut:
     """The way that one payment would take now; None when no single route carries it."""
     no_route_reason: str
     """For people; empty when there is a route."""
+    least_msat: int
+    """The smallest payment that has a way: more than ``amount_msat`` where a channel carries no less."""
 
     @property
     def direct(self) -> bool:
@@ -47,9 +49,10 @@ def ways_out(wallet: Wallet, destination: str, amount_msat: int) -> WaysOut:
     NodeRefused."""
     channels = sorted(wallet.channels(), key=lambda channel: (channel.peer_id != destination, -channel.spendable_msat))
     route: Route | None = None
-    reason = ""
+    reason, larger_msat = "", None
     try:
         route = wallet.find_route(destination, amount_msat, FEE_PROBE_MSAT, FINAL_CLTV)
     except NoRoute as error:
         reason = error.message
-    return WaysOut(destination, amount_msat, tuple(channels), route, reason)
+        larger_msat = least_msat(wallet, destination, amount_msat) if channels else None
+    return WaysOut(destination, amount_msat, tuple(channels), route, reason, larger_msat or amount_msat)

@@ -63,6 +63,7 @@ class Reception:
         ready: threading.Event,
         aggregates: Aggregates | None = None,
         now: Callable[[], int] = lambda: int(time.time()),
+        takes_keysend: Callable[[], bool] = lambda: True,
     ) -> None:
         """``outlets``: those that may be sold from, by id. ``ready``: set while sessions may be opened and paid.
         ``aggregates``: where payments on the chain are taken; None when they are not."""
@@ -79,6 +80,7 @@ class Reception:
         self._ready = ready
         self._aggregates = aggregates
         self._now = now
+        self._takes_keysend = takes_keysend
         self._opening = threading.Lock()
         self._pause = threading.Event()
 
@@ -199,7 +201,9 @@ class Reception:
             known = ", ".join(sorted(self._outlets))
             raise Refused("unknown_outlet", f"there is no outlet {request.outlet_id!r} here; there are: {known}")
         if request.method not in [METHODS[method] for method in self._methods]:
-            raise Refused("method_not_supported", f"this socket takes {' and '.join(self._methods)} payments only")
+            raise Refused(
+                "method_not_supported", f"this socket takes {' and '.join(self._methods) or 'no'} payments just now"
+            )
         if not is_node_id(request.cable_node_id):
             raise Refused("bad_request", "cable_node_id must be a node id (66 hex digits): refunds go there")
         if request.cable_node_id == self._identity.node_id:
@@ -214,9 +218,10 @@ class Reception:
     @property
     def _methods(self) -> list[Method]:
         """Those that work just now."""
+        keysend = [Method.KEYSEND] if self._takes_keysend() else []
         if self._aggregates is None or self._aggregates.trouble:
-            return [Method.KEYSEND]
-        return [Method.KEYSEND, Method.ONCHAIN]
+            return keysend
+        return [*keysend, Method.ONCHAIN]
 
     def _check_access(self, request: pb.Open) -> None:
         allowed = self._settings.access.allow_node_ids

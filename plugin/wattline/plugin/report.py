@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -124,7 +125,10 @@ class Report:
         identity: Json,
         copy: OlderCopy,
         onchain: OnchainState | None = None,
+        problems: Callable[[], Sequence[str]] = tuple,
     ) -> None:
+        """``problems``: a line for each thing that payments need and that is not there."""
+        self._problems = problems
         self._seller = seller
         self._live = live
         self._ledger = ledger
@@ -146,6 +150,7 @@ class Report:
                 "missing_invoices": self._bookkeeper.missing_invoices,
                 "unlisted_payments": self._bookkeeper.unlisted_payments,
             },
+            "problems": list(self._problems()),
             "refunds_owed": len(owed),
             "refunds_held": sum(1 for record in owed if self._copy.holds(record.session.session_id)),
             "ledger_restored_at": self._copy.noticed_at,

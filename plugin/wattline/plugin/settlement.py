@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 RETRY_S = 1.0
 REFUND_TIMEOUT_S = 10.0
 """How long a cable may take to accept its refund; then it is owed, and the outlet is free for others."""
+MOST_RETRY_S = 3600.0
+"""How long a refund that cannot be sent waits at the most until it is tried again."""
 
 
 class Sessions(Protocol):
@@ -131,6 +133,8 @@ class Settlement:
         self._refunding = threading.Condition()
         self._orders: set[tuple[Purpose, str, int]] = set()
         """Being paid back just now, each by one thread."""
+        self._retries: dict[str, tuple[float, float]] = {}
+        """When what is still to be paid back is tried next, and how long it waits then; monotonic, in s."""
         self._thread = threading.Thread(target=self._run, name="refunds owed", daemon=True)
 
     def start(self) -> None:
@@ -294,22 +298,33 @@ class Settlement:
                 self._refunding.notify_all()
 
     def _run(self) -> None:
-        """Refunds owed and payments for sessions that were over, until all are sent."""
+        """Refunds owed and payments for sessions that were over, until all are sent; each that cannot be sent waits
+        twice as long as before, up to MOST_RETRY_S: it may be less than any channel carries."""
         while not self._stopping.is_set():
             try:
-                self.retry()
+                self.retry(self._is_due)
             except RetryError as error:
                 log.warning("refunds wait: %s", error)
             except Exception:
                 log.exception("refunds could not be tried")
             self._stopping.wait(self._retry_s)
 
-    def retry(self) -> None:
-        """Try once whatever is still to be paid back."""
+    def _is_due(self, key: str) -> bool:
+        now = time.monotonic()
+        due, wait_s = self._retries.get(key, (now, self._retry_s))
+        if now < due:
+            return False
+        self._retries[key] = (now + wait_s, min(wait_s * 2, max(MOST_RETRY_S, self._retry_s)))
+        return True
+
+    def retry(self, is_due: Callable[[str], bool] = lambda _: True) -> None:
+        """Try once whatever is still to be paid back and ``is_due``, by session or payment_hash."""
         for record in self._ledger.owed_refunds():
-            self._on_its_own(partial(self._refund_owed, record))
+            if is_due(record.session.session_id):
+                self._on_its_own(partial(self._refund_owed, record))
         for orphan in self._ledger.orphans():
-            self._on_its_own(partial(self._refund_orphan, orphan))
+            if is_due(orphan.payment_hash):
+                self._on_its_own(partial(self._refund_orphan, orphan))
 
     @staticmethod
     def _on_its_own(work: Callable[[], None]) -> None:

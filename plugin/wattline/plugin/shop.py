@@ -40,6 +40,7 @@ from wattline.plugin.live_sessions import LiveSessions
 from wattline.plugin.older_copy import OlderCopy
 from wattline.plugin.onchain import Onchain
 from wattline.plugin.outlet import Holder, OutletLoop
+from wattline.plugin.preconditions import Preconditions
 from wattline.plugin.receipts import Receipts
 from wattline.plugin.reception import Identity, Reception
 from wattline.plugin.report import Json, Report
@@ -94,6 +95,7 @@ class Shop:
         self._bookkeeper: Bookkeeper | None = None
         self._settlement: Settlement | None = None
         self._onchain: Onchain | None = None
+        self._preconditions: Preconditions | None = None
         self._holder: RelayHolder | None = None
         self._outlets: list[OutletLoop] = []
         self._server: grpc.Server | None = None
@@ -139,6 +141,8 @@ class Shop:
             outlet.stop()
         if self._onchain is not None:
             self._onchain.stop()
+        if self._preconditions is not None:
+            self._preconditions.stop()
         if self._settlement is not None:
             self._settlement.stop()
         if self._bookkeeper is not None:
@@ -250,7 +254,13 @@ class Shop:
         self._outlets += [self._removed_outlet(outlet_id, seller) for outlet_id in gone]
         seller.furnish(self._outlets, settlement)
         self._seller, self._bookkeeper, self._settlement = seller, bookkeeper, settlement
-        self._report = Report(seller, live, ledger, bookkeeper, self._identity(info, premises), copy, onchain)
+        preconditions = self._preconditions = Preconditions(
+            node, lambda: onchain.trouble if onchain is not None else ""
+        )
+        identity_shown = self._identity(info, premises)
+        self._report = Report(
+            seller, live, ledger, bookkeeper, identity_shown, copy, onchain, lambda: preconditions.problems
+        )
         self._resolving = Resolving(ledger, copy, onchain, seller.settle_owed)
         for outlet in self._outlets:
             outlet.start()
@@ -260,6 +270,8 @@ class Shop:
         self._patiently(bookkeeper.read_to_end)
         bookkeeper.start()
         settlement.start()
+        preconditions.look()
+        preconditions.start()
         if onchain is not None:
             onchain.start()
         threading.Thread(target=self._save, name="saver", daemon=True).start()
@@ -277,6 +289,7 @@ class Shop:
             streams,
             ready,
             onchain.desk if onchain is not None and settings.onchain.enabled else None,
+            takes_keysend=lambda: preconditions.takes_keysend,
         )
         self._server = serve(ChargingService(reception), premises.listen, premises.certificate)
         # Last, so that nobody is told that the socket runs before cables can reach it.

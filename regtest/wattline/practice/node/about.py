@@ -8,6 +8,7 @@ from typing import Any
 from wattline.practice.node.channels import Channels
 from wattline.practice.node.fault import INVALID_PARAMETERS, Fault
 from wattline.practice.node.keys import NodeKey, is_public_key, signer_of
+from wattline.practice.node.keysend import NAME as KEYSEND
 from wattline.practice.node.options import Options
 from wattline.practice.node.parameters import Parameters
 from wattline.practice.node.peers import Peers, peer_object
@@ -80,7 +81,8 @@ class About:
             "network": "regtest",
             "fees_collected_msat": earned["fees"] if earned else 0,
             "lightning-dir": str(self._directory),
-            "our_features": FEATURES,
+            # The keysend plugin is what sets its bit (55).
+            "our_features": {**FEATURES, "node": FEATURES["init"]} if self._options.is_disabled(KEYSEND) else FEATURES,
         }
 
     async def _listpeers(self, given: Given, _: str) -> Json:

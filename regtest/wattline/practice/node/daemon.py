@@ -80,7 +80,8 @@ class PracticeNode:
         routes = Routes(self._key.node_id, self._channels, gossip, self._rpc)
         allows_deprecated = options.text("allow-deprecated-apis") == "true"
         Strangers(self._key.node_id, routes, payments, self._height, self._rpc, allows_deprecated)
-        hook.register(Registration(KEYSEND, Keysend(invoices, self._log).ask))
+        if not self._options.is_disabled(KEYSEND):
+            hook.register(Registration(KEYSEND, Keysend(invoices, self._log).ask))
         self._peers.came = self._peer_came
         self._peers.went = self._peer_went
         self._rpc.add("stop", self._stop)

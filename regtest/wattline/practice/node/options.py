@@ -65,6 +65,10 @@ class Options:
     def all(self, name: str) -> list[str]:
         return self.values.get(name, [])
 
+    def is_disabled(self, plugin: str) -> bool:
+        """Whether a plugin of lightningd's own was not to be started."""
+        return plugin in self.all("disable-plugin")
+
     def number(self, name: str, default: int) -> int:
         try:
             return int(self.text(name, str(default)))
