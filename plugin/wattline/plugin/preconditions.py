@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -13,6 +15,8 @@ from wattline.lightning.node import ChannelBalance
 log = logging.getLogger(__name__)
 
 LOOK_S = 30.0
+FRESH_S = 1.0
+"""Who asks is told what is true now, not what was half a minute ago."""
 NO_KEYSEND = (
     "keysend_off: lightningd's keysend plugin does not run, so no cable can pay over Lightning: "
     "start lightningd without disable-plugin=keysend"
@@ -43,13 +47,16 @@ class Preconditions:
         self._node = node
         self._onchain_trouble = onchain_trouble
         self._lightning: tuple[str, ...] = ()
+        self._looked_at = -math.inf
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="preconditions", daemon=True)
         self.takes_keysend = True
 
     @property
     def problems(self) -> Sequence[str]:
-        """A line each: a code, what it means, what to do."""
+        """As they are now, a line each: a code, what it means, what to do."""
+        if time.monotonic() - self._looked_at > FRESH_S:
+            self.look()
         trouble = self._onchain_trouble()
         return (*self._lightning, *([f"onchain_unavailable: {trouble}"] if trouble else []))
 
@@ -61,6 +68,7 @@ class Preconditions:
 
     def look(self) -> None:
         """Ask the node; what is new is logged once."""
+        self._looked_at = time.monotonic()
         try:
             takes_keysend, channels = self._node.takes_keysend(), self._node.channels()
         except WattlineError as error:
