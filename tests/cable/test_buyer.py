@@ -6,7 +6,7 @@ from wattline.cable.account import Account
 from wattline.cable.budget import Caps
 from wattline.cable.buyer import METER_STALE_MS, PAY_BLIND_MS, Buyer, Payment, Terms
 from wattline.cable.energy import EnergyTrack
-from wattline.cable.messages import SocketState, Statement
+from wattline.cable.messages import PaymentRefused, SocketState, Statement
 from wattline.cable.purse import Arrived, Failed, InDoubt
 from wattline.cable.reconciliation import Tolerance
 from wattline.cable.rhythm import Hold, Pace
@@ -183,3 +183,47 @@ def test_the_drift_of_an_honest_meter_does_not_eat_up_the_prepaid_cap() -> None:
     desk.buyer.on_reading(1_000, own_uwh, 1_300_000)
     desk.buyer.on_statement(told(socket_uwh, charged_msat), 1_000)
     assert desk.buyer.charged_low_msat == charged_msat
+
+
+def too_small(amount_msat: int, least_msat: int) -> PaymentRefused:
+    return PaymentRefused("ab" * 32, amount_msat, "below_min_increment", "too small", least_msat)
+
+
+def test_a_payment_that_was_too_small_makes_the_next_ones_as_large_as_the_socket_asks_for() -> None:
+    desk = Desk(Caps(300, 1_000_000, 1_000_000, 50_000))
+    (small, *_) = desk.later(0, min_increment_msat=400)
+    assert small.amount_msat <= 300, "the cap comes first, and what is asked for is only a wish so far"
+    desk.buyer.on_refused(too_small(small.amount_msat, 250))
+    desk.buyer.on_payment(Failed(small.sequence, small.amount_msat, "incorrect", "no", True), desk.now_ms)
+    desk.begun.clear()
+    (larger, *more) = desk.later(1_000, min_increment_msat=250)
+    assert larger.amount_msat >= 250
+    assert not more, "what the cap leaves is less than is taken"
+    assert desk.buyer.stop is None
+
+
+def test_a_cable_that_may_pay_no_such_amount_says_so_and_ends() -> None:
+    for caps, pace, reason in (
+        (Caps(300, 1_000_000, 1_000_000, 50_000), Pace(10, 10_000, 4), "prepaid_limit"),
+        (Caps(5_000, 1_000_000, 1_000_000, 50_000), Pace(10, 399, 4), "below_min_increment"),
+    ):
+        desk = Desk(caps)
+        vars(desk.buyer)["_pace"] = pace
+        desk.buyer.on_refused(too_small(300, 400))
+        for _ in range(6):
+            assert desk.later(500, min_increment_msat=400) == []
+        assert desk.buyer.stop is not None
+        assert desk.buyer.stop.reason == reason
+
+
+def test_what_the_socket_asked_for_a_moment_ago_is_still_taken_when_the_cap_allows_no_more() -> None:
+    desk = Desk(Caps(300, 1_000_000, 1_000_000, 50_000))
+    desk.buyer.on_refused(too_small(5, 10))
+    desk.later(1_000, min_increment_msat=10)
+    desk.begun.clear()
+    desk.tell(min_increment_msat=400)
+    assert desk.buyer.account.in_flight_msat <= 300
+    desk = Desk(Caps(300, 1_000_000, 1_000_000, 50_000))
+    desk.buyer.on_refused(too_small(5, 10))
+    (payment, *_) = desk.later(1_000, min_increment_msat=400)
+    assert 10 <= payment.amount_msat <= 300

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from wattline.lightning.record import PREIMAGE_TLV_TYPE, RECORD_TLV_TYPE, format_record
 from wattline.lightning.tlv import encode_bigsize, encode_tlv_stream, encode_truncated
-from wattline.payment.keysend import LIFETIME_S, Htlc, KeysendGate, Pass, Refuse, Reservations
+from wattline.payment.keysend import CLAIM_S, LIFETIME_S, Htlc, KeysendGate, Pass, Refuse, Reservations
 
 SESSION = "0123456789ABCDEFGHJKMNPQRS"
 OTHER = "7ZZZZZZZZZZZZZZZZZZZZZZZZZ"
@@ -157,6 +158,46 @@ def test_what_lightningd_failed_after_the_hook_does_not_use_up_the_cap_for_ever(
     assert reservations.in_flight_msat(SESSION) == CAP_MSAT
 
 
+@pytest.mark.parametrize(
+    "doomed",
+    [
+        pytest.param(htlc(payload(**record(), t2=encode_truncated(101))), id="less than its payload says"),
+        pytest.param(htlc(payload(**record(), t2=b"none")), id="no amount"),
+        pytest.param(htlc(payload(**record(), t4=b"none")), id="no expiry"),
+        pytest.param(htlc(payload(**record(), t16=b"hello")), id="payment_metadata"),
+        pytest.param(replace(htlc(payload(**record())), cltv_expiry=499), id="an expiry before its payload's"),
+        pytest.param(replace(htlc(payload(**record())), blocks_left=17), id="an expiry that is near"),
+    ],
+)
+def test_what_lightningd_would_fail_anyway_is_not_in_flight_before(doomed: Htlc) -> None:
+    reservations = Reservations()
+    verdict = KeysendGate(Desk(), reservations).judge(doomed)
+    assert isinstance(verdict, Refuse)
+    assert verdict.code == "malformed_record"
+    assert reservations.in_flight_msat(SESSION) == 0
+    assert KeysendGate(Desk(), reservations).judge(
+        replace(htlc(payload(**record())), cltv_expiry=500, blocks_left=18)
+    ) == Pass()
+
+
+def test_a_first_payment_that_does_not_come_in_keeps_others_out_for_some_seconds_only() -> None:
+    now = [0.0]
+    reservations = Reservations(lambda: now[0])
+    gate = KeysendGate(Desk(), reservations)
+    assert not reservations.is_claiming(SESSION)
+    assert gate.judge(htlc(payload(**record()))) == Pass()
+    assert reservations.is_claiming(SESSION)
+    assert not reservations.when_idle(SESSION, lambda: None)
+    now[0] = CLAIM_S - 0.1
+    assert gate.judge(htlc(payload(**record(sequence=2), **proof(2)), number=2)) == Pass()
+    now[0] = CLAIM_S
+    assert not reservations.is_claiming(SESSION), "another payment does not make it longer"
+    reservations.forget(SESSION)
+    assert reservations.when_idle(SESSION, lambda: None)
+    assert gate.judge(htlc(payload(**record(sequence=3), **proof(3)), number=3)) == Pass()
+    assert reservations.is_claiming(SESSION)
+
+
 def test_the_same_hash_for_another_session_is_failed() -> None:
     class AnyDesk:
         def refusal(self, session_id: str, amount_msat: int, in_flight_msat: int) -> tuple[str, str] | None:
@@ -201,7 +242,8 @@ def test_what_is_in_flight_is_the_sum_of_what_passed_and_is_not_yet_credited(ste
     model: dict[int, int] = {}
     for what, number, amount_msat in steps:
         if what == "reserve":
-            verdict = gate.judge(htlc(payload(**record(), **proof(number)), amount_msat=amount_msat, number=number))
+            fields = record() | proof(number) | {"t2": encode_truncated(amount_msat)}
+            verdict = gate.judge(htlc(payload(**fields), amount_msat=amount_msat, number=number))
             others = sum(model.values()) - model.get(number, 0)
             assert isinstance(verdict, Pass) is (others + amount_msat <= CAP_MSAT)
             if isinstance(verdict, Pass):

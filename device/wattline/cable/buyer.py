@@ -22,10 +22,13 @@ from wattline.cable.rhythm import MAX_BOOST, RESERVE_MS, Conditions, Hold, Laten
 from wattline.cable.setbacks import Setbacks
 from wattline.cable.settings import OnchainSettings
 from wattline.payment.aggregate import MSAT_PER_SAT
+from wattline.payment.increments import ToldIncrements
 from wattline.tariff import Tariff, cost_msat
 
 SKEW_MS = 3_000
 """A statement may be this old when it is read (the socket's meter interval, the network, a busy machine)."""
+BELOW_MINIMUM = "below_min_increment"
+"""The socket's code for a payment that is smaller than it asks for."""
 STARVED_MS = 2_000
 """The session stands still for want of a payment that may not be made: after this long it is given up."""
 UNSTARTED_MS = 1_500
@@ -34,6 +37,8 @@ PAY_BLIND_MS = 5_000
 """For this long payments go on while the stream is cut; the prepaid cap holds all the time."""
 MOST_CLAIMS = 200
 """Statements that wait for an own reading, of which there are ten a second."""
+HELD_TO_S = 30.0
+"""What the socket asked for so lately it takes: half of the time for which it does, for the way there."""
 METER_STALE_MS = 2_000
 """Without an own reading as new as this nothing is paid."""
 
@@ -47,6 +52,7 @@ _STOP_OF_HOLD = {
         "a channel on the way carries nothing as small as max_increment_msat and max_prepaid_msat allow",
     ),
     Hold.NO_ROUTE: ("payment_failed", "no single route carries even the smallest payment"),
+    Hold.BELOW_MINIMUM: ("below_min_increment", "the socket takes no payment as small as payment.max_increment_msat"),
     Hold.EXPOSURE: ("onchain_limit", "the socket's exposure cap or the value of the cable's inputs is used up"),
 }
 _ONCHAIN_STOP_OF_HOLD = _STOP_OF_HOLD | {
@@ -146,6 +152,9 @@ class Buyer:
         self._boost = 0
         self._starved_since_ms: int | None = None
         self._unstarted_since_ms: int | None = None
+        self._asked = ToldIncrements()
+        self._is_held_to_asked = False
+        """A payment was failed for being smaller than the socket asks for."""
 
     # What happened.
 
@@ -163,6 +172,7 @@ class Buyer:
         self._cut_since_ms = None
         if len(self._claims) >= MOST_CLAIMS:
             self._claims.pop()  # the newest gives way to one that says all of it, the oldest is compared first
+        self._asked.tell(statement.min_increment_msat or self.terms.min_increment_msat, at_ms / 1000)
         self._claims.append((statement.claim, at_ms))
         self._reconcile()
 
@@ -173,6 +183,10 @@ class Buyer:
     def on_refused(self, refused: PaymentRefused) -> None:
         """The socket's reason for failing a payment; the failure itself is told by the own node."""
         self.last_refusal = refused
+        if refused.code == BELOW_MINIMUM:
+            # What was asked for before counts no more, whatever this side's clock says.
+            self._asked, self._is_held_to_asked = ToldIncrements(), True
+            self._asked.tell(refused.min_increment_msat, self._statement_ms / 1000)
 
     def on_payment(self, event: PaymentEvent, at_ms: int) -> None:
         method = self.account.method_of(event.sequence) if not isinstance(event, DoubtsChecked) else None
@@ -364,10 +378,17 @@ class Buyer:
             route_ceiling_msat=self._setbacks.route_ceiling_msat,
             boost=self._boost,
             lead_ms=LEAD_MS if self.fallback is not None and self._onchain is None else 0,
+            least_taken_msat=self._least_taken_msat(now_ms),
         )
         credit_msat = self.account.handed_over_msat - self.charged_high_msat(now_ms)
         in_flight, _ = self.account.in_flight_by(self.method)
         return next_payment(self._present_pace, load, conditions, credit_msat, in_flight, self._room(other_msat))
+
+    def _least_taken_msat(self, now_ms: int) -> int:
+        """Unknown is 0: what a socket asks for is followed anyway, as far as the caps allow."""
+        if self._onchain is not None or not self._is_held_to_asked:
+            return 0
+        return self._asked.least_msat(now_ms / 1000, HELD_TO_S)
 
     @property
     def _present_pace(self) -> Pace:

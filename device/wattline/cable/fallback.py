@@ -28,7 +28,7 @@ LEAD_MS = 3_000
 SHORT_MS = 1_500
 FAILURES_WHEN_SHORT = 2
 FAILURES_AT_REST = 3
-NO_WAY = frozenset({Hold.NO_ROUTE, Hold.FEE})
+NO_WAY = frozenset({Hold.NO_ROUTE, Hold.FEE, Hold.BELOW_MINIMUM})
 
 _OF_THE_WAY = frozenset(
     {

@@ -100,6 +100,8 @@ class PaymentRefused:
     amount_msat: int
     code: str
     message: str
+    min_increment_msat: int = 0
+    """The smallest that is taken now; 0 when the socket does not say."""
     more: int = 0
     """So many others came since the last that was looked at."""
 
@@ -178,7 +180,9 @@ def message_from(response: pb.ChargeResponse) -> Message | None:
             return TariffChange(tariff_from(response.tariff_change.tariff), response.tariff_change.effective_at)
         case "payment_refused":
             refused = response.payment_refused
-            return PaymentRefused(refused.payment_hash, refused.amount_msat, refused.code, refused.message)
+            return PaymentRefused(
+                refused.payment_hash, refused.amount_msat, refused.code, refused.message, refused.min_increment_msat
+            )
         case "refusal":
             return Refusal(response.refusal.code, response.refusal.message)
         case "receipt":

@@ -32,6 +32,7 @@ class Hold(StrEnum):
     FEE = "fee_too_high"
     MINIMUM = "channel_minimum"
     NO_ROUTE = "no_route"
+    BELOW_MINIMUM = "below_min_increment"
 
 
 _HOLD_OF_BOUND = {
@@ -98,7 +99,7 @@ class Conditions:
     latency_ms: int
     statement_interval_ms: int
     socket_min_increment_msat: int = 0
-    """The socket's wish, followed as far as ``max_increment_msat`` and the caps allow."""
+    """What the socket asks for, followed as far as ``max_increment_msat`` and the caps allow."""
     fee_floor_msat: int = 0
     """Below this, routing fees were found to exceed their ratio."""
     route_ceiling_msat: int | None = None
@@ -109,6 +110,8 @@ class Conditions:
     """Credit for so much more time is kept, so that there is time to go over to another method."""
     route_floor_msat: int = 0
     """Less a channel on the way does not carry."""
+    least_taken_msat: int = 0
+    """Less the socket is known to fail at the htlc."""
 
 
 def target_msat(load: Load, conditions: Conditions) -> int:
@@ -132,7 +135,9 @@ def next_payment(
         return Hold.ENOUGH
     if in_flight >= pace.max_in_flight:
         return Hold.IN_FLIGHT
-    least = max(pace.min_increment_msat, conditions.fee_floor_msat)
+    if conditions.least_taken_msat > pace.max_increment_msat:
+        return Hold.BELOW_MINIMUM
+    least = max(pace.min_increment_msat, conditions.fee_floor_msat, conditions.least_taken_msat)
     if least > pace.max_increment_msat:
         return Hold.FEE
     if conditions.route_floor_msat > pace.max_increment_msat:

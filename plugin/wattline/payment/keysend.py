@@ -28,8 +28,16 @@ from wattline.lightning.record import (
 DESCRIPTION_PREFIX = "keysend: "
 LIFETIME_S = 60.0
 """How long a payment that passed the hook counts as in flight without being credited."""
+CLAIM_S = 5.0
+"""How long the first payment of a session may be in flight and keep others from its outlet. lightningd goes on within
+milliseconds; what is not credited by then it has failed."""
+AMOUNT_TLV_TYPE = 2
+CLTV_TLV_TYPE = 4
 PAYMENT_DATA_TLV_TYPE = 8
 """``payment_data`` of a final hop (BOLT #4): payment_secret (32 bytes) and total_msat (tu64)."""
+PAYMENT_METADATA_TLV_TYPE = 16
+MIN_FINAL_CLTV = 18
+"""Blocks that must be left (BOLT #11, and lightningd's own ``cltv-final``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +49,10 @@ class Htlc:
     payload: str
     """The decrypted per-hop payload, hex, with its length prefix."""
     is_forward: bool
+    cltv_expiry: int | None = None
+    """Of the htlc itself; None: not known."""
+    blocks_left: int | None = None
+    """Until then, from the newest block on; None: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +86,8 @@ class Reservations:
         self._amounts: dict[str, tuple[str, int]] = {}
         self._since: dict[str, float] = {}
         self._totals: dict[str, int] = {}
+        self._first_since: dict[str, float] = {}
+        """By session: since when something of it is in flight without a break."""
 
     def reserve(self, payment_hash: str, session_id: str, amount_msat: int, test: Callable[[int], bool]) -> bool:
         """Reserve when ``test(in_flight_msat)`` of the session's other payments agrees, in one step.
@@ -90,6 +104,23 @@ class Reservations:
             self._amounts[payment_hash] = (session_id, amount_msat)
             self._since[payment_hash] = self._clock()
             self._totals[session_id] = others + amount_msat
+            self._first_since.setdefault(session_id, self._since[payment_hash])
+            return True
+
+    def is_claiming(self, session_id: str) -> bool:
+        """Something of the session is in flight, and has not been for so long that it cannot come in any more."""
+        with self._lock:
+            since = self._first_since.get(session_id)
+            return since is not None and self._clock() < since + CLAIM_S
+
+    def when_idle(self, session_id: str, work: Callable[[], None]) -> bool:
+        """Do ``work``, which must be quick, unless something of the session is in flight; nothing is reserved
+        meanwhile, by anybody."""
+        with self._lock:
+            self._expire()
+            if session_id in self._totals:
+                return False
+            work()
             return True
 
     def session_of(self, payment_hash: str) -> str | None:
@@ -119,6 +150,7 @@ class Reservations:
             self._totals[session_id] = left
         else:
             del self._totals[session_id]
+            del self._first_since[session_id]
         self._lock.notify_all()
 
     def _expire(self) -> None:
@@ -175,6 +207,9 @@ class KeysendGate:
             return Refuse("wrong_preimage", "the preimage does not belong to the payment_hash", record.session_id)
         if _total_msat(fields, htlc.amount_msat) != htlc.amount_msat:
             return Refuse("in_parts", "a payment for a session must come in one part", record.session_id)
+        reason = _would_fail(fields, htlc)
+        if reason:
+            return Refuse("malformed_record", f"lightningd would not take it: {reason}", record.session_id)
         return self._reserve(htlc, record.session_id)
 
     def _reserve(self, htlc: Htlc, session_id: str) -> Pass | Refuse:
@@ -190,6 +225,22 @@ class KeysendGate:
             return Pass()
         code, message = refusals[0] if refusals else ("wrong_session", "this payment_hash pays another session")
         return Refuse(code, message, session_id)
+
+
+def _would_fail(fields: dict[int, bytes], htlc: Htlc) -> str:
+    """Why lightningd fails a payment of which its payload says so (handle_localpay, BOLT #4); empty when it takes it.
+    What would fail anyway must not be in flight meanwhile: it would cost its sender nothing."""
+    if AMOUNT_TLV_TYPE not in fields or CLTV_TLV_TYPE not in fields:
+        return "the payload names no amount or no expiry"
+    if int.from_bytes(fields[AMOUNT_TLV_TYPE], "big") > htlc.amount_msat:
+        return "it is less than its payload says"
+    if htlc.cltv_expiry is not None and int.from_bytes(fields[CLTV_TLV_TYPE], "big") > htlc.cltv_expiry:
+        return "it expires earlier than its payload says"
+    if htlc.blocks_left is not None and htlc.blocks_left < MIN_FINAL_CLTV:
+        return f"it expires in {htlc.blocks_left} blocks, and {MIN_FINAL_CLTV} must be left"
+    if PAYMENT_METADATA_TLV_TYPE in fields:
+        return "it carries payment_metadata"
+    return ""
 
 
 def _total_msat(fields: dict[int, bytes], amount_msat: int) -> int:

@@ -18,15 +18,21 @@ from collections.abc import Callable
 from typing import Any
 
 from wattline.lightning.tlv import encode_tlv_stream, encode_truncated
-from wattline.payment.keysend import PAYMENT_DATA_TLV_TYPE, Htlc, KeysendGate, Pass, Refuse
+from wattline.payment.keysend import (
+    AMOUNT_TLV_TYPE,
+    CLTV_TLV_TYPE,
+    PAYMENT_DATA_TLV_TYPE,
+    Htlc,
+    KeysendGate,
+    Pass,
+    Refuse,
+)
 
 log = logging.getLogger(__name__)
 
 CONTINUE = {"result": "continue"}
 FAIL = {"result": "fail", "failure_message": "400f" + "00" * 12}
 """PERM|15 (BOLT #4), amount and height unknown: for what cannot be failed otherwise."""
-AMOUNT_TLV_TYPE = 2
-CLTV_TLV_TYPE = 4
 
 
 class PaymentHook:
@@ -50,6 +56,8 @@ class PaymentHook:
                 amount_msat=int(htlc["amount_msat"]),
                 payload=onion["payload"],
                 is_forward="short_channel_id" in onion or "next_node_id" in onion,
+                cltv_expiry=int(htlc["cltv_expiry"]) if "cltv_expiry" in htlc else None,
+                blocks_left=int(htlc["cltv_expiry_relative"]) if "cltv_expiry_relative" in htlc else None,
             )
             verdict = self._gate.judge(seen)
             if isinstance(verdict, Pass):

@@ -171,7 +171,7 @@ class Reception:
         except StopError as error:
             self._refuse_version(session_id, version.number, error.code, error.message)
         else:
-            self._statements.note_payment()
+            self._statements.note_payment(session_id)
             self._streams.send(session_id, pb.ChargeResponse(version_accepted=accepted))
 
     def _refuse_version(self, session_id: str, number: int, code: str, message: str) -> None:

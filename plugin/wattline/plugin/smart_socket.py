@@ -38,6 +38,8 @@ from wattline.v1 import charging_pb2 as pb
 
 log = logging.getLogger(__name__)
 
+BELOW_MIN_INCREMENT = "below_min_increment"
+
 
 class SettlementDesk(Protocol):
     """Ends sessions (:class:`wattline.plugin.settlement.Settlement`); every call returns at once."""
@@ -107,6 +109,7 @@ class SmartSocket:
             effects += ending
         outlet = self._outlets[session.outlet_id]
         self._live.add(replace(record, session=session), outlet, restored=True)
+        self._statements.restored(session.session_id)
         outlet.go_on(session, effects, None if is_doubtful else record.chip_uwh).result(CALL_TIMEOUT_S)
 
     def shut_down(self) -> None:
@@ -131,6 +134,12 @@ class SmartSocket:
             return "session_closed", f"the session is {session.state}"
         if view.fault:
             return "outlet_faulted", view.fault
+        least_msat = self._statements.least_msat(session_id)
+        if amount_msat < least_msat:
+            return (
+                BELOW_MIN_INCREMENT,
+                f"{amount_msat} msat are less than the {least_msat} msat that this session was asked for",
+            )
         unused_msat = session.account.balance_msat
         cap_msat = session.terms.credit_cap_msat
         if unused_msat + in_flight_msat + amount_msat > cap_msat:
@@ -151,6 +160,7 @@ class SmartSocket:
                 amount_msat=htlc.amount_msat,
                 code=refused.code,
                 message=refused.message,
+                min_increment_msat=self._statements.least_msat(refused.session_id),
             )
             self._streams.send(refused.session_id, pb.ChargeResponse(payment_refused=message))
 
@@ -160,7 +170,7 @@ class SmartSocket:
         session_id = self._reservations.session_of(payment_hash)
         outlet = self._live.outlet_of(session_id) if session_id is not None else None
         if session_id is not None and outlet is not None:
-            self._statements.note_payment()
+            self._statements.note_payment(session_id)
             outlet.credit_reserved(session_id, payment_hash, amount_msat)
         return session_id
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections.abc import Callable
 
 from wattline.offering import SocketSettings
+from wattline.payment.increments import Crowd, ToldIncrements
 from wattline.payment.keysend import Reservations
 from wattline.plugin.live_sessions import LiveSessions
 from wattline.plugin.messages import statement_message
@@ -15,38 +16,44 @@ from wattline.plugin.streams import Streams
 from wattline.session import Session
 from wattline.v1 import charging_pb2 as pb
 
-RATE_WINDOW_S = 5.0
-
 
 class Statements:
     """Makes and sends statements: at a state change at once, else once per interval. Thread-safe."""
 
     def __init__(
-        self, settings: SocketSettings, live: LiveSessions, reservations: Reservations, streams: Streams
+        self,
+        settings: SocketSettings,
+        live: LiveSessions,
+        reservations: Reservations,
+        streams: Streams,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._interval_s = settings.session.statement_interval_ms / 1000
-        self._payment = settings.payment
+        self._credit_cap_msat = settings.session.credit_cap_msat
         self._live = live
         self._reservations = reservations
         self._streams = streams
         self._lock = threading.Lock()
+        self._clock = clock
         self._sent_at: dict[str, float] = {}
-        self._paid_at: deque[float] = deque(maxlen=1000)
+        self._crowd = Crowd(settings.payment.min_increment_msat, settings.payment.max_payments_per_s)
+        self._told: dict[str, ToldIncrements] = {}
 
     def of(self, view: OutletView, session: Session) -> pb.Statement:
-        """The session's account as ``view`` has it."""
+        """The session's account as ``view`` has it, to be sent: what it asks for is what the session is held to."""
+        session_id = session.session_id
         return statement_message(
             view,
             session,
-            self._live.next_sequence(session.session_id),
-            self._reservations.in_flight_msat(session.session_id),
-            self.wish_msat(),
-            self._live.onchain_credited_msat(session.session_id),
+            self._live.next_sequence(session_id),
+            self._reservations.in_flight_msat(session_id),
+            self._tell_wish(session_id),
+            self._live.onchain_credited_msat(session_id),
         )
 
     def send_if_due(self, view: OutletView, session: Session, *, important: bool) -> None:
         """Tell the cable, if it is ``important`` or time; what is important is kept in the ledger, too."""
-        session_id, now = session.session_id, time.monotonic()
+        session_id, now = session.session_id, self._clock()
         with self._lock:
             if not important and now - self._sent_at.get(session_id, float("-inf")) < self._interval_s:
                 return
@@ -60,14 +67,37 @@ class Statements:
         """The session is over."""
         with self._lock:
             self._sent_at.pop(session_id, None)
+            self._told.pop(session_id, None)
+            self._crowd.forget(session_id)
 
-    def note_payment(self) -> None:
+    def restored(self, session_id: str) -> None:
+        """What an earlier process has told the session is not known here: for a minute everything is taken."""
+        with self._lock:
+            self._told.setdefault(session_id, ToldIncrements()).tell(0, self._clock())
+
+    def note_payment(self, session_id: str) -> None:
         """A payment has arrived; their rate makes the wish."""
-        self._paid_at.append(time.monotonic())
+        with self._lock:
+            self._crowd.arrived(session_id, self._clock())
 
-    def wish_msat(self) -> int:
-        """The smallest increment that the socket wishes: grows when more payments arrive than it likes to handle."""
-        since = time.monotonic() - RATE_WINDOW_S
-        rate = sum(1 for at in list(self._paid_at) if at >= since) / RATE_WINDOW_S
-        crowding = max(1, -int(-rate // self._payment.max_payments_per_s))
-        return self._payment.min_increment_msat * crowding
+    def wish_msat(self, session_id: str | None = None) -> int:
+        """The smallest increment that the socket wishes from this session, or from one that is not open yet."""
+        with self._lock:
+            return self._crowd.wish_msat(session_id, self._clock(), self._credit_cap_msat)
+
+    def least_msat(self, session_id: str) -> int:
+        """The smallest payment that this session is taken: the smallest that it was told within the last minute. 0 for
+        one that nothing was told yet."""
+        with self._lock:
+            told = self._told.get(session_id)
+            return told.least_msat(self._clock()) if told is not None else 0
+
+    def _tell_wish(self, session_id: str) -> int:
+        with self._lock:
+            now = self._clock()
+            wish_msat = self._crowd.wish_msat(session_id, now, self._credit_cap_msat)
+            told = self._told.get(session_id)
+            if told is None:
+                told = self._told[session_id] = ToldIncrements()
+            told.tell(wish_msat, now)
+            return wish_msat

@@ -180,7 +180,13 @@ BOUNDS: Mapping[str, Mapping[str, Kind]] = {
         "min_increment_msat": _MSAT,
     },
     "TariffChange": {"tariff": Part(), "effective_at": _EPOCH},
-    "PaymentRefused": {"payment_hash": _HASH_OR_NONE, "amount_msat": _MSAT, "code": _CODE, "message": _LINE},
+    "PaymentRefused": {
+        "payment_hash": _HASH_OR_NONE,
+        "amount_msat": _MSAT,
+        "code": _CODE,
+        "message": _LINE,
+        "min_increment_msat": _MSAT,
+    },
     "Refusal": {"code": _CODE, "message": _LINE},
     "SignedReceipt": {"receipt": Octets(0, 16_384), "signature": _SIGNATURE},
     "Receipt": {

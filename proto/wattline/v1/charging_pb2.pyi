@@ -179,7 +179,7 @@ class Offer(google.protobuf.message.Message):
     credit_cap_msat: builtins.int
     """The most credit (unused, in-flight payments included) that the socket takes for one session."""
     min_increment_msat: builtins.int
-    """The smallest increment that the socket wishes to receive (a crowded node asks for fewer, larger payments)."""
+    """The smallest increment that the socket takes (of who sends more payments than its share, larger ones)."""
     statement_interval_ms: builtins.int
     """How often the socket sends a statement while delivering."""
     pause_max_s: builtins.int
@@ -763,7 +763,9 @@ class Statement(google.protobuf.message.Message):
     payments: builtins.int
     """Payments credited so far."""
     min_increment_msat: builtins.int
-    """The smallest increment that the socket wishes to receive now."""
+    """The smallest increment that the socket takes from this session from now on. What was told within the last minute
+    before is taken as well; less is failed at the htlc with `below_min_increment`.
+    """
     stop_reason: builtins.str
     """Empty while the session lives; then why it ended (`cable_closed`, `pause_timeout`, `meter_frozen`, ...)."""
     onchain_credited_msat: builtins.int
@@ -827,11 +829,14 @@ class PaymentRefused(google.protobuf.message.Message):
     AMOUNT_MSAT_FIELD_NUMBER: builtins.int
     CODE_FIELD_NUMBER: builtins.int
     MESSAGE_FIELD_NUMBER: builtins.int
+    MIN_INCREMENT_MSAT_FIELD_NUMBER: builtins.int
     payment_hash: builtins.str
     amount_msat: builtins.int
     code: builtins.str
-    """Stable: `over_credit_cap`, `session_closed`, `outlet_faulted`, `starting`, ..."""
+    """Stable: `over_credit_cap`, `session_closed`, `outlet_faulted`, `starting`, `below_min_increment`, `outlet_busy`, ..."""
     message: builtins.str
+    min_increment_msat: builtins.int
+    """The smallest payment that this session is taken now (the smallest that it was told within the last minute); 0: any."""
     def __init__(
         self,
         *,
@@ -839,8 +844,9 @@ class PaymentRefused(google.protobuf.message.Message):
         amount_msat: builtins.int = ...,
         code: builtins.str = ...,
         message: builtins.str = ...,
+        min_increment_msat: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["amount_msat", b"amount_msat", "code", b"code", "message", b"message", "payment_hash", b"payment_hash"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["amount_msat", b"amount_msat", "code", b"code", "message", b"message", "min_increment_msat", b"min_increment_msat", "payment_hash", b"payment_hash"]) -> None: ...
 
 Global___PaymentRefused: typing_extensions.TypeAlias = PaymentRefused
 
