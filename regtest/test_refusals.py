@@ -121,6 +121,26 @@ def test_a_payment_over_the_credit_cap_fails_and_the_cable_is_told_why(cable: Ha
     assert told.amount_msat == CAP_MSAT + 1
 
 
+def test_a_flood_of_tiny_payments_is_failed_leaves_no_row_and_raises_nobodys_increment(
+    scene: Scene, cable: HandCable
+) -> None:
+    cable.plug_nothing()
+    cable.open()
+    wish_msat = cable.offer().min_increment_msat
+    assert wish_msat == 10
+    before, rows = settled_balance_msat(cable), len(scene.node.rpc.listinvoices()["invoices"])
+    with ThreadPoolExecutor(16) as pool:
+        for outcome in pool.map(lambda _: cable.pay(1), range(100)):
+            refused(outcome)
+    assert len(scene.node.rpc.listinvoices()["invoices"]) == rows
+    assert settled_balance_msat(cable) == before
+    told = cable.message("payment_refused").payment_refused
+    assert (told.code, told.min_increment_msat) == ("below_min_increment", wish_msat)
+    assert cable.statement(lambda s: True).min_increment_msat == wish_msat
+    assert cable.offer().min_increment_msat == wish_msat
+    assert arrived(cable.pay(wish_msat))
+
+
 def test_of_sixteen_payments_in_flight_at_once_no_more_than_the_cap_is_taken(cable: HandCable) -> None:
     cable.plug_nothing()
     cable.open()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import time
+from contextlib import closing
 
 import pytest
 from pyln.client import RpcError
 
+from wattline.lightning.node import SendFailure
 from wattline.lightning.signing import signed_text
 from wattline.practice.by_hand import HandCable, OpenRefusedError
 from wattline.practice.dear_trade import (
@@ -190,12 +193,44 @@ def test_a_busy_outlet_is_refused_and_the_session_there_goes_on(
 ) -> None:
     cable.plug_nothing()
     session_id = cable.open()
+    pay(cable, 1_000)
+    cable.statement(lambda s: s.credited_msat == 1_000)
     with HandCable(scene, wallets["other"]) as second:
         refusal = refusal_of(second)
         assert refusal.code == "outlet_busy"
         assert "A1" in str(refusal)
         assert not next(o for o in second.offer().outlets if o.outlet_id == "A1").available
     assert scene.session(session_id)["state"] == "open"
+
+
+def test_opens_that_never_pay_keep_no_outlet_from_a_cable_that_does_and_leave_nothing(
+    scene: Scene, cable: HandCable, wallets: dict[str, Node]
+) -> None:
+    idle = [HandCable(scene, wallets["other"]) for _ in range(8)]
+    try:
+        for each in idle:
+            each.open()
+        assert next(o for o in cable.offer().outlets if o.outlet_id == "A1").available
+        session_id = cable.open()
+        pay(cable, 3 * SECOND_MSAT)
+        delivered(cable, 300)
+        assert outlet(scene)["session_id"] == session_id
+        for each in idle:
+            assert each.message("refusal").refusal.code == "outlet_busy"
+        outcome = idle[0].pay(1_000)
+        assert isinstance(outcome, SendFailure), "it keeps its money"
+        assert outcome.at_destination
+        assert outlet(scene)["waiting_sessions"] == []
+    finally:
+        for each in idle:
+            each.hang_up()
+    cable.close()
+    cable.receipt()
+    with closing(sqlite3.connect(f"file:{scene.ledger_path}?mode=ro", uri=True)) as ledger:
+        for table in ("events", "statements", "receipts", "payments", "aggregates"):
+            for each in idle:
+                query = f"SELECT count(*) FROM {table} WHERE session_id = ?"
+                assert ledger.execute(query, (each.session_id,)).fetchone() == (0,), table
 
 
 @pytest.mark.parametrize(

@@ -366,7 +366,9 @@ def test_a_cable_that_never_reads_holds_up_nobody(wallet: Node, middle: Scene) -
         call = mute.stub.Charge(requests())
         try:
             mute.session_id = wait_until(
-                "its session is open", lambda: middle.status()["outlets"][0]["session_id"], CALL_TIMEOUT_S
+                "its session is open",
+                lambda: "".join(middle.status()["outlets"][0]["waiting_sessions"]),
+                CALL_TIMEOUT_S,
             )
             for price in range(100_000, 100_300):
                 middle.node.rpc.call("wattline-tariff", {"energy_msat_per_kwh": price})

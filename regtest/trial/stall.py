@@ -22,7 +22,8 @@ from wattline.plugin.bookkeeper import Bookkeeper
 from wattline.plugin.live_sessions import LiveSessions
 from wattline.plugin.older_copy import OlderCopy
 from wattline.plugin.onchain import Onchain
-from wattline.plugin.outlet import Condition, OutletLoop
+from wattline.plugin.outlet import OutletLoop
+from wattline.plugin.outlet_view import Condition
 from wattline.plugin.receipts import Receipts
 from wattline.plugin.reception import Identity, Reception
 from wattline.plugin.settlement import Settlement

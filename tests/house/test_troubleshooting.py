@@ -23,7 +23,7 @@ STARTED_FROM = (plugin, assemble(["--help"]))
 OURS = {
     # A wrong call inside wattline: a person sees none of them but as a bug.
     *("account_invalid", "amount_invalid", "booking_invalid", "charge_fell", "cost_of_negative", "in_unit_of_work"),
-    *("intent_exists", "intent_invalid", "intent_resolved", "not_a_fault", "record_invalid"),
+    *("intent_exists", "intent_invalid", "intent_resolved", "not_a_fault", "occupancy_invalid", "record_invalid"),
     *("refund_not_due", "refund_too_large", "session_id_invalid", "session_invalid", "statement_exists"),
     *("terms_invalid", "tariff_invalid", "unknown_intent", "already_paying"),
     *("aggregate_exists", "aggregate_invalid", "aggregate_not_mined", "aggregate_not_sent", "unknown_aggregate"),

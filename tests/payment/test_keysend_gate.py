@@ -175,9 +175,10 @@ def test_what_lightningd_would_fail_anyway_is_not_in_flight_before(doomed: Htlc)
     assert isinstance(verdict, Refuse)
     assert verdict.code == "malformed_record"
     assert reservations.in_flight_msat(SESSION) == 0
-    assert KeysendGate(Desk(), reservations).judge(
-        replace(htlc(payload(**record())), cltv_expiry=500, blocks_left=18)
-    ) == Pass()
+    assert (
+        KeysendGate(Desk(), reservations).judge(replace(htlc(payload(**record())), cltv_expiry=500, blocks_left=18))
+        == Pass()
+    )
 
 
 def test_a_first_payment_that_does_not_come_in_keeps_others_out_for_some_seconds_only() -> None:

@@ -43,7 +43,8 @@ from wattline.plugin.bookkeeper import Bookkeeper
 from wattline.plugin.live_sessions import LiveSessions
 from wattline.plugin.older_copy import OlderCopy
 from wattline.plugin.onchain import Onchain
-from wattline.plugin.outlet import Condition, OutletLoop
+from wattline.plugin.outlet import OutletLoop
+from wattline.plugin.outlet_view import Condition
 from wattline.plugin.receipts import Receipts
 from wattline.plugin.reception import Identity, Reception
 from wattline.plugin.settlement import Settlement
@@ -528,22 +529,24 @@ class Stall:
 
     @property
     def session(self) -> Session:
-        """The one that the outlet serves."""
-        session = self.outlet.view.session
-        assert session is not None, "the outlet is free"
-        return session
+        """The one that has the outlet, or else the first that waits for it."""
+        view = self.outlet.view
+        assert view.session is not None or view.waiting, "the outlet is free"
+        return view.session or view.waiting[0]
 
     def is_over(self, session: str) -> bool:
         """Closed, with a receipt, and the outlet is free."""
-        if self.live.outlet_of(session) is not None or self.outlet.view.session is not None:
+        if self.live.outlet_of(session) is not None or self.outlet.view.of(session) is not None:
             return False
         record = self.ledger.session(session)
         return record is not None and record.session.state is State.CLOSED
 
     def receipt(self, session: str) -> pb.Receipt:
+        record = self.ledger.session(session)
         saved = self.ledger.receipt(session)
-        assert saved is not None, "no receipt"
-        return pb.Receipt.FromString(saved.content)
+        assert record is not None
+        assert saved is not None or not record.session.was_paid, "no receipt"
+        return pb.Receipt.FromString(saved.content if saved is not None else self.receipts.newest(record).receipt)
 
 
 def hello(stream: Stream) -> pb.Opened:

@@ -165,7 +165,7 @@ class StillSettlement(Settlement):
         super().__init__(*args, **kwargs)
         self.jobs: list[Callable[[], None]] = []
 
-    def _submit(self, work: Callable[[], None]) -> None:
+    def _submit(self, work: Callable[[], None], *, is_paid: bool = True) -> None:
         self.jobs.append(work)
 
     def work(self) -> bool:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from tests.plugin.fakes import Stall, node_id, wait_until
 from tests.wire.messages import EVIL, either, fit, wild
 from wattline.lightning.node import is_node_id
+from wattline.plugin.limits import CountedLog
 from wattline.plugin.service import ChargingService
 from wattline.plugin.streams import QUEUE_LENGTH
 from wattline.v1 import charging_pb2 as pb
@@ -65,6 +66,11 @@ class Context:
         self.details = ""
 
     def cancel(self) -> None: ...
+
+    def peer(self) -> str:
+        """Another one each time: how often one may ask is tried elsewhere."""
+        number = next(NUMBERS)
+        return f"ipv4:10.0.{number // 256 % 256}.{number % 256}:4711"
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
         self.callbacks.append(callback)
@@ -154,14 +160,13 @@ def test_a_number_out_of_range_ends_the_stream_with_a_word_on_it_and_not_the_ses
     assert refused.refusal.message.startswith(
         "ChargeRequest.meter_value.energy_uwh is 18446744073709551615; allowed: 0 to"
     )
-    view = stall.outlet.view
-    assert view.session is not None
-    assert view.session.state.is_live
+    assert stall.session.state.is_live
     end_sessions(stall)
 
 
 def test_what_a_cable_says_for_the_record_is_one_plain_line_of_the_log_and_of_the_ledger(stall: Stall) -> None:
     closing = pb.ChargeRequest(close=pb.Close(reason=EVIL + "A" * 500))
+    vars(stall.reception)["_lines"] = CountedLog()
     with logged() as records:
         said(stall, good_opening(stall), [closing])
         end_sessions(stall)
@@ -192,4 +197,4 @@ def test_no_question_outside_a_session_is_an_internal_error(stall: Stall, reques
 def end_sessions(stall: Stall) -> None:
     for record in stall.ledger.sessions(100):
         stall.socket.stop_session(record.session.session_id)
-    wait_until(lambda: stall.outlet.view.session is None)
+    wait_until(lambda: stall.outlet.view.session is None and not stall.outlet.view.waiting)

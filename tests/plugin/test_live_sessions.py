@@ -13,7 +13,7 @@ import pytest
 from tests.plugin.fakes import Stall, WatchedLock, new_session, record_of, session_id, wait_until
 from wattline.ledger import LedgerError, SessionRecord
 from wattline.plugin.live_sessions import LiveSessions
-from wattline.plugin.outlet import Condition
+from wattline.plugin.outlet_view import Condition
 from wattline.session import BooksClosed, CableClosed, Session, State, step
 from wattline.v1 import charging_pb2 as pb
 

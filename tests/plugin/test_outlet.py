@@ -12,7 +12,8 @@ import pytest
 
 from wattline.meter import Meter, MeterError, Reading
 from wattline.payment.keysend import Reservations
-from wattline.plugin.outlet import Condition, OutletLoop, OutletView
+from wattline.plugin.outlet import OutletLoop
+from wattline.plugin.outlet_view import Condition, OutletView
 from wattline.relay import RelayError, RelayState
 from wattline.session import CableClosed, Method, Session, State, StopReason, Terms, opened, restored
 from wattline.tariff import Tariff, cost_msat
@@ -121,9 +122,9 @@ class Rig:
 
     @property
     def session(self) -> Session:
-        session = self.loop.view.session
-        assert session is not None
-        return session
+        view = self.loop.view
+        assert view.session is not None or view.waiting
+        return view.session or view.waiting[0]
 
     def wait(self, what: Callable[[], bool], timeout_s: float = 5.0) -> None:
         deadline = time.monotonic() + timeout_s
@@ -202,10 +203,41 @@ def test_a_credit_for_another_session_is_not_taken(rig: Rig) -> None:
     assert rig.session.account.credited_msat == 0
 
 
-def test_a_second_session_is_not_attached(rig: Rig) -> None:
+def test_of_two_sessions_that_wait_the_one_that_pays_first_has_the_outlet_from_the_present_energy_on(rig: Rig) -> None:
     rig.serve()
-    assert not rig.loop.attach(new_session(OTHER)).result(1)
-    assert rig.session.session_id == SESSION
+    rig.serve(new_session(OTHER))
+    rig.wiring.energy_mwms += 777 * 3600
+    rig.wait(lambda: rig.loop.view.reading is not None and rig.loop.view.reading.energy_uwh == rig.wiring.energy_uwh)
+    assert rig.loop.credit(OTHER, "aa", 100).result(1)
+    assert not rig.loop.credit(SESSION, "bb", 900).result(1), "it is to be given back"
+    assert rig.session.session_id == OTHER
+    assert rig.session.account.credited_msat == 100
+    assert rig.loop.view.meter_base_uwh == rig.wiring.energy_uwh
+    (displaced,) = rig.sink.receipts
+    assert (displaced.session_id, displaced.state) == (SESSION, State.CLOSED)
+    assert displaced.stop_reason is StopReason.OUTLET_TAKEN
+    assert not rig.loop.attach(new_session("7ZZZZZZZZZZZZZZZZZZZZZZZZZ")).result(1)
+    assert rig.loop.detach(SESSION).result(1)
+    assert rig.loop.view.waiting == ()
+    assert rig.sink.settled == [], "there is nothing to settle"
+
+
+def test_a_session_that_ends_while_its_first_payment_is_on_its_way_is_credited_and_leaves_the_outlet_to_others(
+    rig: Rig,
+) -> None:
+    rig.serve()
+    rig.serve(new_session(OTHER))
+    rig.reservations.reserve("aa", SESSION, 100, lambda _: True)
+    assert rig.loop.post(SESSION, CableClosed()).result(1)
+    assert [each.session_id for each in rig.sink.settled] == [SESSION]
+    assert rig.loop.credit(SESSION, "aa", 100).result(1)
+    assert not rig.loop.close_books(SESSION).result(1), "the ledger does not hold it yet"
+    rig.loop.booked(["aa"])
+    assert rig.loop.close_books(SESSION).result(1)
+    assert rig.sink.refunds == [100]
+    assert rig.loop.view.session is None
+    assert rig.loop.credit(OTHER, "bb", 100).result(1)
+    assert rig.session.session_id == OTHER
 
 
 def test_a_meter_that_fails_opens_the_relay_and_ends_the_session_with_its_own_reason(rig: Rig) -> None:
@@ -256,6 +288,18 @@ def test_a_session_of_an_earlier_process_is_charged_for_what_flowed_meanwhile(ri
     assert rig.session.account.charged_msat >= 700 * 3600 // 1000
 
 
+def test_a_session_that_was_paid_just_before_the_process_was_killed_is_charged_for_what_flowed_since(rig: Rig) -> None:
+    """Neither credit nor base was saved: the ledger knows it as it was opened, the journal tells of the rest."""
+    rig.wait(lambda: rig.loop.view.condition is Condition.AVAILABLE)
+    for session_id in (OTHER, SESSION):
+        session, effects = restored(new_session(session_id), now_ms())
+        rig.loop.go_on(session, effects, chip_uwh=1_000_000 - 200).result(1)
+    assert rig.loop.credit(SESSION, "aa", 900_000).result(1)
+    rig.wait(lambda: rig.session.started)
+    assert rig.session.energy_uwh >= 200
+    assert rig.session.account.charged_msat >= 200 * 3600 // 1000
+
+
 def test_current_through_an_open_relay_makes_the_outlet_faulted(rig: Rig) -> None:
     rig.wait(lambda: rig.loop.view.condition is Condition.AVAILABLE)
     with rig.wiring.lock:
@@ -287,6 +331,7 @@ def test_an_outlet_is_free_for_the_next_session_as_soon_as_the_last_one_has_left
 
 def test_an_outlet_whose_meter_failed_is_faulted_when_the_session_has_left(rig: Rig) -> None:
     rig.serve()
+    rig.loop.credit(SESSION, "aa", 100).result(1)
     rig.wiring.meter_error = MeterError("meter_frozen", "it stands still")
     rig.wait(lambda: rig.session.state is State.SETTLING)
     assert rig.loop.detach(SESSION).result(1)

@@ -14,7 +14,7 @@ from tests.plugin.fakes import CABLE, SOCKET, Stall, WatchedLock, hello, new_ses
 from wattline.ledger import LedgerError, SessionRecord
 from wattline.lightning.node import NodeUnavailable
 from wattline.lightning.signing import signed_text
-from wattline.plugin.outlet import Condition
+from wattline.plugin.outlet_view import Condition
 from wattline.plugin.service import Refused
 from wattline.relay import RelayError
 from wattline.session import BooksClosed, CableClosed, CreditArrived, RefundOwed, State, step
@@ -67,7 +67,9 @@ def test_an_open_with_the_token_of_a_session_is_answered_with_it(stall: Stall) -
     session = stall.open(TOKEN)
     again = hello(stall.reception.open(stall.request(TOKEN)))
     assert (again.session_id, again.resumed) == (session, True)
-    assert refusal(stall, token=OTHER_TOKEN) == "outlet_busy"
+    assert stall.open(OTHER_TOKEN) != session, "while nobody has paid, others may be about to"
+    stall.credit(session, 1, 5000)
+    assert refusal(stall, token=b"\x03" * 32) == "outlet_busy"
 
 
 def test_an_open_that_cannot_be_saved_leaves_its_outlet_free_and_nothing_behind(stall: Stall) -> None:

@@ -21,6 +21,9 @@ class Context:
 
     def cancel(self) -> None: ...
 
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
     def add_callback(self, _: object) -> bool:
         return True
 
@@ -36,7 +39,7 @@ class SlowSeller:
         self.taken: list[int] = []
         self.all_taken = threading.Event()
 
-    def open(self, request: pb.Open) -> Stream:
+    def open(self, request: pb.Open, peer: str) -> Stream:
         return self.stream
 
     def aggregate_version(self, session_id: str, version: pb.AggregateVersion) -> None:

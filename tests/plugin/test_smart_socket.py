@@ -11,7 +11,7 @@ import pytest
 from tests.plugin.fakes import CAP_MSAT, Stall, htlc, new_session, payment_hash, record_of, session_id
 from wattline.ledger import LedgerError
 from wattline.payment.keysend import KeysendGate, Pass, Refuse
-from wattline.plugin.outlet import Condition
+from wattline.plugin.outlet_view import Condition
 from wattline.session import Session, State, StopReason
 
 SESSION = session_id(1)
@@ -156,6 +156,7 @@ def test_the_operator_ends_a_session_once(stall: Stall) -> None:
 
 def test_the_first_reason_of_an_end_stands(stall: Stall) -> None:
     session = stall.open()
+    stall.credit(session, 1, 5000)
     stall.reception.close(session, "done")
     stall.socket.stop_session(session)
     assert stall.session.state is State.SETTLING

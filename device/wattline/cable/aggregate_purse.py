@@ -31,7 +31,9 @@ ANSWER_S = 10.0
 """How long the socket may take to answer a version; one takes some ten milliseconds."""
 OUT_OF_STEP = frozenset({"bad_version", "value_not_larger"})
 """The socket holds something else than this side believes: it is asked what."""
-PASSING = OUT_OF_STEP | {"exposure_cap", "credit_cap", "policy", "session_closed", "onchain_unavailable"}
+LATER = frozenset({"onchain_unavailable", "too_many_attempts"})
+"""The socket did not look at what was asked for."""
+PASSING = OUT_OF_STEP | LATER | {"exposure_cap", "credit_cap", "policy", "session_closed"}
 """What a later version may not be refused for. All other reasons hold for every version of this transaction."""
 
 

@@ -22,8 +22,8 @@ from wattline.wire import OutOfRange, admitted
 
 FIRST_BACKOFF_S = 0.2
 MAX_BACKOFF_S = 2.0
-PASSING_REFUSALS = frozenset({"shutting_down", "starting"})
-"""The socket is restarting: as good as a cut."""
+PASSING_REFUSALS = frozenset({"shutting_down", "starting", "too_many_opens"})
+"""The socket is restarting, or takes no more opens for a moment: as good as a cut."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from enum import StrEnum
 
 from wattline.cable.aggregate_end import ended
-from wattline.cable.aggregate_purse import AggregatePurse
+from wattline.cable.aggregate_purse import LATER, AggregatePurse
 from wattline.cable.buyer import Buyer
 from wattline.cable.connection import Connection
 from wattline.cable.evidence import Bill, Evidence
@@ -118,7 +118,7 @@ class OnchainSide:
                 self._invitation = message
             case VersionRefused(number=0, code=code):
                 told = f"{code}: {message.message}"
-                self._on_failed(OnchainFailed(socket_code(code), told, code == "onchain_unavailable"))
+                self._on_failed(OnchainFailed(socket_code(code), told, code in LATER))
             case VersionAccepted(is_final=True):
                 if message.value_sat == self._final_sat:
                     self._is_final_known = True

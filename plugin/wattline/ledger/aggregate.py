@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, delete, exists, func, insert, select, update
 
 from wattline.errors import StopError
 from wattline.ledger.aggregate_record import (
@@ -23,6 +23,8 @@ from wattline.ledger.aggregate_record import (
 from wattline.ledger.aggregate_version import VersionStore
 from wattline.ledger.refused_cable import RefusalStore, RefusedCable
 from wattline.ledger.schema import aggregate_versions, aggregates, sessions
+from wattline.payment.aggregate import OnchainRules
+from wattline.session import State
 
 __all__ = ["Aggregate", "AggregateInput", "AggregateStatus", "AggregateStore", "RefusedCable", "Version"]
 
@@ -46,6 +48,35 @@ class AggregateStore(VersionStore, RefusalStore):
             if find_aggregate(connection, session_id) is not None:
                 raise StopError("aggregate_exists", f"session {session_id} was invited to pay on-chain before")
             connection.execute(insert(aggregates).values(aggregate_values(aggregate)))
+
+    def invite_again(self, session_id: str, cable_node_id: str, rules: OnchainRules, at: int) -> Aggregate | None:
+        """Invite a session to the address of an earlier one that is CLOSED and has stored no version there; the earlier
+        invitation is forgotten. One of the same cable is preferred, then the oldest. None when there is none. Raises
+        as :meth:`invite`."""
+        is_free = (
+            (aggregates.c.status == AggregateStatus.VOID)
+            & (aggregates.c.first_height == 0)
+            & ~exists().where(aggregate_versions.c.session_id == aggregates.c.session_id)
+            & exists().where(sessions.c.session_id == aggregates.c.session_id, sessions.c.state == State.CLOSED)
+        )
+        first = (aggregates.c.cable_node_id != cable_node_id, aggregates.c.invited_at, aggregates.c.session_id)
+        with self._database.unit() as connection:
+            # Held, so that of two sessions that look for one the second finds another.
+            row = connection.execute(select(aggregates).where(is_free).order_by(*first).limit(1).with_for_update())
+            found = row.first()
+            if found is None:
+                return None
+            connection.execute(delete(aggregates).where(aggregates.c.session_id == found.session_id))
+            aggregate = Aggregate(
+                session_id=session_id,
+                cable_node_id=cable_node_id,
+                address=found.address,
+                script=found.script,
+                rules=rules,
+                invited_at=at,
+            )
+            self.invite(aggregate)
+            return aggregate
 
     def aggregate(self, session_id: str) -> Aggregate | None:
         """The session's aggregate; None when it was never invited to pay on-chain."""

@@ -7,17 +7,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import Connection, Row, ScalarSelect, Select, func, insert, select, update
+from sqlalchemy import Connection, Row, ScalarSelect, Select, delete, exists, func, insert, select, update
 from sqlalchemy.sql import ColumnElement
 
 from wattline.errors import StopError
 from wattline.ledger.payment import Kind
-from wattline.ledger.schema import aggregate_versions, payments, receipts, sessions
+from wattline.ledger.schema import aggregate_versions, aggregates, payments, receipts, sessions, statements
 from wattline.ledger.store import Store
 from wattline.payment.aggregate import MSAT_PER_SAT
 from wattline.session import Account, Method, RefundStatus, Session, State, StopReason, Terms
 from wattline.tariff import Tariff
 
+_LOOKUP = 500
+"""Sessions per statement; SQLite takes up to 32 766 values."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _RULES = [field.name for field in fields(Terms) if field.name != "tariff"]
 _SESSION_COLUMNS = [
@@ -88,6 +90,20 @@ class SessionStore(Store):
             if connection.execute(update(sessions).where(known).values(values)).rowcount == 0:
                 connection.execute(insert(sessions).values(values))
 
+    def unpaid_over(self, opened_since: int = 0) -> Sequence[str]:
+        """CLOSED sessions of which nothing tells but their own row, those closed last first: never paid for, no orphan
+        names them, no address was given to them. Only those opened since then (Unix seconds) are looked at."""
+        query = select(sessions.c.session_id).where(sessions.c.opened_at >= opened_since, *_unpaid_over())
+        with self._database.view() as connection:
+            return [row.session_id for row in connection.execute(query.order_by(sessions.c.closed_at.desc()))]
+
+    def forget_unpaid(self, session_ids: Sequence[str]) -> None:
+        """Delete the rows of such sessions; of others, nothing."""
+        for start in range(0, len(session_ids), _LOOKUP):
+            part = session_ids[start : start + _LOOKUP]
+            with self._database.unit() as connection:
+                connection.execute(delete(sessions).where(sessions.c.session_id.in_(part), *_unpaid_over()))
+
     def session(self, session_id: str) -> SessionRecord | None:
         """The session, or None when there is none of that id."""
         found = self._records(_with_credit().where(sessions.c.session_id == session_id))
@@ -127,6 +143,19 @@ class SessionStore(Store):
 def records_in(connection: Connection, where: ColumnElement[bool]) -> list[SessionRecord]:
     """The sessions for which ``where`` holds, within the caller's view or unit of work."""
     return [_record(row) for row in connection.execute(_with_credit().where(where))]
+
+
+def _unpaid_over() -> list[ColumnElement[bool]]:
+    tells = [
+        exists().where(table.c.session_id == sessions.c.session_id)
+        for table in (payments, aggregates, statements, receipts)
+    ]
+    return [
+        sessions.c.state == State.CLOSED,
+        sessions.c.started.is_(False),
+        sessions.c.refund_status == RefundStatus.NONE,
+        *[~each for each in tells],
+    ]
 
 
 def _with_credit() -> Select[Any]:

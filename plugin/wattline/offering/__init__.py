@@ -3,6 +3,6 @@
 Apart from the plugin, because the command line reads that file as well."""
 
 from wattline.offering.onchain import OnchainSettings
-from wattline.offering.settings import OutletSettings, SocketSettings, TariffSettings
+from wattline.offering.settings import LimitSettings, OutletSettings, SocketSettings, TariffSettings
 
-__all__ = ["OnchainSettings", "OutletSettings", "SocketSettings", "TariffSettings"]
+__all__ = ["LimitSettings", "OnchainSettings", "OutletSettings", "SocketSettings", "TariffSettings"]

@@ -90,10 +90,11 @@ class PaymentSettings(Settings):
     """How payments are taken and booked."""
 
     min_increment_msat: Annotated[int, Field(ge=1, le=1_000_000_000)] = Field(
-        default=10, description="The smallest increment that the socket wishes to receive, msat."
+        default=10, description="The smallest increment that is taken; a smaller payment is failed, msat."
     )
     max_payments_per_s: Annotated[int, Field(ge=1, le=1000)] = Field(
-        default=30, description="Above this rate over all sessions the socket asks for fewer, larger increments."
+        default=30,
+        description="Above this rate over all sessions, larger ones are asked of who sends most.",
     )
     journal_interval_s: Annotated[int, Field(ge=1, le=60)] = Field(
         default=2, description="How often paid invoices are booked into the ledger, s."
@@ -123,6 +124,23 @@ class AccessSettings(Settings):
         return value
 
 
+class LimitSettings(Settings):
+    """How much peers that have not paid may ask for, by address, node id and session. Those that have do not count."""
+
+    opens_per_minute: Annotated[int, Field(ge=2, le=10_000)] = Field(
+        default=60, description="Sessions that an address may open a minute without paying for them."
+    )
+    offers_per_minute: Annotated[int, Field(ge=2, le=100_000)] = Field(
+        default=240, description="Offers and receipts that are signed a minute for an address."
+    )
+    onchain_refusals_per_minute: Annotated[int, Field(ge=2, le=10_000)] = Field(
+        default=60, description="Invitations and refused versions a minute; beyond, nothing is looked at."
+    )
+    unpaid_sessions: Annotated[int, Field(ge=1, le=56)] = Field(
+        default=48, description="Sessions that may be open at once without having paid, all outlets together."
+    )
+
+
 class LedgerSettings(Settings):
     """Where the durable record is kept."""
 
@@ -148,6 +166,7 @@ class SocketSettings(Settings):
     session: SessionSettings = SessionSettings()
     payment: PaymentSettings = PaymentSettings()
     access: AccessSettings = AccessSettings()
+    limits: LimitSettings = LimitSettings()
     onchain: OnchainSettings = OnchainSettings()
     bitcoind: BitcoindSettings = BitcoindSettings()
     ledger: LedgerSettings = LedgerSettings()

@@ -24,7 +24,7 @@ from wattline.offering import OnchainSettings
 from wattline.payment.aggregate import MSAT_PER_SAT, OnchainRules, Proven, VersionRefused
 from wattline.plugin.admission import Admission
 from wattline.plugin.desks import Desks
-from wattline.plugin.outlet import OutletView
+from wattline.plugin.outlet_view import OutletView
 from wattline.session import Session
 from wattline.v1 import charging_pb2 as pb
 
@@ -39,6 +39,11 @@ class Sessions(Protocol):
 
     def cable_of(self, session_id: str) -> str:
         """The node id that the cable gave; empty when there is no such session."""
+
+    def reserve_version(self, session_id: str, txid: str, amount_msat: int) -> str:
+        """Keep the session's outlet for it; why that cannot be, or empty."""
+
+    def release_version(self, txid: str) -> None: ...
 
     def credit_stored(self, session_id: str, txid: str, total_msat: int) -> bool:
         """The ledger holds a version with this txid: credit what the session lacks of ``total_msat`` from the chain;
@@ -86,7 +91,8 @@ class Aggregates:
     # What cables say.
 
     def invite(self, session_id: str, signature: str) -> pb.OnchainInvitation:
-        """The address for a session's aggregate: a new one the first time. Raises VersionRefused."""
+        """The address for a session's aggregate: the first time one that an earlier session has not used, or a new
+        one. Raises VersionRefused."""
         if self.trouble:
             raise VersionRefused("onchain_unavailable", "the socket cannot look at the chain just now")
         cable_node_id = self._sessions.cable_of(session_id)
@@ -98,6 +104,8 @@ class Aggregates:
             aggregate = self._ledger.aggregate(session_id)
             if aggregate is None:
                 self._check_live(session_id)
+                aggregate = self._ledger.invite_again(session_id, cable_node_id, self.rules, self._now())
+            if aggregate is None:
                 address = self._funds.new_address()
                 aggregate = Aggregate(
                     session_id=session_id,
@@ -220,13 +228,22 @@ class Aggregates:
         with self._desks.of(session_id).lock:
             newest = self._check_turn(session_id, version.number, is_final=False)
             session = self._check_live(session_id)
-            with self._room:  # or two sessions could both take what is left of it, or the same input
-                self._admission.check_room(session, version.value_sat, newest, rules)
-                self._admission.check_claims(session_id, inputs)
-                self._store(version, inputs, tip.height if inputs else 0)
-            if not self._sessions.credit_stored(session_id, version.txid, version.value_sat * MSAT_PER_SAT):
-                self._ledger.drop_version(session_id, version.number)
-                raise VersionRefused("session_closed", f"the session is {session.state} and takes no payment any more")
+            increment_sat = version.value_sat - (newest.value_sat if newest else 0)
+            why_not = self._sessions.reserve_version(session_id, version.txid, increment_sat * MSAT_PER_SAT)
+            if why_not:
+                raise VersionRefused("session_closed", why_not)
+            try:
+                with self._room:  # or two sessions could both take what is left of it, or the same input
+                    self._admission.check_room(session, version.value_sat, newest, rules)
+                    self._admission.check_claims(session_id, inputs)
+                    self._store(version, inputs, tip.height if inputs else 0)
+                if not self._sessions.credit_stored(session_id, version.txid, version.value_sat * MSAT_PER_SAT):
+                    self._ledger.drop_version(session_id, version.number)
+                    raise VersionRefused("session_closed", "the session takes no payment any more")
+            except VersionRefused:
+                # After anything else it may be stored or credited yet: then it stays on its way for a while.
+                self._sessions.release_version(version.txid)
+                raise
 
     def _take_final(self, version: Version, tx: Tx) -> None:
         self._check_due(version)

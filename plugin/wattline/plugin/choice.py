@@ -101,7 +101,7 @@ class Choice:
                 return
             newest = self._ledger.newest_version(session_id)
             self.check_seen(session_id)
-            if newest is None:
+            if newest is None or not session.account.payments:
                 self._ledger.void(session_id, "nothing was handed over", self._now())
             else:
                 self._ledger.choose(session_id, newest.number, session.stop_reason or "closed", self._now())

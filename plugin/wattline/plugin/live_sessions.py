@@ -6,14 +6,21 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from wattline.ledger import Ledger, SessionRecord
-from wattline.plugin.outlet import OutletLoop, OutletView
+from wattline.plugin.outlet import OutletLoop
+from wattline.plugin.outlet_view import OutletView
 from wattline.session import Event, State
 from wattline.v1 import charging_pb2 as pb
 
 CALL_TIMEOUT_S = 5.0
 """How long an outlet's loop may take to answer."""
+UNPAID_KEPT_S = 3600
+"""So long it is known that a session was there which was never paid for: a payment of it may still be on its way."""
+UNPAID_KEPT = 1000
+DAY_S = 86_400
+"""No session stays open and unpaid for longer (``open_timeout_s``)."""
 UNSAVED_STATEMENTS = 1000
 """More than a session can have sent between two saves."""
 REMEMBERED_SESSIONS = 1000
@@ -22,9 +29,18 @@ REMEMBERED_SESSIONS = 1000
 class LiveSessions:
     """Thread-safe. A session is live from its open until its receipt is written."""
 
-    def __init__(self, ledger: Ledger, now: Callable[[], int] = lambda: int(time.time())) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        now: Callable[[], int] = lambda: int(time.time()),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._ledger = ledger
         self._now = now
+        self._clock = clock
+        self._began_s = clock()
+        self._over_unpaid: dict[str, float] = {}
+        """When sessions ended that were never paid for, the oldest first."""
         self._lock = threading.RLock()
         self._saving = threading.RLock()
         """Held from the look at a live session until it is written, and taken before the ledger's own lock: an older
@@ -35,8 +51,11 @@ class LiveSessions:
         self._sequences: dict[str, int] = {}
         self._changed: set[str] = set()
         self._statements: list[tuple[pb.Statement, int]] = []
+        self._notes: dict[str, list[tuple[int, str, dict[str, Any]]]] = {}
+        """By session that has paid nothing yet: events that are written once it has."""
         self._max_unpaid_msat: dict[str, int] = {}
         self._onchain_msat: dict[str, int] = {}
+        self._has_forgotten = False
         self.unsaved = False
         """The ledger could not be written the last time: no money may be taken."""
 
@@ -56,28 +75,39 @@ class LiveSessions:
         with self._lock:
             self._statements = [kept for kept in self._statements if kept[0].session_id != session_id]
 
+    def note(self, session_id: str, kind: str, detail: dict[str, Any]) -> None:
+        """An event of a live session, written with the next save after its first payment: what was never paid for
+        leaves none."""
+        with self._lock:
+            self._notes.setdefault(session_id, []).append((self._now(), kind, detail))
+
     def drop(self, session_id: str) -> None:
         """It is over."""
         with self._lock:
             outlet = self._outlets.pop(session_id, None)
-            if outlet is not None and outlet.view.session is not None:
+            view = outlet.view.of(session_id) if outlet is not None else None
+            if view is not None and view.session is not None and view.session.was_paid:
                 while len(self._max_unpaid_msat) >= REMEMBERED_SESSIONS:
                     del self._max_unpaid_msat[next(iter(self._max_unpaid_msat))]
-                self._max_unpaid_msat[session_id] = outlet.view.max_unpaid_msat
+                self._max_unpaid_msat[session_id] = view.max_unpaid_msat
+            elif session_id in self._records:
+                while len(self._over_unpaid) >= UNPAID_KEPT:
+                    del self._over_unpaid[next(iter(self._over_unpaid))]
+                self._over_unpaid[session_id] = self._clock()
             self._records.pop(session_id, None)
             self._sequences.pop(session_id, None)
             self._onchain_msat.pop(session_id, None)
             self._changed.discard(session_id)
+            self._notes.pop(session_id, None)
 
     def outlet_of(self, session_id: str) -> OutletLoop | None:
         with self._lock:
             return self._outlets.get(session_id)
 
     def view_of(self, session_id: str) -> OutletView | None:
-        """The outlet's view while it serves this very session."""
+        """The outlet as this session sees it, paying or waiting; None when no outlet serves it."""
         outlet = self.outlet_of(session_id)
-        view = outlet.view if outlet is not None else None
-        return view if view and view.session and view.session.session_id == session_id else None
+        return outlet.view.of(session_id) if outlet is not None else None
 
     def post(self, session_id: str, event: Event) -> bool:
         """Let ``event`` happen to a live session; False when it is none."""
@@ -139,11 +169,36 @@ class LiveSessions:
             if record.session.state is State.CLOSED:
                 closed_at = closed_at or self._now()  # a session that is CLOSED in the ledger is not taken up again
             self._ledger.save_session(replace(record, statement_sequence=sequence, closed_at=closed_at))
+            self._write_notes(record)
+
+    def forget_unpaid(self) -> None:
+        """Delete what is left of sessions that were never paid for and have been over for long; those that ended
+        before this process began, when it has run for so long. The first time all are looked at, then the newest."""
+        now_s = self._clock()
+        is_young = now_s - self._began_s < UNPAID_KEPT_S
+        with self._lock:
+            kept = {each for each, at_s in self._over_unpaid.items() if now_s - at_s < UNPAID_KEPT_S}
+            self._over_unpaid = {each: at_s for each, at_s in self._over_unpaid.items() if each in kept}
+        over = self._ledger.unpaid_over(0 if is_young or not self._has_forgotten else self._now() - 2 * DAY_S)
+        gone = [each for number, each in enumerate(over) if number >= UNPAID_KEPT or not (is_young or each in kept)]
+        self._ledger.forget_unpaid(gone)
+        self._has_forgotten = not is_young
 
     def save_over(self, record: SessionRecord) -> None:
         """Write a session that is over to the ledger now."""
         with self._saving:
             self._ledger.save_session(record)
+            self._write_notes(record)
+
+    def _write_notes(self, record: SessionRecord) -> None:
+        """Of a session that has been saved just now. What cannot be written with it is lost: they are for people."""
+        if not record.session.was_paid:
+            return
+        session_id = record.session.session_id
+        with self._lock:
+            notes = self._notes.pop(session_id, [])
+        for at, kind, detail in notes:
+            self._ledger.append_event(at, session_id, kind, detail)
 
     def save_changed(self) -> None:
         """Write what has moved on since the last time. When that fails no money is taken until it works."""

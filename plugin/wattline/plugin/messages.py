@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from wattline.ledger import SessionRecord, Version
-from wattline.plugin.outlet import Condition, OutletView
+from wattline.plugin.outlet_view import Condition, OutletView
 from wattline.session import RefundStatus, Session, State
 from wattline.tariff import Tariff
 from wattline.v1 import charging_pb2 as pb

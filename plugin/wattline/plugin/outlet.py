@@ -1,4 +1,7 @@
-"""One outlet: its meter, its relay, and the session that it serves, in one loop of one thread.
+"""One outlet: its meter, its relay, and the sessions that it serves, in one loop of one thread.
+
+One session at the most has the outlet: the first whose payment comes (:mod:`wattline.session.occupancy`). Others wait,
+without a relay or a meter.
 
 All changes of a session happen in this thread, one event after the other, through the pure state machine; other
 threads hand in events and read the last published :class:`OutletView`.
@@ -13,13 +16,14 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
-from enum import StrEnum
-from typing import Protocol, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
 from wattline.meter import Meter, MeterError, Reading
 from wattline.payment.keysend import Reservations
-from wattline.relay import RelayError, RelayState
+from wattline.plugin.outlet_view import Condition, Holder, OutletView, SessionSink
+from wattline.plugin.waiting import WaitingSessions, settle
+from wattline.relay import RelayError
 from wattline.session import (
     BooksClosed,
     CreditArrived,
@@ -29,14 +33,13 @@ from wattline.session import (
     HoldRelay,
     MeterValue,
     OpenRelay,
-    Refund,
     SendStatement,
     Session,
     Settle,
     State,
     StopReason,
     Tick,
-    WriteReceipt,
+    needs_outlet,
     step,
 )
 
@@ -59,55 +62,6 @@ MOST_UWH = 2**62
 """More than any chip has counted."""
 STUCK_READINGS = 5
 """So many readings in a row with current through an open relay make it a stuck one."""
-
-
-class Condition(StrEnum):
-    """What an outlet is doing, for people and for cables that ask for it."""
-
-    STARTING = "starting"  # the meter has not been read yet
-    AVAILABLE = "available"  # free, meter and relay answer
-    IN_USE = "in_use"  # a session is attached
-    FAULTED = "faulted"  # the meter or the relay cannot be trusted
-
-
-@dataclass(frozen=True, slots=True)
-class OutletView:
-    """What the loop last knew; replaced as a whole, so that any thread may read it."""
-
-    outlet_id: str
-    condition: Condition
-    fault: str
-    """Empty, or what is wrong, for people."""
-    relay_closed: bool
-    reading: Reading | None
-    session: Session | None
-    meter_base_uwh: int
-    """The chip's cumulative energy at the open of the session."""
-    chip_uwh: int
-    """The chip's cumulative energy of the last reading that counted for the session."""
-    max_unpaid_msat: int
-    """The worst (charged - credited) that this process saw in the session; 0 when it never was above."""
-
-
-class Holder(Protocol):
-    """Holds the relay (see :class:`wattline.plugin.guarding.RelayHolder`)."""
-
-    def hold(self, outlet_id: str, lease_ms: int) -> RelayState: ...
-
-    def open(self, outlet_id: str) -> RelayState: ...
-
-
-class SessionSink(Protocol):
-    """What the loop tells of its session; every call returns at once."""
-
-    def changed(self, view: OutletView, *, important: bool) -> None:
-        """The session moved on; ``important`` when a statement is due now."""
-
-    def settle(self, session: Session) -> None: ...
-
-    def refund(self, session: Session, budget_msat: int) -> None: ...
-
-    def receipt_due(self, session: Session) -> None: ...
 
 
 class OutletLoop:
@@ -138,9 +92,15 @@ class OutletLoop:
         """What went wrong when the relay was last told to open; empty when it did."""
         self._relay_look_ms = 0
         self._settling_since_ms = 0
-        self._credited: set[str] = set()
-        """Credited to the session and not yet in the ledger."""
+        self._credited: dict[str, str] = {}
+        """Credited to a session and not yet in the ledger, by payment_hash."""
+        self._bases: dict[str, int] = {}
+        """Of sessions of an earlier process that wait here: the chip's energy when they were opened. The relay was open
+        from then until one of them was paid, so whatever has flowed since is that one's."""
+        self._is_base_due = False
+        """The session took the outlet while its meter gave no reading: the next one is its base."""
         self.view = OutletView(outlet_id, Condition.STARTING, "", False, None, None, 0, 0, 0)
+        self._waiting = WaitingSessions(self, sink, reservations)
 
     # What other threads may call.
 
@@ -158,21 +118,26 @@ class OutletLoop:
         self._thread.join(timeout=5)
 
     def attach(self, session: Session) -> Future[bool]:
-        """Serve a new session from now on; False when the outlet is not free or its meter does not answer."""
+        """Let a new session wait for its first credit; False when another one has the outlet, or the meter does not
+        answer."""
         return self._call(lambda: self._attach(session))
 
     def go_on(self, session: Session, effects: Sequence[Effect], chip_uwh: int | None) -> Future[None]:
         """Serve a session of an earlier process, whose last energy belongs to the chip's cumulative ``chip_uwh``; None:
-        to what the chip shows now, whatever it has counted since."""
+        to what the chip shows now, whatever it has counted since. Those that have been paid come first."""
         return self._call(lambda: self._go_on(session, effects, chip_uwh))
 
     def detach(self, session_id: str) -> Future[bool]:
-        """Free the outlet of a closed session."""
+        """Forget a closed session; the outlet is free when it had it."""
         return self._call(lambda: self._detach(session_id))
 
     def post(self, session_id: str, event: Event) -> Future[bool]:
         """Let ``event`` happen to the session; False when this outlet serves another one by then."""
         return self._call(lambda: self._happen(session_id, event))
+
+    def crowd_out(self, session_id: str) -> Future[bool]:
+        """End a session that has paid nothing, because there are too many; False when it has, or is about to."""
+        return self._call(lambda: self._waiting.crowd_out(session_id))
 
     def close_books(self, session_id: str) -> Future[bool]:
         """Once the relay is confirmed open: charge the last energy, then let BooksClosed happen. False: not yet."""
@@ -194,7 +159,7 @@ class OutletLoop:
 
     def booked(self, payment_hashes: Collection[str]) -> None:
         """The ledger holds them now: the journal will not tell of them again."""
-        self._call(lambda: self._credited.difference_update(payment_hashes))
+        self._call(lambda: self._forget_credited(payment_hashes))
 
     def _call(self, work: Callable[[], T]) -> Future[T]:
         future: Future[T] = Future()
@@ -227,6 +192,7 @@ class OutletLoop:
     def _measure_or_fault(self) -> None:
         try:
             self._measure()
+            self._waiting.tick()
         except Exception:
             log.exception("outlet %s: the loop failed; relay open", self.outlet_id)
             self._fault(StopReason.INTERNAL_ERROR, "internal error, see the log")
@@ -242,6 +208,9 @@ class OutletLoop:
         if view.session.state is State.CLOSED:
             self.view = replace(view, reading=reading)  # not free before its receipt is written
             return
+        if self._is_base_due:
+            self._is_base_due = False
+            view = replace(view, meter_base_uwh=reading.energy_uwh)
         energy_uwh = reading.energy_uwh - view.meter_base_uwh
         self.view = replace(view, reading=reading, chip_uwh=reading.energy_uwh)
         self._step(MeterValue(energy_uwh, reading.power_mw), Tick())
@@ -273,6 +242,8 @@ class OutletLoop:
         self.view = replace(
             self.view, reading=reading, fault=fault, condition=Condition.FAULTED if fault else Condition.AVAILABLE
         )
+        if fault:
+            self._waiting.fault(StopReason.RELAY_FAULT)
 
     def _attach(self, session: Session) -> bool:
         view = self.view
@@ -282,19 +253,27 @@ class OutletLoop:
         if self._relay_error:
             self.view = replace(self.view, condition=Condition.FAULTED)
             return False  # nobody is to pay for a relay that does not obey
-        self._serve(session, view.reading.energy_uwh, view.reading.energy_uwh)
+        self._waiting.join(session)
         return True
 
     def _go_on(self, session: Session, effects: Sequence[Effect], chip_uwh: int | None) -> None:
-        if chip_uwh is None:
-            reading = self._read()
-            # Unread, no later reading counts: it would be below this.
-            chip_uwh = reading.energy_uwh if reading is not None else MOST_UWH
-        self._serve(session, chip_uwh - session.energy_uwh, chip_uwh)
-        self._perform(session, effects)
+        if needs_outlet(session) and self.view.session is None:
+            if chip_uwh is None:
+                reading = self._read()
+                # Unread, no later reading counts: it would be below this.
+                chip_uwh = reading.energy_uwh if reading is not None else MOST_UWH
+            self._serve(session, chip_uwh - session.energy_uwh, chip_uwh)
+            self._perform(session, effects)
+            self._waiting.displace([each.session_id for each in self.view.waiting])
+            return
+        if chip_uwh is not None:
+            self._bases[session.session_id] = chip_uwh
+        self._waiting.join(session)
+        settle(self._sink, session, effects)
+        if self.view.session is not None:
+            self._waiting.displace([session.session_id])
 
     def _serve(self, session: Session, meter_base_uwh: int, chip_uwh: int) -> None:
-        self._credited.clear()
         self.view = replace(
             self.view,
             session=session,
@@ -306,36 +285,84 @@ class OutletLoop:
         self._sink.changed(self.view, important=True)
 
     def _detach(self, session_id: str) -> bool:
-        if self.view.session is None or self.view.session.session_id != session_id:
+        if self.view.occupancy.of(session_id) is None:
             return False
-        self._credited.clear()
+        self._credited = {each: owner for each, owner in self._credited.items() if owner != session_id}
+        self._bases.pop(session_id, None)
+        if self.view.session is None or self.view.session.session_id != session_id:
+            self.view = replace(self.view, waiting=self.view.occupancy.without(session_id).waiting)
+            return True
+        self._is_base_due = False
         condition = Condition.FAULTED if self.view.fault else Condition.STARTING
         self.view = replace(self.view, session=None, condition=condition, reading=None)
         self._measure_or_fault()  # who has just been told that the session is over may open the next one at once
         return True
 
     def _credit(self, session_id: str, payment_hash: str, amount_msat: int) -> bool:
-        session = self.view.session
-        if session is None or session.session_id != session_id:
+        session = self.view.occupancy.of(session_id)
+        if session is None:
             return False
         if payment_hash in self._credited:
             return True
         if not session.takes_credit:
             return False
-        self._credited.add(payment_hash)
-        # Released once the view counts it, so that the cap never sees less than there is.
-        self._step(CreditArrived(amount_msat), counted=lambda: self._reservations.release(payment_hash))
+        has_outlet = self.view.session is not None and self.view.session.session_id == session_id
+        if not has_outlet and session.state.is_live and self.view.session is not None:
+            return False
+        self._credited[payment_hash] = session_id
+
+        def counted() -> None:
+            # Released once the view counts it, so that the cap never sees less than there is.
+            self._reservations.release(payment_hash)
+
+        if has_outlet:
+            self._step(CreditArrived(amount_msat), counted=counted)
+        elif session.state.is_live:
+            others = self._take(session_id)
+            self._step(CreditArrived(amount_msat), counted=counted)
+            self._waiting.displace(others)
+            self._measure_or_fault()  # a relay closes only on a meter that has just been read
+        else:
+            self._waiting.step(session_id, CreditArrived(amount_msat), counted=counted)
         return True
 
+    def _forget_credited(self, payment_hashes: Collection[str]) -> None:
+        for payment_hash in payment_hashes:
+            self._credited.pop(payment_hash, None)
+
+    def _take(self, session_id: str) -> Sequence[str]:
+        """Give the outlet to the session that pays first, from the present energy on; those that wait in vain."""
+        view = self.view
+        occupancy, others = view.occupancy.taken(session_id)
+        base_uwh = self._bases.pop(session_id, None)
+        self._is_base_due = base_uwh is None and view.reading is None
+        if base_uwh is None:
+            base_uwh = view.reading.energy_uwh if view.reading is not None else 0
+        self.view = replace(
+            view,
+            session=occupancy.paying,
+            waiting=occupancy.waiting,
+            condition=Condition.IN_USE,
+            meter_base_uwh=base_uwh,
+            chip_uwh=base_uwh,
+            max_unpaid_msat=0,
+        )
+        return others
+
     def _close_books(self, session_id: str) -> bool:
-        session = self.view.session
-        if session is None or session.session_id != session_id or session.state is not State.SETTLING:
+        session = self.view.occupancy.of(session_id)
+        if session is None or session.state is not State.SETTLING:
+            return True
+        if self.view.session is None or self.view.session.session_id != session_id:
+            if session_id in self._credited.values():
+                return False
+            self._waiting.step(session_id, BooksClosed())
             return True
         self._open_relay()
         waited_ms = _now_ms() - self._settling_since_ms
         if self.view.relay_closed and waited_ms < STUCK_RELAY_MS:
             return False
-        if self._credited:
+        if session_id in self._credited.values():
             return False  # the ledger must hold every credit first: what it does not hold now it would call an orphan
         if waited_ms < LAST_READING_INTERVALS * self._interval_ms:
             return False  # the meter averages: let it see the relay open
@@ -345,10 +372,13 @@ class OutletLoop:
         return True
 
     def _happen(self, session_id: str, event: Event) -> bool:
-        session = self.view.session
-        if session is None or session.session_id != session_id:
+        session = self.view.occupancy.of(session_id)
+        if session is None:
             return False
-        self._step(event)
+        if session is self.view.session:
+            self._step(event)
+        else:
+            self._waiting.step(session_id, event)
         return True
 
     def _fault(self, reason: StopReason, message: str) -> None:
@@ -360,6 +390,7 @@ class OutletLoop:
             self._step(Fault(reason))
         else:
             self.view = replace(self.view, fault=message, condition=Condition.FAULTED, reading=None)
+        self._waiting.fault(reason)
 
     def _step(self, *events: Event, counted: Callable[[], None] | None = None) -> None:
         """Let the events happen, then do what they ask for; of several holds of the relay in a row only the last.
@@ -393,11 +424,7 @@ class OutletLoop:
                     pass  # the view is published at the end of the step
                 case Settle():
                     self._settling_since_ms = _now_ms()
-                    self._sink.settle(session)
-                case Refund(budget_msat):
-                    self._sink.refund(session, budget_msat)
-                case WriteReceipt():
-                    self._sink.receipt_due(session)
+        settle(self._sink, session, effects)
 
     def _hold_relay(self, lease_ms: int) -> None:
         if self._stopping.is_set():
@@ -424,6 +451,7 @@ class OutletLoop:
             session = self.view.session
             if session is not None and session.state.is_live:
                 self._step(Fault(_relay_reason(error)))
+            self._waiting.fault(_relay_reason(error))
         else:
             self._relay_error = ""
             self.view = replace(self.view, relay_closed=state.closed)

@@ -39,7 +39,8 @@ class Receipts:
         session_id = record.session.session_id
         content = self._message(record).SerializeToString(deterministic=True)
         signature = sign(self._signer, "receipt", content)
-        self._copy.note(self._ledger.save_receipt(session_id, content, signature, self._now()))
+        if record.session.was_paid:  # what says that nothing was paid is made again when it is asked for
+            self._copy.note(self._ledger.save_receipt(session_id, content, signature, self._now()))
         return pb.SignedReceipt(receipt=content, signature=signature)
 
     def newest(self, record: SessionRecord) -> pb.SignedReceipt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import secrets
 import threading
 import time
@@ -16,9 +17,11 @@ from wattline.lightning.node import Signer, is_node_id
 from wattline.lightning.signing import is_signed_by, sign
 from wattline.offering import SocketSettings
 from wattline.plugin.aggregates import Aggregates, rules_message
+from wattline.plugin.limits import MAX_PAYERS, CountedLog, Limits, UnpaidOpens, address_of
 from wattline.plugin.live_sessions import CALL_TIMEOUT_S, LiveSessions
 from wattline.plugin.messages import METHODS, outlet_message, tariff_message, why_unavailable
-from wattline.plugin.outlet import Condition, OutletLoop, OutletView
+from wattline.plugin.outlet import OutletLoop
+from wattline.plugin.outlet_view import Condition, OutletView
 from wattline.plugin.receipts import Receipts
 from wattline.plugin.service import Refused
 from wattline.plugin.statements import Statements
@@ -34,6 +37,15 @@ ENDING_S = 2.0
 """How long an open waits for an outlet whose last session has just ended."""
 ENDING_LOOK_S = 0.02
 SHORTEST_NONCE, LONGEST_NONCE = 16, 32
+BACK_PRESSURE_S = 1.0
+"""So long at the most a stream waits that asks for more on the chain than it may."""
+
+
+class TooMany(RetryError):
+    """Come again later. Code ``too_many_offers``."""
+
+    def __init__(self, wait_s: float) -> None:
+        super().__init__("too_many_offers", f"too much was asked for from this address; {_again(wait_s)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +76,7 @@ class Reception:
         aggregates: Aggregates | None = None,
         now: Callable[[], int] = lambda: int(time.time()),
         takes_keysend: Callable[[], bool] = lambda: True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``outlets``: those that may be sold from, by id. ``ready``: set while sessions may be opened and paid.
         ``aggregates``: where payments on the chain are taken; None when they are not."""
@@ -81,14 +94,22 @@ class Reception:
         self._aggregates = aggregates
         self._now = now
         self._takes_keysend = takes_keysend
+        self._limits = Limits(settings.limits, clock)
+        self._unpaid = UnpaidOpens(settings.limits.unpaid_sessions)
+        """Changed with ``_opening`` held."""
+        self._lines = CountedLog(clock)
+        for record in reversed(ledger.sessions(MAX_PAYERS)):
+            if record.session.was_paid:
+                self._limits.paid("", record.cable_node_id)
         self._opening = threading.Lock()
         self._pause = threading.Event()
 
-    def offer(self, nonce: bytes) -> pb.GetOfferResponse:
+    def offer(self, nonce: bytes, peer: str = "") -> pb.GetOfferResponse:
         if not SHORTEST_NONCE <= len(nonce) <= LONGEST_NONCE:
             raise Refused(
                 "bad_request", f"the nonce must be {SHORTEST_NONCE} to {LONGEST_NONCE} bytes, not {len(nonce)}"
             )
+        self._check_rate(peer)
         rules = self._settings.session
         rated_mw = {outlet.outlet_id: outlet.max_power_w * 1000 for outlet in self._settings.outlet}
         views = [outlet.view for outlet in self._outlets.values()]
@@ -112,7 +133,7 @@ class Reception:
         ).SerializeToString(deterministic=True)
         return pb.GetOfferResponse(offer=content, signature=sign(self._signer, "offer", content))
 
-    def open(self, request: pb.Open) -> Stream:
+    def open(self, request: pb.Open, peer: str = "") -> Stream:
         self._check_ready()
         if len(request.token) != TOKEN_BYTES:
             raise Refused("bad_request", f"the token must be {TOKEN_BYTES} bytes, not {len(request.token)}")
@@ -121,12 +142,21 @@ class Reception:
             known = self._ledger.session_by_token(token_sha256)
             if known is not None:
                 return self._attend(known.session.session_id, token_sha256, resumed=True)
-            self._check_open(request)
+            address = address_of(peer)
+            self._check_open(request, address)
             record = self._begin(request, token_sha256)
-        session_id = record.session.session_id
-        log.info("session %s opened on outlet %s by %s", session_id, request.outlet_id, request.cable_node_id)
+            session_id = record.session.session_id
+            self._unpaid.add(session_id, address)
+            self._crowd_out()
+        self._lines.info(
+            f"open {address}",
+            "session %s opened on outlet %s by %s",
+            session_id,
+            request.outlet_id,
+            request.cable_node_id,
+        )
         detail = {"outlet_id": request.outlet_id, "cable": request.cable_node_id}
-        self._ledger.append_event(self._now(), session_id, "opened", detail)
+        self._live.note(session_id, "opened", detail)
         return self._attend(session_id, token_sha256, resumed=False)
 
     def resume(self, request: pb.Resume) -> Stream:
@@ -141,14 +171,17 @@ class Reception:
         view = self._live.view_of(session_id)
         if view is None or view.session is None or not view.session.state.is_live:
             return  # it is closing already; saying so again writes nothing
-        log.info("session %s: closed by the cable: %s", session_id, reason[:80] or "no reason given")
+        kind = session_id if view.session.was_paid else "close of a session that was not paid"
+        self._lines.info(kind, "session %s: closed by the cable: %s", session_id, reason[:80] or "no reason given")
+        self._live.note(session_id, "cable_closed", {"reason": reason[:80]})
         self._live.post(session_id, CableClosed())
-        self._ledger.append_event(self._now(), session_id, "cable_closed", {"reason": reason[:80]})
 
     def onchain_request(self, session_id: str, request: pb.OnchainRequest) -> None:
         """Answers on the session's stream: the address of its aggregate, or why there is none."""
         if self._aggregates is None:
             self._refuse_version(session_id, 0, "onchain_unavailable", "this socket takes keysend payments only")
+            return
+        if not self._may_attempt(session_id, 0):
             return
         try:
             invitation = self._aggregates.invite(session_id, request.signature)
@@ -164,6 +197,8 @@ class Reception:
         if self._aggregates is None:
             self._refuse_version(session_id, version.number, "onchain_unavailable", "keysend payments only")
             return
+        if not self._may_attempt(session_id, version.number):
+            return
         try:
             accepted = self._aggregates.hand_over(session_id, version)
         except RetryError as error:
@@ -171,18 +206,38 @@ class Reception:
         except StopError as error:
             self._refuse_version(session_id, version.number, error.code, error.message)
         else:
+            self._limits.accepted(self._unpaid.address_of(session_id), session_id)
             self._statements.note_payment(session_id)
             self._streams.send(session_id, pb.ChargeResponse(version_accepted=accepted))
 
     def _refuse_version(self, session_id: str, number: int, code: str, message: str) -> None:
-        log.info("session %s: version %d refused: %s: %s", session_id, number, code, message)
+        self._lines.info(
+            f"version {self._unpaid.address_of(session_id) or session_id} {code}",
+            "session %s: version %d refused: %s: %s",
+            session_id,
+            number,
+            code,
+            message,
+        )
         refused = pb.VersionRefused(number=number, code=code, message=message)
         self._streams.send(session_id, pb.ChargeResponse(version_refused=refused))
+
+    def _may_attempt(self, session_id: str, number: int) -> bool:
+        """Whether something on the chain is looked at now. When not, the cable is told, and its stream waits."""
+        view = self._live.view_of(session_id)
+        has_paid = view is not None and view.session is not None and view.session.was_paid
+        wait_s = self._limits.onchain(self._unpaid.address_of(session_id), session_id, has_paid=has_paid)
+        if wait_s:
+            message = f"too much was asked for and refused; {_again(wait_s)}"
+            self._refuse_version(session_id, number, "too_many_attempts", message)
+            self._pause.wait(min(wait_s, BACK_PRESSURE_S))
+        return not wait_s
 
     def gone(self, stream: Stream) -> None:
         self._streams.detach(stream)
 
-    def receipt(self, session_id: str, token: bytes) -> pb.SignedReceipt:
+    def receipt(self, session_id: str, token: bytes, peer: str = "") -> pb.SignedReceipt:
+        self._check_rate(peer)
         record = self._ledger.session(session_id)
         if record is None or not secrets.compare_digest(record.token_sha256, hashlib.sha256(token).hexdigest()):
             raise Refused("unknown_session", "no session with that id and token")
@@ -194,7 +249,32 @@ class Reception:
         if not self._ready.is_set():
             raise Refused("starting", "the socket is starting; try again in a moment")
 
-    def _check_open(self, request: pb.Open) -> None:
+    def _check_rate(self, peer: str) -> None:
+        wait_s = self._limits.offer(address_of(peer))
+        if wait_s:
+            raise TooMany(wait_s)
+
+    def _check_limits(self, wait_s: float, address: str) -> None:
+        if wait_s:
+            self._lines.info(f"too many {address}", "opens of %s are refused: too many were not paid for", address)
+            raise Refused("too_many_opens", f"too many sessions were opened and not paid for; {_again(wait_s)}")
+
+    def _note_paid(self) -> None:
+        """Sessions that have been paid for since they were opened cost no budget."""
+        waiting = [each for outlet in self._outlets.values() for each in outlet.view.waiting]
+        for session_id, address in self._unpaid.keep(each.session_id for each in waiting if each.state.is_live):
+            record = self._live.record(session_id)
+            if record is not None and record.session.was_paid:
+                self._limits.paid(address, record.cable_node_id)
+
+    def _crowd_out(self) -> None:
+        """One that has paid nothing goes when there are too many of them."""
+        for session_id in self._unpaid.surplus():
+            outlet = self._live.outlet_of(session_id)
+            if outlet is not None and outlet.crowd_out(session_id).result(CALL_TIMEOUT_S):
+                return
+
+    def _check_open(self, request: pb.Open, address: str) -> None:
         if self._live.unsaved:
             raise Refused("ledger_failed", "the socket cannot keep its books and sells nothing")
         if request.outlet_id not in self._outlets:
@@ -210,7 +290,12 @@ class Reception:
             raise Refused("bad_request", "cable_node_id is the socket's own: a node cannot pay itself")
         if request.tariff_id != self._prices.current.tariff_id:
             raise Refused("tariff_changed", "the price has changed since the offer; ask for a new one")
+        self._note_paid()
+        node_id = request.cable_node_id
+        self._check_limits(self._limits.open(address, node_id, claims_to_be=bool(request.signature)), address)
         self._check_access(request)
+        if request.signature:
+            self._check_limits(self._limits.proven(node_id), address)
         fraud = self._ledger.refused_cable(request.cable_node_id)
         if fraud is not None:
             raise Refused("cable_refused", f"this socket sells nothing to that cable any more: {fraud}")
@@ -260,16 +345,20 @@ class Reception:
         deadline = time.monotonic() + ENDING_S
         while not outlet.attach(session).result(CALL_TIMEOUT_S):
             if not _is_ending(outlet.view) or time.monotonic() > deadline:
-                self._live.never_opened(session_id)
+                self._never_opened(session_id)
                 raise _why_not(outlet.view)
             self._pause.wait(ENDING_LOOK_S)
         try:
             self._live.save(session_id)
         except BaseException:
             outlet.detach(session_id).result(CALL_TIMEOUT_S)
-            self._live.never_opened(session_id)
+            self._never_opened(session_id)
             raise
         return record
+
+    def _never_opened(self, session_id: str) -> None:
+        self._live.never_opened(session_id)
+        self._statements.forget(session_id)
 
     def _attend(self, session_id: str, token_sha256: str, *, resumed: bool) -> Stream:
         """The stream of a session for whoever holds its token; begins with the session as it stands."""
@@ -293,6 +382,10 @@ class Reception:
         stream.put(pb.ChargeResponse(opened=hello))
         self._live.post(session_id, CableSeen())
         return stream
+
+
+def _again(wait_s: float) -> str:
+    return f"try again in {math.ceil(wait_s)} s"
 
 
 def _is_ending(view: OutletView) -> bool:

@@ -11,7 +11,7 @@ from wattline.payment.aggregate import MSAT_PER_SAT, lost_msat
 from wattline.plugin.bookkeeper import Bookkeeper
 from wattline.plugin.live_sessions import LiveSessions
 from wattline.plugin.older_copy import OlderCopy
-from wattline.plugin.outlet import OutletView
+from wattline.plugin.outlet_view import OutletView
 from wattline.plugin.smart_socket import SmartSocket
 from wattline.tariff import Tariff
 
@@ -30,6 +30,7 @@ def outlet_object(view: OutletView) -> Json:
         "current_ma": reading.current_ma if reading else None,
         "energy_uwh": reading.energy_uwh if reading else None,
         "session_id": view.session.session_id if view.session else None,
+        "waiting_sessions": [session.session_id for session in view.waiting if session.state.is_live],
     }
     if view.fault:
         result["fault"] = view.fault

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 MessageT = TypeVar("MessageT", bound=Message)
 MAX_STREAMS = 64
 """Cables connected at once: each holds a thread."""
+MAX_METADATA_BYTES = 8 * 1024
 MAX_WAITING = 16
 """On-chain messages of one stream that may wait; a cable has one version under way."""
 FIRST_MESSAGE_S = 5.0
@@ -37,9 +38,10 @@ class Refused(StopError):
 class Seller(Protocol):
     """What the service needs of the socket. Every method raises Refused."""
 
-    def offer(self, nonce: bytes) -> pb.GetOfferResponse: ...
+    def offer(self, nonce: bytes, peer: str) -> pb.GetOfferResponse:
+        """``peer``: whom gRPC says that it talks to. Raises RetryError ``too_many_offers``, too."""
 
-    def open(self, request: pb.Open) -> Stream: ...
+    def open(self, request: pb.Open, peer: str) -> Stream: ...
 
     def resume(self, request: pb.Resume) -> Stream: ...
 
@@ -53,7 +55,8 @@ class Seller(Protocol):
 
     def gone(self, stream: Stream) -> None: ...
 
-    def receipt(self, session_id: str, token: bytes) -> pb.SignedReceipt: ...
+    def receipt(self, session_id: str, token: bytes, peer: str) -> pb.SignedReceipt:
+        """Raises RetryError ``too_many_offers``, too."""
 
 
 class OnchainLane:
@@ -100,7 +103,7 @@ class ChargingService(charging_pb2_grpc.ChargingServiceServicer):
         self, request: pb.GetOfferRequest, context: grpc.ServicerContext
     ) -> pb.GetOfferResponse:
         try:
-            return self._seller.offer(_admitted(request).nonce)
+            return self._seller.offer(_admitted(request).nonce, context.peer())
         except WattlineError as error:
             _abort(context, error)
 
@@ -109,7 +112,8 @@ class ChargingService(charging_pb2_grpc.ChargingServiceServicer):
     ) -> pb.GetReceiptResponse:
         try:
             _admitted(request)
-            return pb.GetReceiptResponse(receipt=self._seller.receipt(request.session_id, request.token))
+            signed = self._seller.receipt(request.session_id, request.token, context.peer())
+            return pb.GetReceiptResponse(receipt=signed)
         except WattlineError as error:
             _abort(context, error)
 
@@ -124,10 +128,11 @@ class ChargingService(charging_pb2_grpc.ChargingServiceServicer):
         finally:
             deadline.cancel()
         try:
-            stream = self._begin(first)
+            stream = self._begin(first, context.peer())
         except WattlineError as error:
             yield refusal(error.code, error.message)
             return
+        stream.cut = context.cancel
         context.add_callback(stream.end)
         threading.Thread(
             target=self._read, args=(request_iterator, stream), name=f"stream {stream.session_id}", daemon=True
@@ -137,11 +142,11 @@ class ChargingService(charging_pb2_grpc.ChargingServiceServicer):
         finally:
             self._seller.gone(stream)
 
-    def _begin(self, first: pb.ChargeRequest | None) -> Stream:
+    def _begin(self, first: pb.ChargeRequest | None, peer: str) -> Stream:
         match _admitted(first).WhichOneof("message") if first is not None else None:
             case "open":
                 assert first is not None
-                return self._seller.open(first.open)
+                return self._seller.open(first.open, peer)
             case "resume":
                 assert first is not None
                 return self._seller.resume(first.resume)
@@ -186,6 +191,8 @@ def serve(service: ChargingService, address: str, certificate: Certificate) -> g
         options=[
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", 64 * 1024),
+            ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+            ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
             ("grpc.keepalive_time_ms", 10_000),
             ("grpc.keepalive_timeout_ms", 5_000),
             ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),

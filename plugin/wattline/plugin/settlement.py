@@ -129,6 +129,8 @@ class Settlement:
         self._copy = copy
         self._onchain = onchain or NothingOnchain(ledger)
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="settlement")
+        self._unpaid = ThreadPoolExecutor(1, thread_name_prefix="unpaid")
+        """Sessions that were never paid for: however many end, they keep nobody waiting who has paid."""
         self._stopping = threading.Event()
         self._refunding = threading.Condition()
         self._orders: set[tuple[Purpose, str, int]] = set()
@@ -143,6 +145,7 @@ class Settlement:
     def stop(self) -> None:
         self._stopping.set()
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._unpaid.shutdown(wait=False, cancel_futures=True)
 
     def settle(self, session: Session) -> None:
         self._submit(lambda: self._close_books(session.session_id))
@@ -151,9 +154,9 @@ class Settlement:
         self._submit(lambda: self._refund(session.session_id))
 
     def receipt(self, session: Session) -> None:
-        self._submit(lambda: self._finish(session))
+        self._submit(lambda: self._finish(session), is_paid=session.was_paid)
 
-    def _submit(self, work: Callable[[], None]) -> None:
+    def _submit(self, work: Callable[[], None], *, is_paid: bool = True) -> None:
         def job() -> None:
             while not self._stopping.is_set():
                 try:
@@ -168,7 +171,7 @@ class Settlement:
                     return
 
         if not self._stopping.is_set():
-            self._pool.submit(job)
+            (self._pool if is_paid else self._unpaid).submit(job)
 
     def _close_books(self, session_id: str) -> None:
         """Everything that was paid for the session is in, and its last energy is charged."""

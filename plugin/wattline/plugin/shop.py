@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,8 @@ from wattline.plugin.guarding import NoRelay, RelayHolder
 from wattline.plugin.live_sessions import LiveSessions
 from wattline.plugin.older_copy import OlderCopy
 from wattline.plugin.onchain import Onchain
-from wattline.plugin.outlet import Holder, OutletLoop
+from wattline.plugin.outlet import OutletLoop
+from wattline.plugin.outlet_view import Holder
 from wattline.plugin.preconditions import Preconditions
 from wattline.plugin.receipts import Receipts
 from wattline.plugin.reception import Identity, Reception
@@ -60,6 +62,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SAVE_INTERVAL_S = 1.0
+FORGET_INTERVAL_S = 60.0
 AUTOCLEAN_SAFE_S = 86_400
 
 
@@ -321,6 +324,7 @@ class Shop:
 
     def _save(self) -> None:
         wall = WallWatch()
+        forgotten = 0.0
         while not self._stopping.wait(SAVE_INTERVAL_S):
             jump_s = wall.look()
             if jump_s:
@@ -328,6 +332,9 @@ class Shop:
             if self._live is not None:
                 try:
                     self._live.save_changed()
+                    if time.monotonic() - forgotten > FORGET_INTERVAL_S:
+                        forgotten = time.monotonic()
+                        self._live.forget_unpaid()
                 except WattlineError as error:
                     log.error("the sessions cannot be saved: %s", error)
                 except Exception:

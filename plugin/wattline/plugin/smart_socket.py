@@ -12,10 +12,12 @@ from typing import Protocol
 
 from wattline.ledger import Ledger, SessionRecord
 from wattline.payment.keysend import Htlc, Refuse, Reservations
+from wattline.plugin.limits import CountedLog
 from wattline.plugin.live_sessions import CALL_TIMEOUT_S, LiveSessions
 from wattline.plugin.messages import tariff_message
 from wattline.plugin.older_copy import OlderCopy
-from wattline.plugin.outlet import OutletLoop, OutletView
+from wattline.plugin.outlet import OutletLoop
+from wattline.plugin.outlet_view import OutletView
 from wattline.plugin.receipts import Receipts
 from wattline.plugin.statements import Statements
 from wattline.plugin.streams import Streams, refusal
@@ -23,6 +25,7 @@ from wattline.plugin.tariffs import PriceList
 from wattline.session import (
     Event,
     Fault,
+    Occupancy,
     OperatorStopped,
     RefundKept,
     RefundSent,
@@ -39,6 +42,12 @@ from wattline.v1 import charging_pb2 as pb
 log = logging.getLogger(__name__)
 
 BELOW_MIN_INCREMENT = "below_min_increment"
+OUTLET_BUSY = "outlet_busy"
+_DISPLACED = {
+    StopReason.OUTLET_TAKEN: (OUTLET_BUSY, "another cable has paid for the outlet first"),
+    StopReason.CROWDED_OUT: ("too_many_opens", "too many sessions that have paid nothing are open; try again"),
+}
+"""What a cable is told whose session ended for no fault of its own; nothing was paid."""
 
 
 class SettlementDesk(Protocol):
@@ -80,6 +89,7 @@ class SmartSocket:
         self._outlets: dict[str, OutletLoop] = {}
         self._settlement: SettlementDesk | None = None
         self._settling_owed = threading.Lock()
+        self._lines = CountedLog()
 
     # Composition.
 
@@ -126,14 +136,20 @@ class SmartSocket:
             return "starting", "the socket is starting and does not take payments yet"
         if self._live.unsaved:
             return "ledger_failed", "the socket cannot keep its books and takes no payments"
-        view = self._live.view_of(session_id)
-        if view is None or view.session is None:
+        outlet = self._live.outlet_of(session_id)
+        whole = outlet.view if outlet is not None else None
+        view = whole.of(session_id) if whole is not None else None
+        if whole is None or view is None or view.session is None:
             return "unknown_session", "no such session is open here"
         session = view.session
+        if session.stop_reason is StopReason.OUTLET_TAKEN:
+            return OUTLET_BUSY, f"another cable has paid for outlet {view.outlet_id} first"
         if not session.state.is_live:
             return "session_closed", f"the session is {session.state}"
         if view.fault:
             return "outlet_faulted", view.fault
+        if not whole.occupancy.may_pay(session_id, self._reservations.is_claiming):
+            return OUTLET_BUSY, f"another cable's first payment for outlet {view.outlet_id} is on its way"
         least_msat = self._statements.least_msat(session_id)
         if amount_msat < least_msat:
             return (
@@ -151,8 +167,14 @@ class SmartSocket:
 
     def payment_refused(self, htlc: Htlc, refused: Refuse) -> None:
         """Tell the cable why its payment failed."""
-        log.info(
-            "payment %s of %d msat refused: %s: %s", htlc.payment_hash, htlc.amount_msat, refused.code, refused.message
+        known = refused.session_id if refused.session_id and self._live.outlet_of(refused.session_id) else ""
+        self._lines.info(
+            f"payment {refused.code} {known}",
+            "payment %s of %d msat refused: %s: %s",
+            htlc.payment_hash,
+            htlc.amount_msat,
+            refused.code,
+            refused.message,
         )
         if refused.session_id is not None:
             message = pb.PaymentRefused(
@@ -199,6 +221,26 @@ class SmartSocket:
         record = self._live.record(session_id)
         return record.cable_node_id if record is not None else ""
 
+    def reserve_version(self, session_id: str, txid: str, amount_msat: int) -> str:
+        """Before a version is stored: from now on its session's outlet is nobody else's. Why it cannot be, or empty.
+        Released by its credit, or by :meth:`release_version`."""
+        refusals: list[str] = []
+
+        def is_free(_: int) -> bool:
+            outlet = self._live.outlet_of(session_id)
+            occupancy = outlet.view.occupancy if outlet is not None else Occupancy()
+            if not occupancy.may_pay(session_id, self._reservations.is_claiming):
+                refusals.append("another cable has paid for the outlet first, or is about to")
+            return not refusals
+
+        if self._reservations.reserve(txid, session_id, amount_msat, is_free):
+            return ""
+        return refusals[0] if refusals else "this transaction pays another session"
+
+    def release_version(self, txid: str) -> None:
+        """It was not stored, or not credited."""
+        self._reservations.release(txid)
+
     def credit_stored(self, session_id: str, txid: str, total_msat: int) -> bool:
         """Version ``txid`` is in the ledger: credit what the session lacks of ``total_msat`` from the chain; False when
         it can no longer use it. May be told again."""
@@ -211,6 +253,7 @@ class SmartSocket:
         # Counted first: when the outlet does not answer in time, it credits later all the same, and nobody may do so
         # twice.
         self._live.credited_onchain(session_id, amount_msat)
+        # (The outlet releases what :meth:`reserve_version` has reserved.)
         credited = outlet.credit(session_id, txid, amount_msat)
         credited.add_done_callback(lambda _: outlet.booked([txid]))
         if credited.result(CALL_TIMEOUT_S):
@@ -244,9 +287,13 @@ class SmartSocket:
     # What the outlets' loops tell (wattline.plugin.outlet.SessionSink).
 
     def changed(self, view: OutletView, *, important: bool) -> None:
-        if view.session is not None:
-            self._live.mark_changed(view.session.session_id)
-            self._statements.send_if_due(view, view.session, important=important)
+        session = view.session
+        if session is None:
+            return
+        # Nothing of a session that has paid nothing moves on, but its end; that is written when it is over.
+        if session.was_paid:
+            self._live.mark_changed(session.session_id)
+        self._statements.send_if_due(view, session, important=important)
 
     def settle(self, session: Session) -> None:
         self._desk.settle(session)
@@ -290,16 +337,28 @@ class SmartSocket:
             return
         record = replace(record, session=session, closed_at=record.closed_at or self._now())
         self._live.save_over(record)
-        signed = self._receipts.issue(record)
-        detail = {"stop_reason": session.stop_reason, "balance_msat": session.account.balance_msat}
-        self._ledger.append_event(self._now(), session_id, "closed", detail)
-        log.info("session %s closed: %s", session_id, session.stop_reason)
+        last = self._last_message(record)
+        if session.was_paid:
+            detail = {"stop_reason": session.stop_reason, "balance_msat": session.account.balance_msat}
+            self._ledger.append_event(self._now(), session_id, "closed", detail)
+            log.info("session %s closed: %s", session_id, session.stop_reason)
         outlet = self._live.outlet_of(session_id)
         self._live.drop(session_id)
         if outlet is not None:
             outlet.detach(session_id).result(CALL_TIMEOUT_S)
         self._statements.forget(session_id)
-        self._streams.finish(session_id, pb.ChargeResponse(receipt=signed))
+        if last is not None:
+            self._streams.finish(session_id, last)
+
+    def _last_message(self, record: SessionRecord) -> pb.ChargeResponse | None:
+        """The receipt, as a rule. None when nobody is there to hear of a session that was never paid for: who asks for
+        that receipt later gets it."""
+        session = record.session
+        if not session.was_paid and session.stop_reason in _DISPLACED:
+            return refusal(*_DISPLACED[session.stop_reason])
+        if not session.was_paid and not self._streams.is_attached(session.session_id):
+            return None
+        return pb.ChargeResponse(receipt=self._receipts.issue(record))
 
     @property
     def _desk(self) -> SettlementDesk:

@@ -11,7 +11,7 @@ from wattline.payment.increments import Crowd, ToldIncrements
 from wattline.payment.keysend import Reservations
 from wattline.plugin.live_sessions import LiveSessions
 from wattline.plugin.messages import statement_message
-from wattline.plugin.outlet import OutletView
+from wattline.plugin.outlet_view import OutletView
 from wattline.plugin.streams import Streams
 from wattline.session import Session
 from wattline.v1 import charging_pb2 as pb
@@ -59,7 +59,7 @@ class Statements:
                 return
             self._sent_at[session_id] = now
         statement = self.of(view, session)
-        if important:
+        if important and session.was_paid:
             self._live.keep(statement)
         self._streams.send(session_id, pb.ChargeResponse(statement=statement))
 

@@ -17,14 +17,17 @@ class Stream:
 
     def __init__(self, session_id: str) -> None:
         self.session_id = session_id
+        self.cut: Callable[[], object] = lambda: None
+        """Breaks the connection, also while a message is stuck in it."""
         self._messages: queue.Queue[pb.ChargeResponse | None] = queue.Queue(QUEUE_LENGTH)
 
     def put(self, message: pb.ChargeResponse) -> None:
-        """Queue a message; a connection that does not drain is ended."""
+        """Queue a message; a connection that does not drain is cut."""
         try:
             self._messages.put_nowait(message)
         except queue.Full:
             self.end()
+            self.cut()
 
     def end(self) -> None:
         """No more messages: what is queued is sent, then the connection closes."""
@@ -62,6 +65,10 @@ class Streams:
             old.put(refusal("replaced", "the session was resumed on another connection"))
             old.end()
         return stream
+
+    def is_attached(self, session_id: str) -> bool:
+        with self._lock:
+            return session_id in self._streams
 
     def detach(self, stream: Stream) -> None:
         """The connection is gone."""

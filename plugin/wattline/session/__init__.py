@@ -15,6 +15,7 @@ from wattline.session.event import (
     CreditArrived,
     CreditChecked,
     CreditReturned,
+    Displaced,
     Event,
     Fault,
     MeterValue,
@@ -26,6 +27,7 @@ from wattline.session.event import (
 )
 from wattline.session.identity import decode_session_id, encode_session_id
 from wattline.session.machine import restored, step
+from wattline.session.occupancy import Occupancy, OutletTakenError, needs_outlet
 from wattline.session.session import Session, opened
 from wattline.session.state import Method, RefundStatus, State, StopReason
 from wattline.session.terms import MAX_LEASE_MS, Terms
@@ -41,14 +43,17 @@ __all__ = [
     "CreditChecked",
     "CreditReturned",
     "CreditTooLateError",
+    "Displaced",
     "Effect",
     "Event",
     "Fault",
     "HoldRelay",
     "MeterValue",
     "Method",
+    "Occupancy",
     "OpenRelay",
     "OperatorStopped",
+    "OutletTakenError",
     "Refund",
     "RefundKept",
     "RefundNotDueError",
@@ -66,6 +71,7 @@ __all__ = [
     "WriteReceipt",
     "decode_session_id",
     "encode_session_id",
+    "needs_outlet",
     "opened",
     "restored",
     "step",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from wattline.errors import StopError
-from wattline.session.state import FAULTS, StopReason
+from wattline.session.state import DISPLACEMENTS, FAULTS, StopReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +71,19 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
+class Displaced:
+    """Somebody else has the outlet. Ignored by a session that has begun to deliver. Raises StopError ``not_a_fault``
+    for a reason that is none of DISPLACEMENTS."""
+
+    stop_reason: StopReason
+
+    def __post_init__(self) -> None:
+        if self.stop_reason not in DISPLACEMENTS:
+            allowed = ", ".join(sorted(DISPLACEMENTS))
+            raise StopError("not_a_fault", f"{self.stop_reason} displaces nobody; allowed: {allowed}")
+
+
+@dataclass(frozen=True, slots=True)
 class BooksClosed:
     """While SETTLING: the relay is confirmed open, no payment is in flight, the journal was read to its end and the
     final meter value was taken. Nothing will be added to the account any more."""
@@ -122,6 +135,7 @@ Event = (
     | CableLost
     | OperatorStopped
     | Fault
+    | Displaced
     | BooksClosed
     | CreditReturned
     | RefundSent

@@ -20,6 +20,7 @@ from wattline.session.event import (
     CreditArrived,
     CreditChecked,
     CreditReturned,
+    Displaced,
     Event,
     Fault,
     MeterValue,
@@ -71,6 +72,8 @@ def step(session: Session, event: Event, now_ms: int) -> Step:
             return _stop(session, StopReason.OPERATOR_STOPPED)
         case Fault(stop_reason):
             return _stop(session, stop_reason)
+        case Displaced(stop_reason):
+            return (session, ()) if session.started else _stop(session, stop_reason)
         case BooksClosed():
             return _close_books(session)
         case CreditReturned(total_msat):

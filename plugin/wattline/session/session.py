@@ -89,6 +89,11 @@ class Session:
         return self.refund_budget_msat > 0
 
     @property
+    def was_paid(self) -> bool:
+        """Something was paid for it: what is written of it is kept for ever."""
+        return self.account.payments > 0 or self.started or self.refund_status is not RefundStatus.NONE
+
+    @property
     def left_ms(self) -> int:
         """How much longer the credit lasts at max(rated, measured) power, as if everything since the latest meter value
         had been delivered at that power too. In ms of delivery, floor."""

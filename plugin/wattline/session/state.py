@@ -45,6 +45,8 @@ class StopReason(StrEnum):
     PAUSE_TIMEOUT = "pause_timeout"  # no sufficient payment within pause_max_s after the credit was used up
     NOT_PAID = "not_paid"  # no sufficient first payment within open_timeout_s
     OPERATOR_STOPPED = "operator_stopped"  # the socket's operator ended it
+    OUTLET_TAKEN = "outlet_taken"  # another cable's first payment took the outlet, this one's had not come
+    CROWDED_OUT = "crowded_out"  # it had paid nothing, and too many such sessions were open
     OVER_POWER = "over_power"  # the load took more than 5 % above the outlet's rated power
     METER_BUS_ERROR = "meter_bus_error"  # the meter does not answer, or no meter value came in time
     METER_WRONG_CHIP = "meter_wrong_chip"  # another chip answers at the meter's address
@@ -65,6 +67,9 @@ class StopReason(StrEnum):
     OUTLET_REMOVED = "outlet_removed"  # after a restart the configuration no longer has the session's outlet
     INTERNAL_ERROR = "internal_error"  # the socket's own software failed; the log says how
 
+
+DISPLACEMENTS = frozenset({StopReason.OUTLET_TAKEN, StopReason.CROWDED_OUT})
+"""The reasons that a Displaced event may carry."""
 
 FAULTS = frozenset(
     {

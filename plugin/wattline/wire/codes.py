@@ -16,6 +16,8 @@ REFUSALS = frozenset(
         "shutting_down",
         "starting",
         "tariff_changed",
+        "too_many_offers",
+        "too_many_opens",
         "unknown_outlet",
         "unknown_session",
         "wrong_token",
@@ -41,6 +43,7 @@ VERSION_REFUSALS = frozenset(
         "other_inputs",
         "policy",
         "session_closed",
+        "too_many_attempts",
         "value_not_larger",
         "wrong_output",
     }

@@ -644,7 +644,7 @@ class VersionRefused(google.protobuf.message.Message):
     """Stable: `bad_version`, `value_not_larger`, `other_inputs`, `wrong_output`, `dust_output`, `fee_too_low`,
     `fee_too_high`, `bad_locktime`, `bad_sequence`, `bad_input`, `not_signed`, `input_unconfirmed`,
     `input_spent`, `input_refused`, `exposure_cap`, `credit_cap`, `policy`, `session_closed`, `not_invited`,
-    `onchain_unavailable`.
+    `onchain_unavailable`, `too_many_attempts` (not looked at: the message says when to try again).
     """
     message: builtins.str
     def __init__(
@@ -860,7 +860,9 @@ class Refusal(google.protobuf.message.Message):
     MESSAGE_FIELD_NUMBER: builtins.int
     code: builtins.str
     """Stable: `outlet_busy`, `unknown_outlet`, `outlet_faulted`, `tariff_changed`, `method_not_supported`,
-    `unknown_session`, `wrong_token`, `not_allowed`, `bad_request`, `replaced`, `shutting_down`, `cable_refused`.
+    `unknown_session`, `wrong_token`, `not_allowed`, `bad_request`, `replaced`, `shutting_down`, `cable_refused`,
+    `too_many_opens` (come again: the message says when). `outlet_busy` may also end a session that has paid nothing:
+    another one's first payment took the outlet.
     """
     message: builtins.str
     """One line for people: what is wrong and what is allowed."""
