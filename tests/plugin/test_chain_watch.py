@@ -324,12 +324,23 @@ def test_below_the_floor_it_is_sent_again_until_the_mempool_takes_it(
 
 
 def test_a_payment_is_not_kept_back_for_longer_than_allowed(stall: StillStall, session: str, wallet: Wallet) -> None:
+    stall.look()
     stall.time_s += stall.settings.max_age_s - 10
     stall.look()
     assert stall.is_live(session)
     stall.time_s += 10
     stall.look()
     assert stall.session(session).stop_reason is StopReason.PAYMENT_AGED
+
+
+def test_a_wall_clock_that_is_set_makes_no_payment_older(
+    stall: StillStall, session: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stall.look()
+    monkeypatch.setattr(stall.watch, "_now", lambda: 2**33)
+    stall.time_s += 10
+    stall.look()
+    assert stall.is_live(session)
 
 
 def test_at_the_exposure_cap_a_session_delivers_what_is_paid_and_then_ends(stall: StillStall, session: str) -> None:

@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 RAISED_FLOOR_PERCENT = 125
 """While the mempool's floor is raised: a transaction whose fee rate is not so much above it is broadcast."""
+BLOCK_S = 600
+"""Between two blocks, on the average."""
 SLOW_LOOK_S = 2.0
 """How often everything is looked at that no block changes."""
 
@@ -87,6 +89,8 @@ class ChainWatch:
         self._spenders = Spenders(ledger, chain, funds, now)
         self._broadcasts = Broadcasts(settings, ledger, chain, funds, clock)
         self._pursuit = Pursuit(settings, ledger, chain, self._spenders, self._broadcasts, sessions.session_now, now)
+        self._begun: dict[str, float] = {}
+        """When the aggregates that grow were invited, monotonic, in s."""
         self._troubles: dict[str, str] = {}
         """What is wrong with one session's payment, and how it was said."""
         self._wake = threading.Event()
@@ -156,6 +160,7 @@ class ChainWatch:
         self._tip = tip
         is_thorough = is_slow or tip != self._looked_through
         growing = [each for each in aggregates if each.status is AggregateStatus.OPEN]
+        self._begun = {each.session_id: self._begun_at(each, tip) for each in growing}
         self._watch_growing(growing, is_thorough=is_thorough)
         for aggregate in aggregates:
             if aggregate.status is AggregateStatus.SENT:
@@ -164,6 +169,11 @@ class ChainWatch:
         self._choice.chain_was_seen = True
         if is_slow:
             self._slow_due = self._clock() + SLOW_LOOK_S
+
+    def _begun_at(self, aggregate: Aggregate, tip: Tip) -> float:
+        """When it was invited, by the monotonic clock: what went before this process saw it, the chain tells."""
+        known = self._begun.get(aggregate.session_id)
+        return self._clock() - BLOCK_S * max(0, tip.height - aggregate.first_height) if known is None else known
 
     def _on_its_own(self, aggregate: Aggregate, work: Callable[[Aggregate], None]) -> None:
         """What is wrong with one settlement must not keep the others."""
@@ -326,7 +336,7 @@ class ChainWatch:
         rate = feerate_per_kw(newest.fee_sat, newest.vsize)
         if floor.is_raised and rate * 100 < floor.feerate_per_kw * RAISED_FLOOR_PERCENT:
             return StopReason.FEERATE_LOW
-        if self._now() - aggregate.invited_at >= aggregate.rules.max_age_s:
+        if self._clock() - self._begun[aggregate.session_id] >= aggregate.rules.max_age_s:
             return StopReason.PAYMENT_AGED
         session = self._sessions.session_now(aggregate.session_id)
         if session is not None and session.state is State.PAUSED:
