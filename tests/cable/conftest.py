@@ -186,8 +186,9 @@ class Bench:
         return self.listener.snapshots[-1]
 
     def until(self, payments: int) -> None:
-        """Wait until so many payments have arrived at the socket."""
+        """Wait until so many payments have arrived at the socket, and something was delivered for them."""
         wait_for(lambda: len(self.socket.orders) >= payments, what=f"{payments} payments")
+        wait_for(lambda: self.socket.session.delivered_ms > 0, what="delivery")
 
 
 @pytest.fixture(scope="session")

@@ -138,6 +138,7 @@ class FakeMeter:
     def __init__(self, world: World, base_uwh: int = 7_000_000) -> None:
         self.world = world
         self.base_uwh = base_uwh
+        self.voltage_mv = 48_000
         self.error: MeterError | None = None
         self.is_closed = False
 
@@ -146,7 +147,7 @@ class FakeMeter:
             raise self.error
         energy = self.base_uwh + int(self.world.energy_uwh * self.world.cable_factor)
         power = self.world.power_mw
-        return Reading(energy, power, 48_000, power // 48, time.monotonic_ns() // 1_000_000)
+        return Reading(energy, power, self.voltage_mv, power // 48, time.monotonic_ns() // 1_000_000)
 
     def close(self) -> None:
         self.is_closed = True

@@ -46,7 +46,7 @@ from wattline.v1 import charging_pb2 as pb
 TARIFF = Tariff.of(300_000)
 CAP_MSAT = 5_000
 NUMBERS = itertools.count(1)
-CERTIFICATE = PresentedCertificate(b"", "wattline")
+CERTIFICATE = PresentedCertificate(b"", "wattline", "ipv4:127.0.0.1:9750")
 Say = pb.ChargeResponse | bytes | None
 """A message, raw bytes, or (None) a cut."""
 

@@ -6,6 +6,7 @@ from wattline.cable.account import Account
 from wattline.cable.budget import Caps
 from wattline.cable.buyer import METER_STALE_MS, PAY_BLIND_MS, Buyer, Payment, Terms
 from wattline.cable.energy import EnergyTrack
+from wattline.cable.lateness import Lateness
 from wattline.cable.messages import PaymentRefused, SocketState, Statement
 from wattline.cable.purse import Arrived, Failed, InDoubt
 from wattline.cable.reconciliation import Tolerance
@@ -40,7 +41,7 @@ class Desk:
 
     def tell(self, **changes: object) -> None:
         """A new reading and a statement that follows the last one with ``changes``."""
-        self.buyer.on_reading(self.now_ms, self.buyer.track.energy_uwh, 0)
+        self.buyer.on_reading(self.now_ms, self.buyer.track.energy_uwh, 0, 48_000)
         last = self.buyer.statement or STATEMENT
         self.buyer.on_statement(replace(last, sequence=last.sequence + 1, **changes), self.now_ms)  # type: ignore[arg-type]
 
@@ -77,11 +78,11 @@ def test_without_a_fresh_own_reading_nothing_is_paid() -> None:
 def test_while_the_stream_is_cut_payments_go_on_only_for_a_moment() -> None:
     desk = Desk()
     desk.buyer.on_cut(0)
-    desk.buyer.on_reading(PAY_BLIND_MS + 1, 0, 0)
+    desk.buyer.on_reading(PAY_BLIND_MS + 1, 0, 0, 48_000)
     assert desk.buyer.decide(PAY_BLIND_MS + 1) == []
     desk = Desk()
     desk.buyer.on_cut(0)
-    desk.buyer.on_reading(1_000, 0, 0)
+    desk.buyer.on_reading(1_000, 0, 0, 48_000)
     assert desk.buyer.decide(1_000) != []
 
 
@@ -142,7 +143,7 @@ def test_between_statements_the_credit_is_used_up_by_the_own_meter() -> None:
     assert desk.later(10, state=SocketState.DELIVERING, credited_msat=credited, balance_msat=credited) == []
     assert desk.buyer.hold is Hold.ENOUGH
     # No new statement, but the own meter has seen what all of the credit buys.
-    desk.buyer.on_reading(desk.now_ms + 500, 1_000_000, 1_300_000)
+    desk.buyer.on_reading(desk.now_ms + 500, 1_000_000, 1_300_000, 48_000)
     assert cost_msat(TARIFF, 1_000_000, 0, True) > 0
     assert desk.buyer.decide(desk.now_ms + 500) != []
 
@@ -153,7 +154,7 @@ def told(energy_uwh: int, charged_msat: int) -> Statement:
 
 def test_a_statement_cannot_lift_the_charge_that_the_caps_believe_beyond_what_meters_drift_apart() -> None:
     desk = Desk()
-    desk.buyer.on_reading(1_000, 1_000_000, 1_300_000)
+    desk.buyer.on_reading(1_000, 1_000_000, 1_300_000, 48_000)
     desk.buyer.on_statement(told(2_000_000, 600), 1_000)
     assert desk.buyer.stop is None, "2 % and 1 Wh are within the tolerance"
     # 1 Wh by the own meter, and 2 % of it.
@@ -163,14 +164,14 @@ def test_a_statement_cannot_lift_the_charge_that_the_caps_believe_beyond_what_me
 
 def test_a_statement_makes_no_room_before_it_is_held_against_an_own_reading() -> None:
     desk = Desk()
-    desk.buyer.on_reading(1_000, 1_000_000, 1_300_000)
+    desk.buyer.on_reading(1_000, 1_000_000, 1_300_000, 48_000)
     desk.buyer.on_statement(told(1_000_000, 300), 1_050)
     assert desk.buyer.charged_low_msat == 0
-    desk.buyer.on_reading(1_100, 1_000_000, 1_300_000)
+    desk.buyer.on_reading(1_100, 1_000_000, 1_300_000, 48_000)
     assert desk.buyer.charged_low_msat == 300
     desk.buyer.on_statement(replace(told(10**15, 3 * 10**11), sequence=10), 1_150)
     assert desk.buyer.charged_low_msat == 300
-    desk.buyer.on_reading(1_200, 1_000_000, 1_300_000)
+    desk.buyer.on_reading(1_200, 1_000_000, 1_300_000, 48_000)
     assert desk.buyer.stop is not None
     assert desk.buyer.stop.distrust
     assert desk.buyer.charged_low_msat == 300
@@ -180,7 +181,7 @@ def test_the_drift_of_an_honest_meter_does_not_eat_up_the_prepaid_cap() -> None:
     desk = Desk()
     own_uwh, socket_uwh = 40_000_000_000, 40_400_000_000  # 40 kWh, 1 % apart
     charged_msat = cost_msat(TARIFF, socket_uwh, 0, True)
-    desk.buyer.on_reading(1_000, own_uwh, 1_300_000)
+    desk.buyer.on_reading(1_000, own_uwh, 1_300_000, 48_000)
     desk.buyer.on_statement(told(socket_uwh, charged_msat), 1_000)
     assert desk.buyer.charged_low_msat == charged_msat
 
@@ -227,3 +228,24 @@ def test_what_the_socket_asked_for_a_moment_ago_is_still_taken_when_the_cap_allo
     desk.buyer.on_refused(too_small(5, 10))
     (payment, *_) = desk.later(1_000, min_increment_msat=400)
     assert 10 <= payment.amount_msat <= 300
+
+
+def test_a_word_from_before_the_last_payment_is_no_standstill() -> None:
+    """The answer to it is under way in a network that stalls; nothing is given up before that has taken too long."""
+    desk = Desk(Caps(100, 1_000_000, 1_000_000, 50_000))
+    begun = desk.buyer.decide(desk.now_ms)
+    desk.now_ms = 200
+    for payment in begun:
+        desk.buyer.on_payment(Arrived(payment.sequence, payment.amount_msat, payment.amount_msat, 50), desk.now_ms)
+    while desk.now_ms < Lateness(TERMS.statement_interval_ms).silence_ms:
+        desk.now_ms += 500
+        desk.buyer.on_reading(desk.now_ms, 0, 0, 48_000)
+        desk.buyer.decide(desk.now_ms)
+        assert desk.buyer.hold is Hold.PREPAID
+        assert desk.buyer.stop is None
+    desk.now_ms += 500
+    while desk.buyer.stop is None:
+        desk.now_ms += 500
+        desk.buyer.on_reading(desk.now_ms, 0, 0, 48_000)
+        desk.buyer.decide(desk.now_ms)
+    assert desk.buyer.stop.reason == "prepaid_limit"

@@ -219,7 +219,7 @@ class Life:
         try:
             for _ in range(3):
                 self.now_ms += 300
-                self.buyer.on_reading(self.now_ms, CHIP_BASE_UWH + self.energy_uwh, 1_300_000)
+                self.buyer.on_reading(self.now_ms, CHIP_BASE_UWH + self.energy_uwh, 1_300_000, 48_000)
                 self.tell()
                 for payment in self.buyer.decide(self.now_ms):
                     side.purse.pay(payment.sequence, payment.amount_msat, payment.maxfee_msat)

@@ -72,6 +72,8 @@ def test_a_payment_that_is_never_credited_ends_the_session(bench: Bench, monkeyp
         statement.balance_msat -= missing
 
     monkeypatch.setattr("wattline.cable.buyer.CREDIT_GRACE_MS", 500)
+    monkeypatch.setattr("wattline.cable.lateness.SILENT_MS", 500)
+    monkeypatch.setattr("wattline.cable.lateness.MAKING_MS", 0)
     bench.socket.lie_statement = lie
     bench.start()
     assert "credits" in ends_with(bench, "credit_mismatch")

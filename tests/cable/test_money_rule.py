@@ -83,7 +83,7 @@ class Trade:
         for number, item in self.sent.items():
             if item.status == "underway":
                 self.buyer.adopt(number, item.payment.amount_msat, item.payment.maxfee_msat)
-        self.buyer.on_reading(self.now_ms, self.energy_uwh, 1_300_000)
+        self.buyer.on_reading(self.now_ms, self.energy_uwh, 1_300_000, 48_000)
 
     def honest(self) -> Statement:
         """Such a one as keeps the session alive."""
@@ -151,7 +151,7 @@ def test_no_socket_gets_more_in_advance_than_the_cap(steps: list[tuple[str, obje
             case "flow", int(energy_uwh):
                 trade.now_ms += 100
                 trade.energy_uwh += energy_uwh
-                trade.buyer.on_reading(trade.now_ms, trade.energy_uwh, 1_300_000)
+                trade.buyer.on_reading(trade.now_ms, trade.energy_uwh, 1_300_000, 48_000)
             case "refuse", int(amount_msat):
                 trade.buyer.on_refused(PaymentRefused("", amount_msat, "over_credit_cap", "no"))
             case "wait", int(passed_ms):
@@ -171,7 +171,7 @@ def test_a_trade_goes_on_as_long_as_the_socket_is_honest() -> None:
     for _ in range(100):
         trade.now_ms += 1_000
         trade.energy_uwh += 300_000
-        trade.buyer.on_reading(trade.now_ms, trade.energy_uwh, 1_080_000)
+        trade.buyer.on_reading(trade.now_ms, trade.energy_uwh, 1_080_000, 48_000)
         trade.buyer.on_statement(trade.honest(), trade.now_ms)
         trade.decide()
         for number in [number for number, item in trade.sent.items() if item.status == "underway"]:

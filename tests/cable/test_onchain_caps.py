@@ -184,7 +184,7 @@ class Trade:
     def tell(self) -> None:
         self.now_ms += 10
         self.purse.tick()
-        self.buyer.on_reading(self.now_ms, self.energy_uwh, 1_300_000)
+        self.buyer.on_reading(self.now_ms, self.energy_uwh, 1_300_000, 48_000)
         charged = max(0, self.charge_msat() + self.lie_msat)
         statement = replace(
             STATEMENT,

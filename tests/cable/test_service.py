@@ -243,7 +243,7 @@ def test_a_receipt_that_the_stream_did_not_bring_is_asked_for(bench: Bench) -> N
 
 
 def test_the_time_that_was_given_ends_the_session_as_done(bench: Bench) -> None:
-    bench.wish.__init__(2_500)  # type: ignore[misc]
+    bench.wish.__init__(3_500)  # type: ignore[misc]
     summary = bench.run()
     assert summary.stop_reason == "done"
     assert summary.is_good, summary

@@ -85,7 +85,7 @@ def test_current_that_flows_back_is_negative_and_not_trusted_for_long(outlet: Ou
     outlet.bench.switch_on()
     reading = outlet.run(meter, 0.1)
     assert reading.power_mw == pytest.approx(-400_000, rel=0.2)
-    assert code_of(lambda: outlet.run(meter, 0.2)) == "meter_backwards"
+    assert code_of(lambda: outlet.run(meter, 0.2)) == "backflow"
 
 
 def test_a_chip_that_does_not_answer_is_a_bus_error_naming_it(outlet: Outlet) -> None:

@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 
 from wattline.meter import MeterError
 from wattline.meter.sampling import LONGEST_GAP_MS, EnergySum, Sample, SampledMeter
-from wattline.session import CreditArrived, MeterValue, Method, State, StopReason, Terms, opened, step
-from wattline.tariff import Tariff
 
 MS = 1_000_000
 SHUNT_NOHM = 1_000_000
@@ -202,31 +200,3 @@ def test_closing_lets_go_of_the_chip() -> None:
     bench = Bench(watts(240))
     bench.meter().close()
     assert bench.chip.closed
-
-
-def test_a_session_that_outlives_its_sockets_process_is_settled_with_what_was_counted() -> None:
-    bench = Bench(*[watts(240)] * 20)
-    terms = Terms(
-        tariff=Tariff.of(energy_msat_per_kwh=300_000),
-        rated_power_mw=500_000,
-        meter_interval_ms=100,
-        pause_max_s=60,
-        open_timeout_s=60,
-        cable_lost_s=60,
-        credit_cap_msat=100_000,
-        min_refund_msat=1000,
-    )
-    session = opened("0123456789ABCDEFGHJKMNPQRS", "A1", Method.KEYSEND, terms, 0)
-    meter = bench.meter()
-    for event in (MeterValue(0, 0), CreditArrived(50_000)):
-        session, _ = step(session, event, 0)
-    assert session.state is State.DELIVERING
-    bench.pass_s(0.1)
-    chip_uwh = meter.read().energy_uwh
-    session, _ = step(session, MeterValue(chip_uwh, 240_000), 100)
-    # The next process has a meter of its own, and the base of the session from the ledger.
-    base_uwh = chip_uwh - session.energy_uwh
-    reading = bench.meter().read()
-    session, _ = step(session, MeterValue(reading.energy_uwh - base_uwh, reading.power_mw), 200)
-    assert (session.state, session.stop_reason) == (State.SETTLING, StopReason.METER_BACKWARDS)
-    assert session.energy_uwh == chip_uwh > 0

@@ -108,8 +108,8 @@ def test_power_above_the_rating_is_passed_on_for_the_session_to_judge() -> None:
 def test_current_that_goes_on_flowing_back_stops_delivery() -> None:
     assert read_all([reading(0, 0, -100_000), reading(100, 2777, 100_000), reading(200, 5554, -100_000)])
     with pytest.raises(MeterError, match="flows back") as caught:
-        read_all([reading(0, 0, -100_000), reading(100, 2777, -100_000)])
-    assert caught.value.code == "meter_backwards"
+        read_all([reading(0, 0, -100_000), reading(100, 0, -100_000)])
+    assert caught.value.code == "backflow"
 
 
 def test_the_offset_of_a_meter_at_rest_is_no_flowing_back() -> None:

@@ -73,7 +73,7 @@ def is_reached(certificate: Certificate) -> bool:
     try:
         presented = fetch_certificate(address)
         assert presented.sha256 == certificate.sha256
-        channel = open_channel(address, presented)
+        channel = open_channel(presented)
         with channel:
             stub = pb_grpc.ChargingServiceStub(channel)
             answer: pb.GetOfferResponse = stub.GetOffer(pb.GetOfferRequest(), timeout=10)

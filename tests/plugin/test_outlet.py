@@ -14,6 +14,7 @@ from wattline.meter import Meter, MeterError, Reading
 from wattline.payment.keysend import Reservations
 from wattline.plugin.outlet import OutletLoop
 from wattline.plugin.outlet_view import Condition, OutletView
+from wattline.plugin.supply import SupplyWatch
 from wattline.relay import RelayError, RelayState
 from wattline.session import CableClosed, Method, Session, State, StopReason, Terms, opened, restored
 from wattline.tariff import Tariff, cost_msat
@@ -32,6 +33,10 @@ class Wiring:
     """Relay and meter of one outlet: power flows while the lease lasts, energy adds up in real time."""
 
     def __init__(self) -> None:
+        self.voltage_mv = 48_000
+        self.backflow_uwh = 0
+        self.counts_alone = True
+        self.begins_uwh = 1_000_000
         self.power_mw = POWER_MW
         self.held_until_ms = 0
         self.energy_mwms = 0
@@ -56,14 +61,16 @@ class Wiring:
     def energy_uwh(self) -> int:
         with self.lock:
             self.flow()
-            return 1_000_000 + self.energy_mwms // 3600
+            return self.begins_uwh + self.energy_mwms // 3600
 
     def read(self) -> Reading:
         if self.meter_error is not None:
             raise self.meter_error
         energy_uwh = self.energy_uwh
         power_mw = self.power_mw if self.closed else 0
-        return Reading(energy_uwh, power_mw, 48_000, power_mw // 48, now_ms())
+        return Reading(
+            energy_uwh, power_mw, self.voltage_mv, power_mw // 48, now_ms(), self.backflow_uwh, self.counts_alone
+        )
 
     def close(self) -> None:
         pass
@@ -113,12 +120,13 @@ class Sink:
 class Rig:
     """A running outlet and everything around it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_before_relay: bool = False) -> None:
         self.wiring = Wiring()
         self.sink = Sink()
         self.reservations = Reservations()
         meter: Callable[[], Meter] = lambda: self.wiring  # noqa: E731 - a factory of one expression
-        self.loop = OutletLoop("A1", INTERVAL_MS, meter, self.wiring, self.sink, self.reservations)
+        supply = SupplyWatch(is_before_relay=is_before_relay)
+        self.loop = OutletLoop("A1", INTERVAL_MS, meter, self.wiring, self.sink, self.reservations, supply)
 
     @property
     def session(self) -> Session:

@@ -69,7 +69,7 @@ amounts_msat = st.one_of(st.integers(1, 3_000), st.integers(1, 3_000), st.intege
 # Meter values count from the one before them, so that most of them are plausible.
 readings = st.integers(0, 39).flatmap(
     lambda number: (
-        st.builds(MeterValue, st.integers(0, 80_000), st.integers(-20_000, 50_000))
+        st.builds(MeterValue, st.integers(0, 80_000), st.integers(-20_000, 50_000), st.just(number > 5))
         if number
         else st.builds(MeterValue, st.integers(-5, 80_000), st.integers(-1_060_000, 1_060_000))
     )

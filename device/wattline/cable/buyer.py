@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 from wattline.cable.account import Account
 from wattline.cable.budget import Caps, Room, room
+from wattline.cable.delivery import DeliveryWatch
 from wattline.cable.energy import EnergyTrack
 from wattline.cable.fallback import LEAD_MS, SHORT_MS, Fallback, Standing
+from wattline.cable.lateness import Lateness
 from wattline.cable.messages import PaymentRefused, SocketState, Statement
 from wattline.cable.onchain_event import OnchainTerms
 from wattline.cable.onchain_limits import OnchainLimits
@@ -21,12 +23,11 @@ from wattline.cable.reconciliation import CREDIT_GRACE_MS, Claim, Known, Toleran
 from wattline.cable.rhythm import MAX_BOOST, RESERVE_MS, Conditions, Hold, Latency, Load, Pace, Pay, next_payment
 from wattline.cable.setbacks import Setbacks
 from wattline.cable.settings import OnchainSettings
+from wattline.meter import MIN_VOLTAGE_MV
 from wattline.payment.aggregate import MSAT_PER_SAT
 from wattline.payment.increments import ToldIncrements
 from wattline.tariff import Tariff, cost_msat
 
-SKEW_MS = 3_000
-"""A statement may be this old when it is read (the socket's meter interval, the network, a busy machine)."""
 BELOW_MINIMUM = "below_min_increment"
 """The socket's code for a payment that is smaller than it asks for."""
 STARVED_MS = 2_000
@@ -69,7 +70,9 @@ class Stop:
     reason: str
     message: str
     distrust: bool = False
-    """The socket's account is wrong: close at once, wait for nothing."""
+    """The socket's account is wrong."""
+    at_once: bool = False
+    """Close without waiting for what is under way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +118,15 @@ class Buyer:
         next_sequence: int,
         opened_ms: int,
         fallback: Fallback | None = None,
+        min_voltage_mv: int = MIN_VOLTAGE_MV,
     ) -> None:
         """``opened_ms`` is when the session was opened, on the monotonic clock of all other times here. ``fallback``
-        tells when to go over to on-chain; None: never."""
+        tells when to go over to on-chain; None: never. Below ``min_voltage_mv`` nothing is delivered."""
         self.terms = terms
         self.account = account
         self.track = track
+        self._lateness = Lateness(terms.statement_interval_ms)
+        self._delivery = DeliveryWatch(min_voltage_mv, terms.rated_power_mw, self._lateness.claim_age_ms)
         self.statement: Statement | None = None
         self.hold: Hold | None = None
         self.stop: Stop | None = None
@@ -143,7 +149,7 @@ class Buyer:
         self._next_sequence = next_sequence
         self._opened_ms = opened_ms
         self._statement_ms = opened_ms
-        self._claims: deque[tuple[Claim, int]] = deque()
+        self._claims: deque[tuple[Statement, int]] = deque()
         """Not compared yet: no own reading is as new."""
         self._believed: Claim | None = None
         """The newest that was compared and found true."""
@@ -155,11 +161,14 @@ class Buyer:
         self._asked = ToldIncrements()
         self._is_held_to_asked = False
         """A payment was failed for being smaller than the socket asks for."""
+        self._arrived_ms = opened_ms
+        """When the last payment arrived."""
 
     # What happened.
 
-    def on_reading(self, at_ms: int, chip_energy_uwh: int, power_mw: int) -> None:
+    def on_reading(self, at_ms: int, chip_energy_uwh: int, power_mw: int, voltage_mv: int) -> None:
         self.track.add(at_ms, chip_energy_uwh)
+        self._delivery.on_reading(at_ms, voltage_mv)
         self.power_mw = power_mw
         self._reconcile()
 
@@ -170,10 +179,11 @@ class Buyer:
         self.statement = statement
         self._statement_ms = at_ms
         self._cut_since_ms = None
+        self._delivery.begin(statement.claim)
         if len(self._claims) >= MOST_CLAIMS:
             self._claims.pop()  # the newest gives way to one that says all of it, the oldest is compared first
         self._asked.tell(statement.min_increment_msat or self.terms.min_increment_msat, at_ms / 1000)
-        self._claims.append((statement.claim, at_ms))
+        self._claims.append((statement, at_ms))
         self._reconcile()
 
     def on_cut(self, at_ms: int) -> None:
@@ -196,6 +206,7 @@ class Buyer:
             case Arrived(sequence, amount_msat, amount_sent_msat, duration_ms):
                 self._forget(sequence)
                 if self.account.arrived(sequence, amount_sent_msat, at_ms, duration_ms):
+                    self._arrived_ms = at_ms
                     if method == self.method:
                         self._setbacks.on_arrival(amount_msat)
                     if self.fallback is not None:
@@ -235,10 +246,10 @@ class Buyer:
         self._is_waiting_for_onchain = False
         self.account.miner_fee_msat = terms.fee_sat * MSAT_PER_SAT
 
-    def end(self, reason: str, message: str, *, distrust: bool = False) -> None:
+    def end(self, reason: str, message: str, *, distrust: bool = False, at_once: bool = False) -> None:
         """Stop paying for good; the first reason stands."""
         if self.stop is None:
-            self.stop = Stop(reason, message, distrust)
+            self.stop = Stop(reason, message, distrust, at_once or distrust)
 
     # What it comes to.
 
@@ -253,6 +264,8 @@ class Buyer:
             return 0
         own_uwh = self.track.energy_uwh
         delivered_ms = min(believed.delivered_ms, max(0, self._statement_ms - self._opened_ms))
+        seen_ms = self._delivery.most_delivered_ms()
+        delivered_ms = delivered_ms if seen_ms is None else min(delivered_ms, seen_ms)
         own = cost_msat(self.terms.tariff, own_uwh + self._tolerance.drift_uwh(own_uwh), delivered_ms, own_uwh > 0)
         return min(own, believed.charged_msat)
 
@@ -318,19 +331,35 @@ class Buyer:
         keysend_msat = max(0, self.account.keysend_handed_over_msat - self.charged_low_msat)
         return self._onchain.max_prepaid_msat + keysend_msat
 
-    @property
-    def silent_since_ms(self) -> int:
-        """When the socket last said something."""
-        return self._statement_ms
+    def is_silent(self, now_ms: int) -> bool:
+        """The socket has said nothing for longer than its stream may stall."""
+        return now_ms - self._statement_ms > self._lateness.silence_ms
 
     def known_at(self, at_ms: int) -> Known:
         """What the cable knows itself about a claim that arrived at ``at_ms``."""
+        age_ms = self._lateness.claim_age_ms
         return Known(
-            least_energy_uwh=self.track.at(at_ms - SKEW_MS),
+            least_energy_uwh=self.track.at(at_ms - age_ms),
             most_energy_uwh=self.track.at(at_ms),
             elapsed_ms=max(0, at_ms - self._opened_ms),
-            surely_credited_msat=self.account.settled_before(at_ms - CREDIT_GRACE_MS),
+            surely_credited_msat=self.account.settled_before(at_ms - age_ms - CREDIT_GRACE_MS),
+            most_delivered_ms=self._delivery.most_delivered_ms(),
         )
+
+    @property
+    def why_nothing(self) -> str:
+        """For people: what a session that has delivered nothing was waiting for."""
+        if self.statement is None:
+            return "the socket said nothing"
+        if self.last_refusal is not None:
+            return f"the socket refused a payment: {self.last_refusal.code}: {self.last_refusal.message}"
+        if self.account.in_flight:
+            return "the first payment was still under way"
+        if self.hold in _STOP_OF_HOLD:
+            return _STOP_OF_HOLD[self.hold][1]
+        if not self.account.payments:
+            return "no payment was made" + (" that arrived" if self.account.failed_payments else "")
+        return f"it was paid, and the socket did not begin (its session was {self.statement.state})"
 
     # What to do.
 
@@ -367,7 +396,8 @@ class Buyer:
             tariff=tariff,
             power_mw=self.power_mw,
             rated_power_mw=self.terms.rated_power_mw,
-            due_msat=0 if self.has_started else tariff.session_fee_msat,
+            # No socket begins before something was paid, be its prices as low as nothing.
+            due_msat=0 if self.has_started else max(1, tariff.session_fee_msat),
         )
         conditions = Conditions(
             latency_ms=self.latency.estimate_ms,
@@ -433,10 +463,18 @@ class Buyer:
     def _reconcile(self) -> None:
         """Compare every claim as soon as an own reading as new as its arrival is there."""
         while self._claims and self.track.covers(self._claims[0][1]):
-            claim, at_ms = self._claims.popleft()
-            mismatch = compare(claim, self.known_at(at_ms), self.terms.tariff, self._tolerance)
+            statement, at_ms = self._claims.popleft()
+            claim, known = statement.claim, self.known_at(at_ms)
+            mismatch = compare(claim, known, self.terms.tariff, self._tolerance) or self._delivery.refuted(
+                claim,
+                at_ms,
+                known.least_energy_uwh,
+                known.most_energy_uwh,
+                is_delivering=statement.state is SocketState.DELIVERING,
+            )
             if mismatch is not None:
-                self.end(mismatch.breach, mismatch.message, distrust=True)
+                distrust = mismatch.breach.is_of_the_account
+                self.end(mismatch.breach, mismatch.message, distrust=distrust, at_once=True)
             else:
                 self._believed = claim
 
@@ -456,9 +494,14 @@ class Buyer:
             )
         )
 
+    def _knows_payments(self, statement: Statement, now_ms: int) -> bool:
+        """The socket has said this after the last payment; it answers each one, however late the answer may be."""
+        is_newer = self._statement_ms >= self._arrived_ms or statement.credited_msat >= self.account.settled_msat
+        return is_newer or now_ms - self._arrived_ms > self._lateness.silence_ms
+
     def _watch_standstill(self, statement: Statement, now_ms: int, paid_now: bool) -> None:
         """A session that does not move although nothing is under way is helped on, or given up."""
-        waiting = statement.state in (SocketState.OPEN, SocketState.PAUSED)
+        waiting = statement.state in (SocketState.OPEN, SocketState.PAUSED) and self._knows_payments(statement, now_ms)
         if self.fallback is not None and self._onchain is None and self.fallback.is_awaited:
             waiting = False
         if not waiting or paid_now or self.account.in_flight or self._cut_since_ms is not None or self.hold is None:

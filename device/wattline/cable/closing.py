@@ -61,7 +61,7 @@ class Closing:
         if self._is_asked or self._stopped_ms is None or buyer.stop is None:
             return
         settled = buyer.account.in_flight == 0 or now_ms - self._stopped_ms >= SETTLE_MS
-        if settled or buyer.stop.distrust:
+        if settled or buyer.stop.at_once:
             self._is_asked = connection.close(buyer.stop.reason)
 
     def on_stream_renewed(self) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
-MEMORY_MS = 60_000
+from wattline.cable.lateness import LONGEST_CLAIM_AGE_MS
+
+MEMORY_MS = LONGEST_CLAIM_AGE_MS + 10_000
+"""Every claim can be compared with the moment that it stands for, and those wait until a reading is as new."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,7 @@ def tariff_from(message: pb.Tariff) -> Tariff:
 def open_socket(address: SocketAddress, signer: Signer, network: str) -> OpenedSocket:
     """Connect, fetch the offer and check who made it. Raises SocketUnreachable, NotWattline, OfferError."""
     certificate = fetch_certificate(address)
-    channel = open_channel(address, certificate)
+    channel = open_channel(certificate)
     try:
         nonce = os.urandom(NONCE_BYTES)
         response = _get_offer(channel, address, nonce)

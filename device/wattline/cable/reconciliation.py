@@ -13,7 +13,7 @@ from wattline.tariff import Tariff, cost_msat
 
 TIME_SLACK_MS = 2_000
 CREDIT_GRACE_MS = 15_000
-"""A payment that completed this long ago must be in the socket's account; it books within a few seconds."""
+"""A payment that completed this long before a claim was made must be in it; the socket books within a few seconds."""
 
 
 class Breach(StrEnum):
@@ -23,6 +23,13 @@ class Breach(StrEnum):
     TIME = "time_mismatch"
     CHARGE = "charge_mismatch"
     CREDIT = "credit_mismatch"
+    NO_VOLTAGE = "no_voltage"
+    NO_CURRENT = "no_current"
+
+    @property
+    def is_of_the_account(self) -> bool:
+        """The account itself is wrong. Without voltage or current it may be right, and the fault in a fuse."""
+        return self not in (Breach.NO_VOLTAGE, Breach.NO_CURRENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +78,9 @@ class Known:
     elapsed_ms: int
     """Since the session was opened: delivery cannot have lasted longer."""
     surely_credited_msat: int
-    """Completed more than CREDIT_GRACE_MS ago."""
+    """Completed more than CREDIT_GRACE_MS before the claim can have been made."""
+    most_delivered_ms: int | None = None
+    """Longer there cannot have been voltage, by the own meter; None when that is not known."""
 
 
 def compare(claim: Claim, known: Known, tariff: Tariff, tolerance: Tolerance) -> Mismatch | None:
@@ -79,6 +88,7 @@ def compare(claim: Claim, known: Known, tariff: Tariff, tolerance: Tolerance) ->
     return (
         compare_energy(claim, known, tolerance)
         or _compare_time(claim, known)
+        or _compare_voltage(claim, known)
         or _compare_charge(claim, tariff)
         or _compare_credit(claim, known)
     )
@@ -104,6 +114,17 @@ def _compare_time(claim: Claim, known: Known) -> Mismatch | None:
         return Mismatch(
             Breach.TIME,
             f"the socket counts {claim.delivered_ms} ms of delivery, but the session is {known.elapsed_ms} ms old",
+        )
+    return None
+
+
+def _compare_voltage(claim: Claim, known: Known) -> Mismatch | None:
+    most_ms = known.most_delivered_ms
+    if most_ms is not None and claim.delivered_ms > most_ms:
+        return Mismatch(
+            Breach.NO_VOLTAGE,
+            f"the socket counts {claim.delivered_ms} ms of delivery; by the own meter there was voltage for at most"
+            f" {most_ms} ms",
         )
     return None
 

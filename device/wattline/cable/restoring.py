@@ -153,6 +153,7 @@ def make_buyer(
         next_sequence=earlier.next_sequence,
         opened_ms=opened_ms,
         fallback=_fallback(settings, equipment, agreement),
+        min_voltage_mv=settings.limits.min_voltage_mv,
     )
     for intent in earlier.in_doubt:
         buyer.adopt(intent.sequence, intent.amount_msat, intent.maxfee_msat)

@@ -72,7 +72,7 @@ class CableService:
         except UsageError:
             raise
         except WattlineError as error:
-            return Summary(error.code, error.message)
+            return Summary(error.code, error.message).achieved()
 
     def _buy(self) -> Summary:
         self._wait_for_channel()

@@ -50,10 +50,8 @@ METER_VALUE_MS = 1_000
 RESOLVE_MS = 3_000
 OPEN_TIMEOUT_MS = 20_000
 FIRST_READING_MS = 5_000
-SILENT_INTERVALS = 5
-SILENT_MS = 5_000
-MOST_SILENT_MS = 150_000
-"""Two and a half of the longest statement interval."""
+DROP_MS = 5_000
+"""A stream that is taken up anew has so long to say something."""
 LEAST_LOST_S, MOST_LOST_S = 5, 600
 """So long a cut stream is tried to be taken up again, whatever the socket says of how long a session outlives it."""
 UNBELIEVABLE = "message_invalid"
@@ -229,7 +227,7 @@ class SessionRun:
             case Reading():
                 self._reading = happening
                 if buyer is not None:
-                    buyer.on_reading(happening.at_ms, happening.energy_uwh, happening.power_mw)
+                    buyer.on_reading(happening.at_ms, happening.energy_uwh, happening.power_mw, happening.voltage_mv)
             case MeterError():
                 if buyer is None:
                     raise happening
@@ -369,8 +367,7 @@ class SessionRun:
         statement = buyer.statement
         if not self._connected or statement is None or statement.state is not SocketState.DELIVERING:
             return
-        silent_ms = min(max(SILENT_MS, SILENT_INTERVALS * buyer.terms.statement_interval_ms), MOST_SILENT_MS)
-        if now_ms - buyer.silent_since_ms > silent_ms and self._is_due("drop", silent_ms, now_ms):
+        if buyer.is_silent(now_ms) and self._is_due("drop", DROP_MS, now_ms):
             self._heard.event("the socket is silent; connecting anew")
             assert self._connection is not None
             self._connection.drop_stream()
@@ -418,7 +415,7 @@ class SessionRun:
             remembered = replace(remembered, receipt=signed.receipt, receipt_signature=signed.signature)
         self._save(remembered)
         self._listener.show(self._snapshot(buyer, now_ms))
-        return summary_of(
+        summary = summary_of(
             buyer,
             receipt,
             self._closing.objections + (onchain.objections if onchain is not None else []),
@@ -426,6 +423,7 @@ class SessionRun:
             now_ms - self._opened_ms,
             aggregate,
         )
+        return summary.achieved(buyer.why_nothing)
 
     def _shut_down(self) -> None:
         if self._connection is not None:
@@ -447,11 +445,14 @@ class SessionRun:
                 delivered_ms=remembered.delivered_ms if delivered_ms is None else delivered_ms,
             ).saved_now(self._equipment.wall.now())
         self._remembered = remembered
+        # What a chip without a sign counted of backflow, the next process finds in its count, too.
+        backflow_uwh = self._reading.backflow_uwh if self._reading is not None else 0
+        saved = replace(remembered, base_uwh=remembered.base_uwh + backflow_uwh)
         if self._buyer is None:
-            self._equipment.memory.save(remembered)
+            self._equipment.memory.save(saved)
             return
         try:
-            self._equipment.memory.save(remembered)
+            self._equipment.memory.save(saved)
         except RetryError as error:
             self._listener.event(f"the ledger is busy: {error.message}")
             self._due["save"] = 0

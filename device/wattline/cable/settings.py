@@ -12,7 +12,8 @@ from pydantic import Field, model_validator
 from wattline.cable.budget import PPM, Caps
 from wattline.cable.reconciliation import Tolerance
 from wattline.cable.rhythm import Pace
-from wattline.meter import MeterSettings
+from wattline.errors import UsageError
+from wattline.meter import MIN_VOLTAGE_MV, MeterSettings
 from wattline.payment.aggregate import MSAT_PER_SAT, SMALLEST_OUTPUT_SAT
 from wattline.settings import Settings, load_settings
 
@@ -22,7 +23,9 @@ FeeratePerKw = Annotated[int, Field(ge=253, le=10_000_000)]
 Msat = Annotated[int, Field(ge=0, le=21_000_000 * 100_000_000 * 1000)]
 PositiveMsat = Annotated[int, Field(ge=1, le=21_000_000 * 100_000_000 * 1000)]
 
-_ADDRESS = re.compile(r"(?:(?P<node>[^@]*)@)?(?P<host>\[[0-9A-Fa-f:.%]+\]|[^@\[\]:/\s]+):(?P<port>[0-9]{1,5})")
+_ADDRESS = re.compile(
+    r"(?:(?P<node>[^@]*)@)?(?P<host>\[[0-9A-Fa-f:.]+(?:%[\w.-]+)?\]|[^@\[\]:/\s]+):(?P<port>[0-9]{1,5})", re.ASCII
+)
 _NODE_ID = re.compile(r"0[23][0-9a-f]{64}")
 STORAGE_NAME = "cable.sqlite3"
 
@@ -117,6 +120,10 @@ class LimitSettings(Settings):
     )
     energy_tolerance_uwh: Annotated[int, Field(ge=0, le=1_000_000_000_000)] = Field(
         default=1_000_000, description="And on top of that in microwatt-hours (1000000 = 1 Wh)."
+    )
+    min_voltage_mv: Annotated[int, Field(ge=100, le=85_000)] = Field(
+        default=MIN_VOLTAGE_MV,
+        description="Below this on the own meter nothing is delivered, whatever the socket says: the session ends, mV.",
     )
 
     @model_validator(mode="after")
@@ -284,5 +291,12 @@ class CableConfig:
 
 
 def load_cable(path: Path) -> CableConfig:
-    """The configuration in the file at ``path``. Raises UsageError naming file, key and what is allowed."""
-    return CableConfig(path, load_settings(path, CableSettings))
+    """The configuration in the file at ``path``. Raises UsageError naming file, key and what is allowed, also where
+    nothing could ever be bought with it."""
+    from wattline.cable.buyable import why_never  # it works with settings itself
+
+    config = CableConfig(path, load_settings(path, CableSettings))
+    never = why_never(config.settings)
+    if never is not None:
+        raise UsageError("config_invalid", f"{path}: {never}")
+    return config

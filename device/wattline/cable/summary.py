@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from wattline.cable.rhythm import Hold
 
 GOOD_ENDS = frozenset({"done", "operator"})
+NOTHING = "nothing_delivered"
+"""It ended as it was meant to, and bought nothing."""
 
 
 def percentile(values: Sequence[int], percent: int) -> int | None:
@@ -23,7 +25,7 @@ class Summary:
     """The outcome of one run; the JSON object of ``wattline cable run --json``."""
 
     stop_reason: str
-    """``done`` and ``operator`` are good ends; every other names what went wrong."""
+    """``done`` and ``operator`` are good ends, of a session that delivered; every other names what went wrong."""
     message: str
     session_id: str = ""
     socket_node_id: str = ""
@@ -78,6 +80,14 @@ class Summary:
     @property
     def is_good(self) -> bool:
         return self.ended_well and not self.objections
+
+    def achieved(self, why_nothing: str = "") -> Summary:
+        """This, or, where it ended well but nothing was delivered, the same with that as its end. A load that draws
+        nothing was delivered to all the same: there was time with voltage."""
+        if not self.ended_well or self.delivered_ms or self.energy_uwh_cable:
+            return self
+        why = f": {why_nothing}" if why_nothing else ""
+        return replace(self, stop_reason=NOTHING, message=f"{self.message}; nothing was delivered{why}")
 
     def to_json(self) -> dict[str, object]:
         """All fields, tuples as lists."""

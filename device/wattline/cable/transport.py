@@ -1,6 +1,8 @@
 """The way to a socket: the certificate it presents, and a gRPC channel that trusts exactly that one.
 
-The certificate proves nothing by itself; the signed offer, fetched over this very channel, names its hash.
+The certificate proves nothing by itself; the signed offer, fetched over this very channel, names its hash. A name is
+resolved once, by this machine's own resolver (so mDNS names and scoped addresses mean what they mean to every other
+program), and both connections go to the address that answered: gRPC has a resolver of its own, which knows neither.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import re
 import socket
 import ssl
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from cryptography import x509
@@ -40,12 +43,42 @@ class NotWattline(StopError):
 
 
 @dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One address that a name stands for, as a number."""
+
+    family: socket.AddressFamily
+    sockaddr: tuple[Any, ...]
+    """As getaddrinfo gives it: host and port, for IPv6 also flow and scope."""
+
+    @property
+    def target(self) -> str:
+        """As gRPC takes it without resolving anything (its name syntax: ``ipv4:`` and ``ipv6:``)."""
+        host, port = self.sockaddr[:2]
+        if self.family is not socket.AF_INET6:
+            return f"ipv4:{host}:{port}"
+        scope = self.sockaddr[3]
+        return f"ipv6:[{host}%25{scope}]:{port}" if scope else f"ipv6:[{host}]:{port}"
+
+
+def resolve(address: SocketAddress) -> list[Endpoint]:
+    """All that ``address`` stands for, in the order of the resolver. Raises SocketUnreachable."""
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        detail = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise SocketUnreachable(address, detail) from error
+    return [Endpoint(socket.AddressFamily(family), sockaddr) for family, _, _, _, sockaddr in found]
+
+
+@dataclass(frozen=True, slots=True)
 class PresentedCertificate:
     """What the server at an address presented; nobody has vouched for it yet."""
 
     der: bytes
     name: str
     """A DNS name in it, so that TLS can be told which name to expect."""
+    target: str
+    """Where it was presented, for gRPC."""
 
     @property
     def pem(self) -> bytes:
@@ -57,13 +90,27 @@ class PresentedCertificate:
 
 
 def fetch_certificate(address: SocketAddress, timeout_s: float = CONNECT_TIMEOUT_S) -> PresentedCertificate:
-    """The certificate that the server presents. Raises SocketUnreachable, NotWattline (no TLS there)."""
+    """The certificate that the server presents; of several addresses, that of the first at which one is. Raises
+    SocketUnreachable, NotWattline (no TLS there)."""
+    failures: list[SocketUnreachable | NotWattline] = []
+    for endpoint in resolve(address):
+        try:
+            return _certificate_at(address, endpoint, timeout_s)
+        except (SocketUnreachable, NotWattline) as error:
+            failures.append(error)
+    # Something that answers says more than something that does not.
+    raise next((failure for failure in failures if isinstance(failure, NotWattline)), failures[-1])
+
+
+def _certificate_at(address: SocketAddress, endpoint: Endpoint, timeout_s: float) -> PresentedCertificate:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
     try:
-        with socket.create_connection((address.host, address.port), timeout=timeout_s) as plain:
+        with socket.socket(endpoint.family, socket.SOCK_STREAM) as plain:
+            plain.settimeout(timeout_s)
+            plain.connect(endpoint.sockaddr)
             try:
                 with context.wrap_socket(plain, server_hostname=None) as secure:
                     der = secure.getpeercert(binary_form=True)
@@ -77,11 +124,11 @@ def fetch_certificate(address: SocketAddress, timeout_s: float = CONNECT_TIMEOUT
         raise SocketUnreachable(address, error.strerror or str(error)) from error
     if der is None:
         raise NotWattline(address, "it presents no certificate")
-    return certificate_from_der(address, der)
+    return certificate_from_der(address, der, endpoint.target)
 
 
-def certificate_from_der(address: SocketAddress, der: bytes) -> PresentedCertificate:
-    """``der`` with the name to expect in it. Raises NotWattline when it is no certificate with a name."""
+def certificate_from_der(address: SocketAddress, der: bytes, target: str) -> PresentedCertificate:
+    """``der``, presented at ``target``, with the name to expect in it. Raises NotWattline when there is none in it."""
     try:
         certificate = x509.load_der_x509_certificate(der)
         try:
@@ -95,11 +142,11 @@ def certificate_from_der(address: SocketAddress, der: bytes) -> PresentedCertifi
     name = next((name for name in names if _NAME.fullmatch(name)), None)
     if name is None:
         raise NotWattline(address, "its certificate has no name that a host could have")
-    return PresentedCertificate(der, name)
+    return PresentedCertificate(der, name, target)
 
 
-def open_channel(address: SocketAddress, certificate: PresentedCertificate) -> grpc.Channel:
-    """A channel over TLS to ``address`` that accepts ``certificate`` and no other."""
+def open_channel(certificate: PresentedCertificate) -> grpc.Channel:
+    """A channel over TLS to where ``certificate`` was presented, that accepts it and no other."""
     credentials = grpc.ssl_channel_credentials(root_certificates=certificate.pem)
     options = (
         ("grpc.ssl_target_name_override", certificate.name),
@@ -114,7 +161,7 @@ def open_channel(address: SocketAddress, certificate: PresentedCertificate) -> g
         ("grpc.enable_http_proxy", 0),
         ("grpc.max_receive_message_length", LARGEST_MESSAGE),
     )
-    return grpc.secure_channel(address.target, credentials, options=options)
+    return grpc.secure_channel(certificate.target, credentials, options=options)
 
 
 def details_of(error: grpc.RpcError) -> str:

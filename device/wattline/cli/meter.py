@@ -208,4 +208,5 @@ def _json(looks: Sequence[Look]) -> str:
 
 
 def _status(looks: Sequence[Look]) -> int:
-    return 1 if any(isinstance(look.found, MeterError) for look in looks) else 0
+    """Nothing seen is no success."""
+    return 0 if looks and not any(isinstance(look.found, MeterError) for look in looks) else 1

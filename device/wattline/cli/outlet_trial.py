@@ -29,7 +29,8 @@ class Trial:
     relay_after: bool
     after: Reading
     active_low: bool
-    """As the configuration has it."""
+    min_voltage_mv: int
+    """These two as the configuration has them."""
 
     @property
     def flows_while_open(self) -> bool:
@@ -55,6 +56,11 @@ class Trial:
             return "THE RELAY DID NOT OPEN: cut the supply"
         if abs(self.after.power_mw) > IDLE_MW:
             return f"{self.after.power_mw / 1000:.0f} W still flow: THE CONTACT IS WELDED OR WIRED PAST: cut the supply"
+        if self.meanwhile.voltage_mv < self.min_voltage_mv:
+            return (
+                f"no_voltage: {self.meanwhile.voltage_mv / 1000:.1f} V with the relay closed: look at the supply, its"
+                " fuse, and whether the meter's VBUS is connected"
+            )
         if self.meanwhile.power_mw < -IDLE_MW:
             return f"{self.meanwhile.power_mw / 1000:.0f} W: current flows back; is the shunt the wrong way round?"
         return ""
@@ -90,11 +96,29 @@ def try_out(outlet: OutletSettings, guard: GuardClient, seconds: float) -> Trial
         relay_before = guard.open(outlet.outlet_id).closed
         before = _watch(meter, SETTLED_S)
         if abs(before.power_mw) > IDLE_MW:
-            return Trial(relay_before, before, False, before, relay_before, before, outlet.relay.active_low)
+            return Trial(
+                relay_before,
+                before,
+                False,
+                before,
+                relay_before,
+                before,
+                outlet.relay.active_low,
+                outlet.min_voltage_mv,
+            )
         relay_meanwhile, meanwhile = _closed(outlet.outlet_id, guard, meter, seconds)
         relay_after = guard.open(outlet.outlet_id).closed
         after = _watch(meter, SETTLED_S)
-        return Trial(relay_before, before, relay_meanwhile, meanwhile, relay_after, after, outlet.relay.active_low)
+        return Trial(
+            relay_before,
+            before,
+            relay_meanwhile,
+            meanwhile,
+            relay_after,
+            after,
+            outlet.relay.active_low,
+            outlet.min_voltage_mv,
+        )
     finally:
         meter.close()
 

@@ -1,7 +1,7 @@
 """Energy meters behind one Protocol."""
 
 from wattline.meter.opening import MeterSettings, open_meter
-from wattline.meter.reading import Meter, MeterError, Reading
+from wattline.meter.reading import MIN_VOLTAGE_MV, Meter, MeterError, Reading
 from wattline.meter.trust import TrustedMeter
 
-__all__ = ["Meter", "MeterError", "MeterSettings", "Reading", "TrustedMeter", "open_meter"]
+__all__ = ["MIN_VOLTAGE_MV", "Meter", "MeterError", "MeterSettings", "Reading", "TrustedMeter", "open_meter"]

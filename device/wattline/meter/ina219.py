@@ -26,6 +26,8 @@ HIGHEST_BUS_UV = 26_000_000
 """Data sheet 7.3: the register goes on to 32 V, the chip does not."""
 AMPLIFIER_UV = (40_000, 80_000, 160_000, 320_000)
 """Ranges of the shunt voltage by PG."""
+AMPLIFIER_OFFSET_UV = (100, 125, 150, 200)
+"""Data sheet 7.5, INA219A: the highest offset by PG."""
 HIGHEST_CALIBRATION = 0xFFFE
 
 
@@ -36,6 +38,7 @@ class Ina219Settings(ShuntSettings):
     RANGE_UV: ClassVar[int] = AMPLIFIER_UV[-1]
     # Its offset is at most 100 uV: a percent of this.
     LEAST_RANGE_UV: ClassVar[int] = 10_000
+    OFFSET_UV: ClassVar[int] = 100
 
     driver: Literal["ina219"]
 
@@ -44,6 +47,10 @@ class Ina219Settings(ShuntSettings):
         """PG: the finest range that covers ``max_current_a``."""
         microvolts = self.max_current_ua * self.shunt_nohm / 10**9
         return next(pg for pg, highest in enumerate(AMPLIFIER_UV) if microvolts <= highest)
+
+    @property
+    def offset_uv(self) -> int:
+        return AMPLIFIER_OFFSET_UV[self.amplifier]
 
     @property
     def config(self) -> int:

@@ -35,6 +35,7 @@ class Ina226Settings(ShuntSettings):
     RANGE_UV: ClassVar[int] = 81_920
     # Its offset is at most 10 uV: a tenth of a percent of this.
     LEAST_RANGE_UV: ClassVar[int] = 10_000
+    OFFSET_UV: ClassVar[int] = 10
 
     driver: Literal["ina226"]
 

@@ -36,6 +36,10 @@ class Ina228:
     A chip that carries our configuration already goes on counting (a restarted process resumes from its cumulative
     energy); any other, one with power-on values above all, is configured and counts from 0. The 40-bit accumulator is
     extended in software while this object lives.
+
+    The accumulator adds up the magnitude of the power (data sheet 7.3.2: POWER and ENERGY are unsigned, only CURRENT
+    has a sign). What it took between two readings of which one shows current flowing back is therefore left out of the
+    energy, and told as ``backflow_uwh``.
     """
 
     def __init__(
@@ -54,6 +58,12 @@ class Ina228:
         self._wraps = 0
         self._last_energy: int | None = None
         self._last_at_ms = 0
+        self._counted: int | None = None
+        """The extended accumulator at the last good reading."""
+        self._flowed_back = False
+        """That reading showed current flowing back."""
+        self._backflow = 0
+        """What the accumulator took of it, in its own units."""
         self._check_identity()
         if not self._is_ours():
             self._configure()
@@ -78,14 +88,19 @@ class Ina228:
         self._check_configuration()
         self._check_range(flags, shunt, bus, current)
         power_mw = self._calibration.power_mw(power)
-        extended = self._extended(energy, flags)
+        counted, flows_back = self._extended(energy, flags), current < 0
+        if self._counted is not None and (flows_back or self._flowed_back):
+            self._backflow += counted - self._counted
+        self._counted, self._flowed_back = counted, flows_back
         self._last_at_ms = at_ms
+        energy_uwh = self._calibration.energy_uwh(counted - self._backflow)
         return Reading(
-            energy_uwh=self._calibration.energy_uwh(extended),
-            power_mw=-power_mw if current < 0 else power_mw,
+            energy_uwh=energy_uwh,
+            power_mw=-power_mw if flows_back else power_mw,
             voltage_mv=voltage_mv(bus),
             current_ma=self._calibration.current_ma(current),
             at_ms=at_ms,
+            backflow_uwh=self._calibration.energy_uwh(counted) - energy_uwh,
         )
 
     def close(self) -> None:

@@ -25,6 +25,7 @@ class Ina228Settings(ShuntSettings):
     RANGE_UV: ClassVar[int] = WIDE_RANGE_UV
     # Its offset is at most 1 uV: a tenth of a percent of this.
     LEAST_RANGE_UV: ClassVar[int] = 1000
+    OFFSET_UV: ClassVar[int] = 1
 
     driver: Literal["ina228"]
 

@@ -25,7 +25,7 @@ def open_meter(settings: MeterSettings, max_power_mw: int | None = None) -> Mete
     except BusError as error:
         raise MeterError("meter_bus_error", str(error)) from error
     try:
-        return TrustedMeter(_driver(bus, settings), max_power_mw)
+        return TrustedMeter(_driver(bus, settings), max_power_mw, settings.zero_ma)
     except MeterError:
         bus.close()
         raise

@@ -8,15 +8,19 @@ from typing import Protocol
 
 from wattline.errors import StopError
 
+MIN_VOLTAGE_MV = 3_000
+"""Below this there is no supply, unless a configuration says otherwise: what leaks through an open contact is less, and
+5 V is the lowest voltage that is commonly sold."""
+
 
 class MeterError(StopError):
     """A reading that cannot be trusted: delivery stops. A meter never says zero when it does not know.
 
     Codes: ``meter_bus_error`` (no answer after some tries, or not asked for so long that what flowed meanwhile is not
     known), ``meter_wrong_chip`` (another chip at the address, or a damaged one), ``meter_saturated`` (beyond its
-    range), ``meter_frozen`` (no new values), ``meter_backwards`` (cumulative energy got smaller, or current flows
-    back), ``meter_reset`` (the chip has lost its configuration or its count: more energy than the outlet can deliver
-    in that time).
+    range), ``meter_frozen`` (no new values), ``meter_backwards`` (cumulative energy got smaller), ``meter_reset`` (the
+    chip has lost its configuration or its count: more energy than the outlet can deliver in that time), ``backflow``
+    (current goes on flowing from the load into the supply).
     """
 
 
@@ -32,7 +36,8 @@ class Reading:
     """One look at a meter."""
 
     energy_uwh: int
-    """Cumulative: since the chip's accumulator was last reset, or, for a chip without one, since it was opened."""
+    """What has flowed forward, cumulative: since the chip's accumulator was last reset, or, for a chip without one,
+    since it was opened. What flows back is neither added nor taken off."""
     power_mw: int
     """Negative when current flows back."""
     voltage_mv: int
@@ -40,10 +45,19 @@ class Reading:
     """Negative when current flows back."""
     at_ms: int
     """Monotonic clock of the machine when the energy was read (or its last conversion, where that is our own sum)."""
+    backflow_uwh: int = 0
+    """What the chip has counted beyond ``energy_uwh`` since it was opened, because its accumulator knows no sign."""
+    counts_alone: bool = True
+    """The chip goes on counting while nobody reads it; False: the count is our own, and ends with the process."""
 
     def __post_init__(self) -> None:
         if self.energy_uwh < 0:
             raise ValueError(f"cumulative energy is not negative: {self.energy_uwh}")
+
+    @property
+    def chip_uwh(self) -> int:
+        """The count as the chip has it: what a later process finds again (see ``counts_alone``)."""
+        return self.energy_uwh + self.backflow_uwh
 
 
 class Meter(Protocol):

@@ -1,8 +1,8 @@
 """Meters whose chip measures but does not count: energy is integrated here, exactly, from fresh conversions only.
 
 Power between two conversions is taken as the mean of both (the trapezoid rule): exact for a load that changes slowly,
-right on average for one that does not. What has been counted lives in this object only. **A restarted process counts
-from 0**: a session that was live in a socket sees its energy go backwards (``meter_backwards``) and is settled.
+right on average for one that does not. What has been counted lives in this object only, and a restarted process counts
+from 0: its readings say so (``counts_alone``), and whoever goes on with a session goes on from what the ledger has.
 """
 
 from __future__ import annotations
@@ -128,6 +128,7 @@ class SampledMeter:
             voltage_mv=_nearest(bus_uv, 1000),
             current_ma=_nearest(shunt_nv * 1000, self._shunt_nohm),
             at_ms=self._at_ns // MS_NS,
+            counts_alone=False,
         )
 
     def _next(self) -> tuple[Sample, int]:

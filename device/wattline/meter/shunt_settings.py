@@ -19,6 +19,8 @@ class ShuntSettings(Settings):
     """The highest voltage over the shunt that the chip measures, microvolts."""
     LEAST_RANGE_UV: ClassVar[int]
     """The smallest that is worth it: below, the offset of the chip would be too much of it."""
+    OFFSET_UV: ClassVar[int]
+    """The highest offset of the shunt voltage by the data sheet, microvolts: so much may show without any current."""
 
     driver: str
     bus: int | str = Field(description="Number N of /dev/i2c-N, or 'sim:PROFILE[/INSTANCE]' for a simulated bus.")
@@ -49,6 +51,16 @@ class ShuntSettings(Settings):
     @property
     def max_current_ua(self) -> int:
         return round(Decimal(str(self.max_current_a)) * 10**6)
+
+    @property
+    def offset_uv(self) -> int:
+        """OFFSET_UV in the range that is used."""
+        return self.OFFSET_UV
+
+    @property
+    def zero_ma(self) -> int:
+        """Current that is told from none with certainty: the offset, and not less than 1/1000 of ``max_current_a``."""
+        return max(self.offset_uv * 10**6 // self.shunt_nohm, self.max_current_ua // 10**6, 1)
 
     @property
     def chip_name(self) -> str:

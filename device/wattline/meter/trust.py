@@ -1,4 +1,7 @@
-"""What makes a reading trustworthy whatever the chip: it goes forward, it goes on, and it is possible."""
+"""What makes a reading trustworthy whatever the chip: it goes forward, it goes on, and it is possible.
+
+What is remembered here are seconds: a new process looks anew. What a session has counted is kept with the session.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,9 @@ FROZEN_UWH = 2000
 """Energy that must have shown up when the power says so; far above the resolution of any chip used here."""
 IMPLAUSIBLE_FACTOR = 2
 BACKFLOW_DIVISOR = 50
-"""Current flowing back with more than 1/50 of the rated power is no offset of the meter."""
+"""More than 1/50 of the rated power flowing back in two readings is enough: the shunt may be the wrong way round."""
+BACKFLOW_MS = 1000
+"""Less, but more than the meter's offset, must flow back for this long: a load that is switched off gives some back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,22 +32,28 @@ class TrustedMeter:
     """A meter whose readings are held against each other; passes on those that agree, raises MeterError otherwise.
 
     ``max_power_mw`` is the rated power of the outlet (None: unknown, then possible is whatever the chip can measure).
+    Current of up to ``zero_ma`` may show where there is none.
     """
 
-    def __init__(self, meter: Meter, max_power_mw: int | None = None) -> None:
+    def __init__(self, meter: Meter, max_power_mw: int | None = None, zero_ma: int = 1) -> None:
         if max_power_mw is not None and max_power_mw <= 0:
             raise ValueError(f"a rated power is positive: {max_power_mw}")
+        if zero_ma < 0:
+            raise ValueError(f"zero_ma is not negative: {zero_ma}")
         self._meter = meter
         self._max_power_mw = max_power_mw
+        self._zero_ma = zero_ma
         self._last: Reading | None = None
         self._standstill: _Standstill | None = None
-        self._flowed_back = False
+        self._back_since: Reading | None = None
+        """The first of an unbroken row of readings in which current flows back."""
 
     def read(self) -> Reading:
         reading = self._meter.read()
         if self._last is not None:
             self._check_forward(self._last, reading)
             self._check_advance(self._last, reading)
+        self._check_direction(reading)
         self._check_possible(self._last, reading)
         self._last = reading
         return reading
@@ -60,8 +71,8 @@ class TrustedMeter:
             raise MeterError("meter_backwards", f"time went back from {last.at_ms} to {reading.at_ms} ms")
 
     def _check_advance(self, last: Reading, reading: Reading) -> None:
-        """Under power the energy must grow, within a time in which it would have become visible."""
-        lowest_mw = min(abs(last.power_mw), abs(reading.power_mw))
+        """Under forward power the energy must grow, within a time in which it would have become visible."""
+        lowest_mw = max(0, min(last.power_mw, reading.power_mw))
         if reading.energy_uwh > last.energy_uwh or lowest_mw == 0:
             self._standstill = None
             return
@@ -75,19 +86,29 @@ class TrustedMeter:
                 f"energy stands still at {reading.energy_uwh} uWh for {duration_ms} ms under {reading.power_mw} mW",
             )
 
+    def _check_direction(self, reading: Reading) -> None:
+        """Backflow costs nothing, and ends what it belongs to when it lasts."""
+        if reading.current_ma >= -self._zero_ma:
+            self._back_since = None
+            return
+        first = self._back_since or reading
+        lasted_ms = reading.at_ms - first.at_ms
+        is_much = (
+            self._max_power_mw is not None
+            and self._last is not None
+            and max(self._last.power_mw, reading.power_mw) < -self._max_power_mw // BACKFLOW_DIVISOR
+        )
+        if self._back_since is not None and (is_much or lasted_ms >= BACKFLOW_MS):
+            raise MeterError(
+                "backflow",
+                f"{reading.power_mw} mW: current flows back from the load for {lasted_ms} ms"
+                " (is the shunt the wrong way round, or is the load a source?)",
+            )
+        self._back_since = first
+
     def _check_possible(self, last: Reading | None, reading: Reading) -> None:
         """Power above the rating may be true and is the session's business; energy that cannot have flowed is not."""
-        if self._max_power_mw is None:
-            return
-        flows_back = reading.power_mw < -self._max_power_mw // BACKFLOW_DIVISOR
-        # One such reading may be what a load gives back when it is switched off.
-        if flows_back and self._flowed_back:
-            raise MeterError(
-                "meter_backwards",
-                f"{reading.power_mw} mW: current flows back (is the shunt the wrong way round?)",
-            )
-        self._flowed_back = flows_back
-        if last is None:
+        if self._max_power_mw is None or last is None:
             return
         # A reading may hold energy of a conversion that began before the last one: allow a tenth of a second more.
         possible_mw = IMPLAUSIBLE_FACTOR * self._max_power_mw

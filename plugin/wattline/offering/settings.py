@@ -11,8 +11,9 @@ from wattline.bitcoin.connection import BitcoindSettings
 from wattline.bus import bus_name
 from wattline.errors import UsageError
 from wattline.lightning.node import is_node_id
-from wattline.meter import MeterSettings
+from wattline.meter import MIN_VOLTAGE_MV, MeterSettings
 from wattline.offering.onchain import OnchainSettings
+from wattline.payment.aggregate import MSAT_PER_SAT
 from wattline.relay import RelaySettings, check_relays
 from wattline.session import Terms
 from wattline.settings import Settings
@@ -45,6 +46,14 @@ class OutletSettings(Settings):
     outlet_id: str = Field(description="Name of the outlet, as cables ask for it.")
     max_power_w: Annotated[int, Field(ge=1, le=100_000)] = Field(
         description="Rated power, W; more than 5 % above it stops delivery."
+    )
+    min_voltage_mv: Annotated[int, Field(ge=100, le=85_000)] = Field(
+        default=MIN_VOLTAGE_MV,
+        description="Below this the supply is gone: no time is charged and the session ends, mV.",
+    )
+    meter_before_relay: bool = Field(
+        default=False,
+        description="The meter sees the supply through an open relay, too: without it the outlet is not sold.",
     )
     meter: MeterSettings = Field(description="The energy meter of this outlet.")
     relay: RelaySettings = Field(description="The relay of this outlet.")
@@ -197,12 +206,36 @@ class SocketSettings(Settings):
             try:
                 self.terms(outlet.outlet_id, tariff)
             except UsageError as error:
-                raise ValueError(f"session.{error.message} (outlet {outlet.outlet_id})") from error
+                key = error.message if error.message.startswith("onchain.") else f"session.{error.message}"
+                raise ValueError(f"{key} (outlet {outlet.outlet_id})") from error
+        return self
+
+    @model_validator(mode="after")
+    def _increments_fit_into_the_cap(self) -> Self:
+        least_msat, most_msat = self.payment.min_increment_msat, self.session.credit_cap_msat
+        if least_msat > most_msat:
+            raise ValueError(
+                f"payment.min_increment_msat: must not exceed session.credit_cap_msat, or every payment is refused"
+                f" ({least_msat} > {most_msat})"
+            )
         return self
 
     def terms(self, outlet_id: str, tariff: Tariff) -> Terms:
         """What a session on that outlet is opened under at these prices. Raises UsageError when none could begin."""
         (outlet,) = (outlet for outlet in self.outlet if outlet.outlet_id == outlet_id)
+        terms = self._terms(outlet, tariff)
+        start_sat = -(-terms.start_msat // MSAT_PER_SAT)
+        for key in ("credit_cap_sat", "exposure_cap_sat"):
+            cap_sat = getattr(self.onchain, key)
+            if self.onchain.enabled and cap_sat < start_sat:
+                raise UsageError(
+                    "terms_invalid",
+                    f"onchain.{key}: no session could begin: {start_sat} sat or more are needed for {terms.start_ms} ms"
+                    f" at the rated power of {terms.rated_power_mw} mW and the session fee, not {cap_sat}",
+                )
+        return terms
+
+    def _terms(self, outlet: OutletSettings, tariff: Tariff) -> Terms:
         return Terms(
             tariff=tariff,
             rated_power_mw=outlet.max_power_w * 1000,

@@ -22,6 +22,7 @@ from typing import TypeVar
 from wattline.meter import Meter, MeterError, Reading
 from wattline.payment.keysend import Reservations
 from wattline.plugin.outlet_view import Condition, Holder, OutletView, SessionSink
+from wattline.plugin.supply import SupplyWatch
 from wattline.plugin.waiting import WaitingSessions, settle
 from wattline.relay import RelayError
 from wattline.session import (
@@ -75,6 +76,7 @@ class OutletLoop:
         holder: Holder,
         sink: SessionSink,
         reservations: Reservations,
+        supply: SupplyWatch | None = None,
     ) -> None:
         self.outlet_id = outlet_id
         self._interval_ms = interval_ms
@@ -82,11 +84,14 @@ class OutletLoop:
         self._holder = holder
         self._sink = sink
         self._reservations = reservations
+        self._supply = supply or SupplyWatch()
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"outlet {outlet_id}", daemon=True)
         self._meter: Meter | None = None
         self._meter_retry_ms = 0
+        self._is_count_new = True
+        """The meter was opened, or the session taken up, since the last reading that counted for it."""
         self._stuck_readings = 0
         self._relay_error = ""
         """What went wrong when the relay was last told to open; empty when it did."""
@@ -208,12 +213,25 @@ class OutletLoop:
         if view.session.state is State.CLOSED:
             self.view = replace(view, reading=reading)  # not free before its receipt is written
             return
+        base_uwh = view.meter_base_uwh
         if self._is_base_due:
-            self._is_base_due = False
-            view = replace(view, meter_base_uwh=reading.energy_uwh)
-        energy_uwh = reading.energy_uwh - view.meter_base_uwh
-        self.view = replace(view, reading=reading, chip_uwh=reading.energy_uwh)
-        self._step(MeterValue(energy_uwh, reading.power_mw), Tick())
+            base_uwh = reading.energy_uwh
+        elif self._is_count_new:
+            base_uwh = self._base_uwh(view, view.session, reading)
+        self._is_base_due = self._is_count_new = False
+        self.view = replace(view, reading=reading, meter_base_uwh=base_uwh, chip_uwh=reading.chip_uwh)
+        has_voltage = self._supply.is_there(reading, relay_closed=view.relay_closed)
+        self._step(MeterValue(reading.energy_uwh - base_uwh, reading.power_mw, has_voltage), Tick())
+        session = self.view.session
+        if session is not None and session.stop_reason is StopReason.NO_VOLTAGE and view.session.state.is_live:
+            self._supply.ended_dark(_now_ms())
+
+    def _base_uwh(self, view: OutletView, session: Session, reading: Reading) -> int:
+        """Where the session's energy counts from by a meter that was just opened: a chip that went on counting tells
+        what flowed meanwhile. Of any other that is not known; what the session has counted stands."""
+        went_on = reading.counts_alone and reading.chip_uwh >= view.chip_uwh
+        now_uwh = view.chip_uwh - reading.backflow_uwh if went_on else reading.energy_uwh
+        return now_uwh - session.energy_uwh
 
     def _read(self) -> Reading | None:
         """A reading that can be trusted; None after the fault was told to the session."""
@@ -222,6 +240,7 @@ class OutletLoop:
         try:
             if self._meter is None:
                 self._meter = self._open_meter()
+                self._is_count_new = True
             return self._meter.read()
         except MeterError as error:
             self._close_meter()
@@ -239,6 +258,8 @@ class OutletLoop:
         fault = self._relay_error
         if stuck:
             fault = f"{reading.power_mw / 1000:.0f} W flow although the relay is open: it is stuck"
+        elif not fault:
+            fault = self._supply.what_is_wrong(reading, _now_ms())
         self.view = replace(
             self.view, reading=reading, fault=fault, condition=Condition.FAULTED if fault else Condition.AVAILABLE
         )
@@ -261,8 +282,9 @@ class OutletLoop:
             if chip_uwh is None:
                 reading = self._read()
                 # Unread, no later reading counts: it would be below this.
-                chip_uwh = reading.energy_uwh if reading is not None else MOST_UWH
+                chip_uwh = reading.chip_uwh if reading is not None else MOST_UWH
             self._serve(session, chip_uwh - session.energy_uwh, chip_uwh)
+            self._is_count_new = True
             self._perform(session, effects)
             self._waiting.displace([each.session_id for each in self.view.waiting])
             return
@@ -336,15 +358,18 @@ class OutletLoop:
         occupancy, others = view.occupancy.taken(session_id)
         base_uwh = self._bases.pop(session_id, None)
         self._is_base_due = base_uwh is None and view.reading is None
+        self._is_count_new = base_uwh is not None
+        chip_uwh = base_uwh or 0
         if base_uwh is None:
             base_uwh = view.reading.energy_uwh if view.reading is not None else 0
+            chip_uwh = view.reading.chip_uwh if view.reading is not None else 0
         self.view = replace(
             view,
             session=occupancy.paying,
             waiting=occupancy.waiting,
             condition=Condition.IN_USE,
             meter_base_uwh=base_uwh,
-            chip_uwh=base_uwh,
+            chip_uwh=chip_uwh,
             max_unpaid_msat=0,
         )
         return others

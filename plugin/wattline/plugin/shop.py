@@ -52,6 +52,7 @@ from wattline.plugin.settlement import Settlement
 from wattline.plugin.smart_socket import SmartSocket
 from wattline.plugin.statements import Statements
 from wattline.plugin.streams import Streams
+from wattline.plugin.supply import SupplyWatch
 from wattline.plugin.tariffs import PriceList
 from wattline.relay import GUARD_SOCKET, GuardSettings, LightningdSettings, guard_for
 from wattline.relay.process import process_start_time
@@ -344,7 +345,8 @@ class Shop:
         def open_trusted() -> Meter:
             return open_meter(outlet.meter, outlet.max_power_w * 1000)
 
-        return self._loop(outlet.outlet_id, open_trusted, self._relays(), seller)
+        supply = SupplyWatch(outlet.min_voltage_mv, is_before_relay=outlet.meter_before_relay)
+        return self._loop(outlet.outlet_id, open_trusted, self._relays(), seller, supply)
 
     def _removed_outlet(self, outlet_id: str, seller: SmartSocket) -> OutletLoop:
         """Ends a session whose outlet is no longer configured."""
@@ -352,12 +354,14 @@ class Shop:
         def no_meter() -> Meter:
             raise MeterError("outlet_removed", f"outlet {outlet_id} is no longer in the configuration")
 
-        return self._loop(outlet_id, no_meter, NoRelay(), seller)
+        return self._loop(outlet_id, no_meter, NoRelay(), seller, SupplyWatch())
 
-    def _loop(self, outlet_id: str, meter: Callable[[], Meter], holder: Holder, seller: SmartSocket) -> OutletLoop:
+    def _loop(
+        self, outlet_id: str, meter: Callable[[], Meter], holder: Holder, seller: SmartSocket, supply: SupplyWatch
+    ) -> OutletLoop:
         assert self._premises is not None
         interval_ms = self._premises.settings.session.meter_interval_ms
-        return OutletLoop(outlet_id, interval_ms, meter, holder, seller, self.reservations)
+        return OutletLoop(outlet_id, interval_ms, meter, holder, seller, self.reservations, supply)
 
     def _relays(self) -> RelayHolder:
         assert self._holder is not None

@@ -32,6 +32,8 @@ class MeterValue:
     """Cumulative since the open of the session. Any value below an earlier one (or below 0) stops delivery."""
     power_mw: int
     """Momentary; negative when power flows back."""
+    has_voltage: bool = True
+    """The supply is there; also where the meter could not see it, because the relay between them is open."""
 
 
 @dataclass(frozen=True, slots=True)

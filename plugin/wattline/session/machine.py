@@ -41,6 +41,9 @@ OVER_POWER_PERCENT = 105
 """A measured power above this share of the rated one stops delivery."""
 LEAK_PERCENT = 5
 """Power above this share of the rated one through an open relay is not an offset of the meter."""
+NO_VOLTAGE_MS = 3_000
+"""Without the supply's voltage for so long a session ends: a relay closes in 50 ms, a power supply that it switches
+starts within two seconds. Time without voltage is not charged."""
 
 
 def step(session: Session, event: Event, now_ms: int) -> Step:
@@ -58,8 +61,8 @@ def step(session: Session, event: Event, now_ms: int) -> Step:
             return _credit(session, amount_msat)
         case CreditChecked():
             return _deliver_if_possible(replace(session, is_withheld=False))
-        case MeterValue(energy_uwh, power_mw):
-            return _measure(session, energy_uwh, power_mw)
+        case MeterValue():
+            return _measure(session, event)
         case Tick():
             return _tick(session)
         case CableSeen():
@@ -90,33 +93,38 @@ def restored(session: Session, now_ms: int, *, is_withheld: bool = False) -> Ste
     """A saved session in a new process, whose monotonic time is ``now_ms``, and what is to be done first.
 
     DELIVERING becomes PAUSED: the relay has opened meanwhile, and closes again after the first meter value if the
-    credit lasts. Timeouts begin anew, and the cable counts as lost until its stream is back. A settlement begins again
-    where it stood. A CLOSED session stays as it is. ``is_withheld``: nothing is delivered before CreditChecked.
+    credit lasts; what was delivered before the first reading counts as delivered. Timeouts begin anew, and the cable
+    counts as lost until its stream is back. A settlement begins again where it stood. A CLOSED session stays as it is.
+    ``is_withheld``: nothing is delivered before CreditChecked.
     """
     if session.state is State.CLOSED:
         return session, ()
     state = State.PAUSED if session.state is State.DELIVERING else session.state
+    was_delivering = session.state is State.DELIVERING
     session = replace(
         session,
         state=state,
+        started=session.started or was_delivering,
         power_mw=0,
         at_ms=now_ms,
         state_since_ms=now_ms,
+        dark_since_ms=None,
         metered_at_ms=None,
         held_until_ms=now_ms,
         is_withheld=is_withheld,
         cable_lost_since_ms=now_ms,
     )
     if state is not State.SETTLING:
-        return session, (OpenRelay(),)
+        return _charged(session) if was_delivering else session, (OpenRelay(),)
     if session.refund_issued:
         return session, (OpenRelay(), Refund(session.refund_budget_msat))
     return session, (OpenRelay(), Settle())
 
 
 def _at(session: Session, now_ms: int) -> Session:
-    """Time goes on. Delivered time ends with the lease: after a stall of the shell the relay was open."""
-    if session.state is State.DELIVERING:
+    """Time goes on. Delivered time ends with the lease (after a stall of the shell the relay was open), and stands
+    still while the supply is gone."""
+    if session.state is State.DELIVERING and session.dark_since_ms is None:
         delivered_ms = max(0, min(now_ms, session.held_until_ms) - session.at_ms)
         session = _charged(replace(session, delivered_ms=session.delivered_ms + delivered_ms))
     return replace(session, at_ms=now_ms)
@@ -140,21 +148,29 @@ def _credit(session: Session, amount_msat: int) -> Step:
     return session, effects or (SendStatement(),)
 
 
-def _measure(session: Session, energy_uwh: int, power_mw: int) -> Step:
+def _measure(session: Session, value: MeterValue) -> Step:
+    energy_uwh, power_mw = value.energy_uwh, value.power_mw
     if session.state is State.CLOSED or session.refund_issued:
         return session, ()
     if energy_uwh < session.energy_uwh:
         # While SETTLING the value is left out and the last good one stands; the stop reason is taken already.
         return _stop(session, StopReason.METER_BACKWARDS)
+    # Without a reading in between the last energy of a short delivery shows only when it is over.
+    has_flowed = session.delivered_ms > 0 and energy_uwh > session.energy_uwh
+    dark_since_ms = session.at_ms if session.dark_since_ms is None else session.dark_since_ms
     session = _charged(
         replace(
             session,
+            started=session.started or has_flowed or (session.state is State.DELIVERING and value.has_voltage),
+            dark_since_ms=None if value.has_voltage else dark_since_ms,
             energy_uwh=energy_uwh,
             power_mw=power_mw,
             metered_ms=session.delivered_ms,
             metered_at_ms=session.at_ms,
         )
     )
+    if session.dark_since_ms is not None and session.at_ms - session.dark_since_ms >= NO_VOLTAGE_MS:
+        return _stop(session, StopReason.NO_VOLTAGE)
     share = 100 * abs(power_mw)
     if session.state is State.DELIVERING:
         if share > OVER_POWER_PERCENT * session.terms.rated_power_mw:
@@ -196,11 +212,12 @@ def _is_paid(session: Session) -> bool:
 
 
 def _deliver_if_possible(session: Session) -> Step:
-    """From OPEN or PAUSED, when the credit lasts and the meter has just been read."""
+    """From OPEN or PAUSED, when the credit lasts and the meter has just been read, and not without voltage."""
     if session.state not in (State.OPEN, State.PAUSED) or not _is_paid(session) or not _freshly_metered(session):
         return session, ()
-    session = replace(session, state=State.DELIVERING, state_since_ms=session.at_ms, started=True)
-    session, effects = _renew(_charged(session))
+    if session.dark_since_ms is not None:
+        return session, ()
+    session, effects = _renew(replace(session, state=State.DELIVERING, state_since_ms=session.at_ms))
     return session, (*effects, SendStatement())
 
 
@@ -208,8 +225,11 @@ def _renew(session: Session) -> Step:
     """While DELIVERING: hold the relay on, or pause while the credit still pays for what may flow until it opens."""
     left_ms = session.left_ms
     if left_ms < session.terms.pause_ms:
-        session = replace(session, state=State.PAUSED, state_since_ms=session.at_ms, held_until_ms=session.at_ms)
-        return session, (OpenRelay(), SendStatement())
+        started = session.started or session.dark_since_ms is None
+        session = replace(
+            session, state=State.PAUSED, started=started, state_since_ms=session.at_ms, held_until_ms=session.at_ms
+        )
+        return _charged(session), (OpenRelay(), SendStatement())
     lease_ms = min(MAX_LEASE_MS, left_ms)
     return replace(session, held_until_ms=session.at_ms + lease_ms), (HoldRelay(lease_ms),)
 

@@ -32,7 +32,7 @@ class Session:
     delivered_ms: int = 0
     """Time in DELIVERING in which the relay was held."""
     started: bool = False
-    """Delivery has begun at least once: the session fee is due."""
+    """Delivery has begun: the meter was read with the relay held and the supply there. The session fee is due."""
     stop_reason: StopReason | None = None
     """Set exactly in SETTLING and CLOSED."""
     refund_status: RefundStatus = RefundStatus.NONE
@@ -48,6 +48,8 @@ class Session:
     at_ms: int = 0
     """Of the latest event."""
     state_since_ms: int = 0
+    dark_since_ms: int | None = None
+    """Of the first of an unbroken row of meter values without the supply's voltage; None while it is there."""
     metered_at_ms: int | None = None
     """Of the latest meter value; None before the first, and after a restart."""
     held_until_ms: int = 0
@@ -67,8 +69,6 @@ class Session:
             raise self._invalid(f"metered_ms {self.metered_ms} is outside delivered_ms {self.delivered_ms}")
         if (self.stop_reason is None) is not self.state.is_live:
             raise self._invalid(f"state {self.state} with stop_reason {self.stop_reason}")
-        if self.state is State.DELIVERING and not self.started:
-            raise self._invalid("it delivers without having started")
         if self.refund_status is not RefundStatus.NONE and self.state is not State.CLOSED:
             raise self._invalid(f"state {self.state} with refund status {self.refund_status}")
 

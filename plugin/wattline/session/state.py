@@ -54,6 +54,8 @@ class StopReason(StrEnum):
     METER_FROZEN = "meter_frozen"  # the meter's values stand still although they cannot
     METER_BACKWARDS = "meter_backwards"  # cumulative energy became smaller
     METER_RESET = "meter_reset"  # the meter lost its configuration or its count while in use
+    BACKFLOW = "backflow"  # current went on flowing from the load into the socket
+    NO_VOLTAGE = "no_voltage"  # the relay is held, but the meter sees no supply voltage
     RELAY_FAULT = "relay_fault"  # the relay cannot be switched, or power flows although it is open
     GUARD_LOST = "guard_lost"  # the process that holds the relays cannot be reached
     DOUBLE_SPENT = "double_spent"  # what the cable paid with was seen spent elsewhere
@@ -80,6 +82,8 @@ FAULTS = frozenset(
         StopReason.METER_FROZEN,
         StopReason.METER_BACKWARDS,
         StopReason.METER_RESET,
+        StopReason.BACKFLOW,
+        StopReason.NO_VOLTAGE,
         StopReason.RELAY_FAULT,
         StopReason.GUARD_LOST,
         StopReason.DOUBLE_SPENT,

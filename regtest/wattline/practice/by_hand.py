@@ -52,7 +52,7 @@ class HandCable:
         self._sequence = 0
         self._arrived = threading.Condition()
         address = parse_address(f"{scene.node.node_id}@{scene.listen}")
-        self._channel: grpc.Channel = open_channel(address, fetch_certificate(address))
+        self._channel: grpc.Channel = open_channel(fetch_certificate(address))
         self.stub = charging_pb2_grpc.ChargingServiceStub(self._channel)
         self._ended = False
 
@@ -92,7 +92,7 @@ class HandCable:
         self._channel.close()
         address = parse_address(f"{self._socket_id}@{self._scene.listen}")
         certificate = wait_until("the socket serves cables", lambda: fetch_certificate(address), 60)
-        self._channel = open_channel(address, certificate)
+        self._channel = open_channel(certificate)
         self.stub = charging_pb2_grpc.ChargingServiceStub(self._channel)
         return self.resume()
 

@@ -1,0 +1,37 @@
+"""How late a socket's word may be: the one source for whatever waits for it or judges by it.
+
+A statement stands in one stream behind all that was said before it, so a network that stalls makes it late without
+losing it. The cable bears silence for `Lateness.silence_ms` and then takes the stream up anew, and what was said into
+the old one is never heard. So nothing that is heard is older, and the cable's own figures are looked at as far back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SILENT_INTERVALS = 5
+SILENT_MS = 5_000
+MOST_SILENT_MS = 150_000
+"""Two and a half of the longest interval between two statements."""
+MAKING_MS = 3_000
+"""A statement may be this old before it leaves the socket and after it has arrived: meter intervals, a busy machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lateness:
+    """By the interval between two statements that a socket's offer names."""
+
+    statement_interval_ms: int
+
+    @property
+    def silence_ms(self) -> int:
+        """So long without a word while energy flows, and the stream is taken up anew."""
+        return min(max(SILENT_MS, SILENT_INTERVALS * self.statement_interval_ms), MOST_SILENT_MS)
+
+    @property
+    def claim_age_ms(self) -> int:
+        """What a statement says was true at most so long before it was read."""
+        return self.silence_ms + MAKING_MS
+
+
+LONGEST_CLAIM_AGE_MS = MOST_SILENT_MS + MAKING_MS
