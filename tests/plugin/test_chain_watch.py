@@ -22,6 +22,7 @@ from wattline.bitcoin.chain import Outpoint
 from wattline.ledger import AggregateStatus, Ledger, LedgerError
 from wattline.ledger.database import BUSY_TIMEOUT_MS
 from wattline.payment.aggregate import MSAT_PER_SAT, lost_msat
+from wattline.plugin.chain_watch import BLOCK_S
 from wattline.session import State, StopReason
 
 OTHER_CABLE = node_id(5)
@@ -329,6 +330,23 @@ def test_a_payment_is_not_kept_back_for_longer_than_allowed(stall: StillStall, s
     stall.look()
     assert stall.is_live(session)
     stall.time_s += 10
+    stall.look()
+    assert stall.session(session).stop_reason is StopReason.PAYMENT_AGED
+
+
+def test_a_payment_that_has_no_version_yet_is_not_as_old_as_the_chain(stall: StillStall, session: str) -> None:
+    stall.chain.mine(count=stall.settings.max_age_s // BLOCK_S + 1)
+    wallet = Wallet.of(stall.chain, stall.invite(session).script)
+    stall.look()
+    assert stall.hand_over(session, 1, wallet.sign(1000)) == ""
+    stall.mine()
+    assert stall.is_live(session)
+
+
+def test_the_blocks_before_a_restart_make_a_payment_older(stall: StillStall, session: str, wallet: Wallet) -> None:
+    stall.chain.mine(count=stall.settings.max_age_s // BLOCK_S)
+    stall.kill()
+    stall.boot()
     stall.look()
     assert stall.session(session).stop_reason is StopReason.PAYMENT_AGED
 

@@ -171,9 +171,13 @@ class ChainWatch:
             self._slow_due = self._clock() + SLOW_LOOK_S
 
     def _begun_at(self, aggregate: Aggregate, tip: Tip) -> float:
-        """When it was invited, by the monotonic clock: what went before this process saw it, the chain tells."""
+        """When it was invited, by the monotonic clock: what went before this process saw it, the chain tells, once
+        there is a first version."""
         known = self._begun.get(aggregate.session_id)
-        return self._clock() - BLOCK_S * max(0, tip.height - aggregate.first_height) if known is None else known
+        if known is not None:
+            return known
+        blocks = max(0, tip.height - aggregate.first_height) if aggregate.first_height else 0
+        return self._clock() - BLOCK_S * blocks
 
     def _on_its_own(self, aggregate: Aggregate, work: Callable[[Aggregate], None]) -> None:
         """What is wrong with one settlement must not keep the others."""

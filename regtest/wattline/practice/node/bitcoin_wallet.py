@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from wattline.bitcoin.address import AddressError, script_of
 from wattline.errors import RetryError
 from wattline.practice.bitcoind_rpc import SAT_PER_BTC, BitcoindRefusedError, BitcoindRpc
 from wattline.practice.node.movements import Movements
@@ -119,7 +120,12 @@ class BitcoinWallet:
         return address
 
     async def script_of(self, address: str) -> str | None:
-        """The scriptPubKey in hex; None for what is no address of this chain."""
+        """The scriptPubKey in hex; None for what is no address of this chain. As lightningd does, it reads the usual
+        kinds itself, also while bitcoind is away."""
+        try:
+            return script_of(address, "regtest")
+        except AddressError:
+            pass  # another kind, or none
         told = await self._ask(self._rpc, "validateaddress", address)
         return str(told["scriptPubKey"]) if told["isvalid"] else None
 
