@@ -70,6 +70,16 @@ def test_what_our_own_node_refuses_is_told_it_again_ever_more_rarely_and_shown_u
     assert stall.aggregate(session).child_txid == stall.funds.children[0]
 
 
+def test_a_refusal_of_our_own_node_is_no_trouble_any_more_once_the_payment_is_in_a_block(
+    stall: StillStall, session: str, wallet: Wallet
+) -> None:
+    stall.funds.refusal = "Transaction outputs already in utxo set"
+    broadcast(stall, session, wallet)
+    assert session in stall.onchain.trouble
+    stall.mine()
+    assert not stall.onchain.trouble
+
+
 # The chain is not what it was.
 
 

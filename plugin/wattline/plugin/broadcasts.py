@@ -108,6 +108,10 @@ class Broadcasts:
             return
         self._described[session_id] = outpoint.txid
 
+    def arrived(self, session_id: str) -> None:
+        """It is in a block: our own node sees it there, and nothing has to be helped."""
+        self.troubles.pop(session_id, None)
+
     def forget(self, session_id: str) -> None:
         """Its fate is final."""
         for remembered in (self._sent_at, self._waits_since, self._bump_due, self._announced, self._described):

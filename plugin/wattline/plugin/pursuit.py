@@ -82,6 +82,7 @@ class Pursuit:
             )
         else:
             log.info("session %s: %d sat were mined in %s", session_id, value_sat, mined.txid)
+        self._broadcasts.arrived(session_id)
         self._describe(aggregate, mined)
 
     def _is_fraud(self, session_id: str, value_sat: int, missing_msat: int) -> bool:
