@@ -37,7 +37,7 @@ from tests.plugin.fakes import (
 )
 from wattline.bitcoin.chain import Outpoint, Tx
 from wattline.errors import RetryError, WattlineError
-from wattline.ledger import Aggregate, Ledger, open_ledger
+from wattline.ledger import Aggregate, Ledger, LedgerError, open_ledger
 from wattline.ledger.database import open_database
 from wattline.lightning.signing import onchain_content, signed_text
 from wattline.offering import OnchainSettings
@@ -99,12 +99,16 @@ class Tripwire:
     def __init__(self) -> None:
         self.left: int | None = None
         """So many borders are still crossed; None: all."""
+        self.counts: Callable[[str, bool], bool] = lambda call, is_after: True
+        """Which calls are borders, before them or after."""
+        self.fault: Callable[[], BaseException] = Killed
+        """What happens there: the process dies, or the call fails."""
 
-    def cross(self) -> None:
-        if self.left is not None:
+    def cross(self, call: str, *, is_after: bool) -> None:
+        if self.left is not None and self.counts(call, is_after):
             if self.left == 0:
                 self.left = None
-                raise Killed
+                raise self.fault()
             self.left -= 1
 
     @contextmanager
@@ -135,9 +139,9 @@ class _Border:
             return found
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            self._tripwire.cross()
+            self._tripwire.cross(name, is_after=False)
             result = found(*args, **kwargs)
-            self._tripwire.cross()
+            self._tripwire.cross(name, is_after=True)
             return result
 
         return call
@@ -175,7 +179,7 @@ class StillSettlement(Settlement):
         job = self.jobs.pop(0)
         try:
             job()
-        except RetryError:
+        except (RetryError, LedgerError):
             self.jobs.insert(0, job)
             return False
         return True
@@ -288,7 +292,9 @@ class StillStall:
         )
         self.desk, self.watch = self.onchain.desk, self.onchain.watch
         self.desk.trouble = ""
-        payer = Payer(self.wallet, ledger.outgoing, pause=lambda _: None)
+        payer = Payer(
+            self.wallet, ledger.outgoing, lambda: self.time_s, lambda: float(self.time_s), pause=lambda _: None
+        )
         self.settlement = StillSettlement(
             self.socket, payer, ledger, self.reservations, self.bookkeeper, 0.0, 60.0, self.copy, self.onchain
         )
