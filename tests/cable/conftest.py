@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -115,6 +117,7 @@ class Bench:
             open_meter=lambda max_power_mw: self.meter,
             clock_ms=lambda: time.monotonic_ns() // 1_000_000,
             onchain=OnchainEquipment(self.funds, self.ledger.cable_aggregates),
+            sent_payments=self.node,
             wall=self.wall,
         )
 
@@ -162,6 +165,23 @@ class Bench:
         self.listener = Recorder()
         self.wish = StopWish()
         self.meter = FakeMeter(self.world, self.meter.base_uwh)
+
+    def copy_of_ledger(self) -> bytes:
+        """As a backup makes it while the cable runs."""
+        with (
+            closing(sqlite3.connect(self.folder / "cable.sqlite3")) as source,
+            closing(sqlite3.connect(":memory:")) as copy,
+        ):
+            source.backup(copy)
+            return copy.serialize()
+
+    def put_back(self, copy: bytes) -> None:
+        """While nothing runs: an older copy stands in the ledger's place."""
+        self.ledger.close()
+        for path in self.folder.glob("cable.sqlite3*"):
+            path.unlink()
+        (self.folder / "cable.sqlite3").write_bytes(copy)
+        self.ledger = open_ledger(self.folder / "cable.sqlite3")
 
     def mine(self, psbt: bytes) -> None:
         """Have a version mined, and see that the wallet has a coin for a further session."""

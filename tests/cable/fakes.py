@@ -32,6 +32,7 @@ from wattline.lightning.node import (
     SendStatus,
     SentPayment,
 )
+from wattline.lightning.notes import LabelledPayment
 from wattline.lightning.onion import payment_hash_of
 from wattline.meter import MeterError, Reading
 from wattline.payment.aggregate import OnchainRules, final_value_sat
@@ -255,6 +256,14 @@ class FakeLightning(FakeSigner):
             return result
         status = SendStatus.FAILED if isinstance(result, SendFailure) else SendStatus.PENDING
         return SentPayment(payment_hash, status, amount, amount + self.fee_msat, None)
+
+    def sent_since(self, created_at: int) -> Sequence[LabelledPayment]:
+        """All that was handed over, as if it were just now."""
+        self._check()
+        with self._lock:
+            sends = list(self.sends)
+        rows = [(label, self.sent(payment_hash)) for payment_hash, _, label in sends]
+        return [LabelledPayment(label, SOCKET_NODE, int(time.time()), sent) for label, sent in rows if sent is not None]
 
     def paid_since(self, updated_index: int, limit: int) -> Sequence[PaidInvoice]:
         self._check()

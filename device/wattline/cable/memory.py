@@ -31,6 +31,18 @@ class OutgoingRecord(Protocol):
     def of_session(self, purpose: str, session_id: str) -> Sequence[Intent]:
         """All intents of a session, whatever became of them."""
 
+    def intent(self, payment_hash: str) -> Intent | None:
+        """The intent with this hash."""
+
+    def newest_at(self, purpose: str) -> int | None:
+        """When the newest intent was made, Unix seconds."""
+
+    def add(self, intent: Intent) -> None:
+        """Raises AlreadyPaying when one that has not failed exists for the same purpose, session and sequence."""
+
+    def complete(self, payment_hash: str, amount_sent_msat: int, at: int) -> None:
+        """It arrived."""
+
     def sent_msat(self, session_id: str | None = None, since: int | None = None) -> int:
         """What left or may leave the wallet, fees (while pending: their limit) included."""
 

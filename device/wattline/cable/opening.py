@@ -20,6 +20,7 @@ from wattline.cable.offer import (
     open_socket,
 )
 from wattline.cable.purse import MethodName, OrderPayer
+from wattline.cable.recollection import SentPayments
 from wattline.cable.settings import CableSettings
 from wattline.clock import WallWatch
 from wattline.ledger import CableSession
@@ -65,6 +66,8 @@ class Equipment:
     """Monotonic."""
     onchain: OnchainEquipment | None = None
     """None: only Lightning is used."""
+    sent_payments: SentPayments | None = None
+    """The node's own record. None: that the ledger is an older copy is not noticed."""
     wall: WallWatch = field(default_factory=WallWatch)
     """For dates alone: no duration comes from it."""
 

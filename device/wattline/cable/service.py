@@ -15,6 +15,7 @@ from wattline.cable.messages import SignedReceipt
 from wattline.cable.offer import OfferError, clocks_apart
 from wattline.cable.opening import Agreement, Equipment, agree, agree_again
 from wattline.cable.receipt import RefundSearch, verify_receipt
+from wattline.cable.recollection import PaymentUnknown, recollect
 from wattline.cable.refund_way import NO_WAY_BACK, can_come_back, owed
 from wattline.cable.restoring import restore
 from wattline.cable.session_run import SessionOver, SessionRun
@@ -56,6 +57,7 @@ class CableService:
         self._wish.begin(self._equipment.clock_ms())
         try:
             remembered = self._equipment.memory.unfinished()
+            self._recollect(remembered)
             if self._aftermath is not None:
                 self._aftermath.look_at_all(remembered.session_id if remembered is not None else None)
             if remembered is not None and self._is_mined(remembered):
@@ -73,6 +75,33 @@ class CableService:
             raise
         except WattlineError as error:
             return Summary(error.code, error.message).achieved()
+
+    def _recollect(self, remembered: CableSession | None) -> None:
+        """What the node has paid is in the ledger when this returns. A node that is just restarting, or a payment that
+        is under way, is waited for where a session goes on. Raises WattlineError."""
+        equipment = self._equipment
+        if equipment.sent_payments is None:
+            return
+        deadline = equipment.clock_ms() + FIND_AGAIN_MS
+        while True:
+            try:
+                day_begins = equipment.wall.day_begins_s()
+                count = recollect(equipment.sent_payments, equipment.outgoing, equipment.memory, remembered, day_begins)
+            except RetryError as error:
+                is_doubt = isinstance(error, PaymentUnknown)
+                may_wait = is_doubt or remembered is not None
+                if not may_wait or self._wish.reason or equipment.clock_ms() >= deadline:
+                    raise
+                self._listener.event(f"waiting for the own node: {error.message}")
+                if is_doubt:
+                    equipment.payer.resolve(resend=False)
+                time.sleep(FIND_AGAIN_PAUSE_S)
+            else:
+                break
+        if count:
+            self._listener.event(
+                f"warning: the ledger is an older copy: {count} payment(s) that the own node has made are added to it"
+            )
 
     def _buy(self) -> Summary:
         self._wait_for_channel()

@@ -38,6 +38,7 @@ from wattline.errors import StopError, UsageError
 from wattline.ledger import Ledger, LedgerError, open_ledger
 from wattline.lightning.cln import CoreLightning
 from wattline.lightning.cln_onchain import CoreLightningFunds
+from wattline.lightning.notes import CoreLightningNotes
 from wattline.lightning.rpc import NodeRpc
 from wattline.meter import Meter, open_meter
 from wattline.ownership import holder_of, open_own
@@ -139,6 +140,7 @@ def forgive(
 
 def _equipment(cable: CableConfig, ledger: Ledger) -> Equipment:
     node = CoreLightning(cable.rpc_path)
+    rpc = NodeRpc(cable.rpc_path)
     latest = ledger.cable_sessions.latest(1)
     return Equipment(
         node=node,
@@ -147,7 +149,8 @@ def _equipment(cable: CableConfig, ledger: Ledger) -> Equipment:
         memory=ledger.cable_sessions,
         open_meter=_meter_opener(cable),
         clock_ms=lambda: time.monotonic_ns() // 1_000_000,
-        onchain=OnchainEquipment(CoreLightningFunds(NodeRpc(cable.rpc_path)), ledger.cable_aggregates),
+        onchain=OnchainEquipment(CoreLightningFunds(rpc), ledger.cable_aggregates),
+        sent_payments=CoreLightningNotes(rpc),
         wall=WallWatch(known=latest[0].saved if latest else None),
     )
 

@@ -178,6 +178,13 @@ class Outgoing(Store):
         with self._database.view() as connection:
             return int(connection.execute(query).scalar_one())
 
+    def newest_at(self, purpose: str) -> int | None:
+        """When the newest intent for this was made, Unix seconds; None when there is none."""
+        query = select(func.max(intents.c.created_at)).where(intents.c.purpose == purpose)
+        with self._database.view() as connection:
+            found = connection.execute(query).scalar_one()
+            return int(found) if found is not None else None
+
     def last_sequence(self, session_id: str, purpose: str = Purpose.INCREMENT) -> int:
         """The highest number used for the session, failed ones too; 0 when there is none."""
         query = select(func.coalesce(func.max(intents.c.sequence), 0)).where(
