@@ -395,7 +395,7 @@ def test_a_session_that_ended_while_the_cable_was_dead_is_put_on_record(onchain:
     onchain.socket.final_timeout_s = 3.0
     onchain.start()
     wait_for(lambda: len(onchain.socket.sessions) == 2)
-    until_versions(onchain, 1)
+    until_charged(onchain)
     summary = onchain.finish()
     assert summary.is_good, summary
     kept = onchain.ledger.cable_aggregates.of(old.session_id)
