@@ -13,6 +13,8 @@ from tests.cable.fakes import TlsPair
 from tests.cable.robbery import HONESTY, ROBBERIES, WITH_REFUND, Robbery, Way
 
 TIMES = 10
+WAYS: dict[str, Way] = ROBBERIES | HONESTY | WITH_REFUND
+PARTS = 2
 
 
 @pytest.fixture(autouse=True)
@@ -23,20 +25,31 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wattline.cable.closing.RECEIPT_MS", 600)
 
 
-@pytest.mark.parametrize("name", [*ROBBERIES, *HONESTY, *WITH_REFUND])
+def proved(name: str, seed: int, tmp_path: Path, tls: TlsPair) -> None:
+    folder = tmp_path / f"{name}-{seed}".replace(" ", "-")
+    folder.mkdir()
+    bench = Bench(folder, tls)
+    try:
+        Robbery(bench, seed).prove(WAYS[name])
+    except AssertionError as error:
+        error.add_note(f"{name}, seed {seed}")
+        raise
+    finally:
+        bench.close()
+
+
+@pytest.mark.parametrize("part", range(PARTS))
+def test_every_way_once(part: int, tmp_path: Path, tls: TlsPair) -> None:
+    """Side by side: they mostly wait."""
+    names = list(WAYS)[part::PARTS]
+    with ThreadPoolExecutor(len(names)) as pool:
+        for outcome in [pool.submit(proved, name, TIMES, tmp_path, tls) for name in names]:
+            outcome.result()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", WAYS)
 def test_ten_times_of_ten(name: str, tmp_path: Path, tls: TlsPair) -> None:
-    """The ten go on side by side: they mostly wait."""
-    way: Way = (ROBBERIES | HONESTY | WITH_REFUND)[name]
-
-    def once(seed: int) -> None:
-        folder = tmp_path / str(seed)
-        folder.mkdir()
-        bench = Bench(folder, tls)
-        try:
-            Robbery(bench, seed).prove(way)
-        finally:
-            bench.close()
-
     with ThreadPoolExecutor(TIMES) as pool:
-        for outcome in [pool.submit(once, seed) for seed in range(TIMES)]:
+        for outcome in [pool.submit(proved, name, seed, tmp_path, tls) for seed in range(TIMES)]:
             outcome.result()
