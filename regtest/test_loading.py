@@ -238,11 +238,11 @@ def test_two_sockets_on_one_machine_do_not_disturb_each_other(static: Scene, loa
         os.kill(plugin_pid, signal.SIGKILL)
         wait_until("the other one is dead", lambda: not loaded.is_loaded(), 20)
         assert static.guard_pid() == guard_pid
-        assert static.status()["outlets"][0]["session_id"] == one.session_id
+        assert static.status()["outlets"][0]["waiting_sessions"] == [one.session_id]
         loaded.load_plugin()
         loaded.wait_running()
         other.reconnect()
-        assert loaded.status()["outlets"][0]["session_id"] == other.session_id
+        assert loaded.status()["outlets"][0]["waiting_sessions"] == [other.session_id]
         assert [s["session_id"] for s in static.sessions()] == [one.session_id]
         assert other.session_id in [s["session_id"] for s in loaded.sessions()]
         one.close()

@@ -346,6 +346,7 @@ def test_the_report_and_the_books_of_all_nodes_agree(scene: Scene, cable: HandCa
     cable.plug_nothing()
     cable.open()
     pay(cable, SECOND_MSAT)
+    cable.statement(lambda s: s.charged_msat >= TARIFF.session_fee_msat)
     cable.close()
     check_settled(scene, cable, "cable_closed")
     sums = check_books(scene, [wallets["cable"], wallets["other"]])

@@ -65,6 +65,7 @@ class Place:
         cable = self.cable(stall)
         begin(cable, *values_sat, outlet_id=outlet_id)
         wait_until("the relay to close", lambda: stall.is_relay_closed(outlet_id))
+        wait_until("the fee to be due", lambda: stall.session(cable.session_id).account.charged_msat > 0)
         return cable
 
     def settle(self, stall: Stall, session_id: str, timeout_s: float = DEADLINE_S) -> AggregateStatus:

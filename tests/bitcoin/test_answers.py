@@ -17,7 +17,6 @@ from wattline.bitcoin.chain import (
     ChainRefused,
     ChainUnavailable,
     Floor,
-    NotATransaction,
     Outpoint,
     Tip,
     TxInput,
@@ -137,7 +136,6 @@ def test_not_being_let_in_is_never_taken_for_a_bad_transaction(fake: FakeBitcoin
 @pytest.mark.parametrize(
     ("rpc_code", "kind", "code"),
     [
-        (-22, NotATransaction, "tx_invalid"),
         (-25, BroadcastRefused, "broadcast_refused"),
         (-26, BroadcastRefused, "broadcast_refused"),
         (-1, ChainRefused, "bitcoind_refused"),

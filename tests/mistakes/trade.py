@@ -85,7 +85,10 @@ def from_street(command: list[str], buyer: str, payment_msat: int = 10) -> Calla
         desk.monkeypatch.setattr("wattline.cable.service.CHANNEL_MS", 300)
         changes = {
             "payment": {"min_increment_msat": payment_msat, "max_increment_msat": max(10_000, payment_msat)},
-            "limits": dict.fromkeys(("max_prepaid_msat", "max_session_msat", "max_day_msat"), max(5000, payment_msat)),
+            "limits": {
+                "max_prepaid_msat": max(5000, payment_msat),
+                **dict.fromkeys(("max_session_msat", "max_day_msat"), 2 * max(5000, payment_msat)),
+            },
         }
         path: Path = street.scene.write_cable_config(getattr(street, buyer), f"{buyer}-{payment_msat}", 0, changes)
         return [*command, str(path)]

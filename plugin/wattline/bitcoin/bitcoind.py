@@ -16,7 +16,6 @@ from wattline.bitcoin.chain import (
     ChainUnavailable,
     Floor,
     MinedTx,
-    NotATransaction,
     Outpoint,
     Tip,
     Tx,
@@ -36,7 +35,6 @@ REORG_ATTEMPTS = 3
 _MISC = -1
 _INVALID_ADDRESS_OR_KEY = -5
 _INVALID_PARAMETER = -8
-_DESERIALIZATION = -22
 _VERIFY = -25
 _VERIFY_REJECTED = -26
 _ALREADY_IN_CHAIN = -27
@@ -170,8 +168,6 @@ class Bitcoind:
                 return read_tx(bytes.fromhex(raw)).txid
             if error.rpc_code in (_VERIFY, _VERIFY_REJECTED):
                 raise BroadcastRefused("broadcast_refused", error.message) from error
-            if error.rpc_code == _DESERIALIZATION:
-                raise NotATransaction("tx_invalid", f"no transaction: {error.message}") from error
             raise
 
     def _search(self, outpoint: Outpoint, tip: Tip, from_height: int) -> MinedTx | None:

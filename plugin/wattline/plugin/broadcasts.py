@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from wattline.bitcoin.chain import BroadcastRefused, Chain, NotATransaction, Outpoint, Tip, TxOutput
+from wattline.bitcoin.chain import BroadcastRefused, Chain, Outpoint, Tip, TxOutput
 from wattline.bitcoin.psbt import finalized_psbt
 from wattline.bitcoin.serialization import read_tx
 from wattline.errors import RetryError, WattlineError
@@ -74,9 +74,6 @@ class Broadcasts:
             self._chain.broadcast(chosen.raw)
         except BroadcastRefused as error:
             log.warning("session %s: %s cannot be broadcast now: %s", session_id, chosen.txid, error.message)
-            return
-        except NotATransaction as error:
-            log.error("session %s: %s: %s", session_id, error.code, error.message)
             return
         log.info("session %s: broadcast %s, %d sat", session_id, chosen.txid, chosen.value_sat)
         self._waits_since.setdefault(session_id, self._chain.tip().height)
