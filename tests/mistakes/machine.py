@@ -121,6 +121,8 @@ def file_in_the_way(desk: Desk) -> list[str]:
 def in_small_terminal(desk: Desk) -> list[str]:
     street = desk.fixture("street")
     street.scene.world.plug(0, "toaster")
+    for name, value in street.scene.network.environment.items():
+        desk.monkeypatch.setenv(name, value)  # the cable's meter is in the world of the socket
     return [*RUN, str(street.scene.write_cable_config(street.fresh, "small")), "--for", "2"]
 
 

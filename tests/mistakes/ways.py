@@ -125,7 +125,7 @@ def in_small_terminal(desk: Desk, words: list[str], capsys: pytest.CaptureFixtur
     lines = _plain(drawn)
     assert max(map(len, lines)) <= COLUMNS
     assert max(shown.decode().count("\n", *frame) for frame in _frames(shown.decode())) < ROWS
-    assert "done: the time is up" in ending
+    assert "done: the time is up" in ending, ending
     picture = _plain(drawn.rpartition("\x1b[2K")[2])
     assert len(picture) >= len(PICTURE)
     for line, pattern in zip(picture, PICTURE, strict=False):
