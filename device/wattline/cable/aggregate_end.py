@@ -34,15 +34,16 @@ REFUND_FEE_MSAT = 10_000
 """A refund pays its own way out of what is owed: by so much together it may be less."""
 
 
-def ended(row: CableAggregate, evidence: Evidence, now_s: int) -> CableAggregate:
+def ended(row: CableAggregate, evidence: Evidence, now_s: int, held_sat: int = 0) -> CableAggregate:
     """``row`` when its session is over. What may rightly be mined by the socket's own word is the final version, if it
     said that it has it, else the newest that it accepted; and no more than its own signed receipt says.
 
+    ``held_sat``: the version that the socket may have credited without the cable having heard of it.
     Without a word of the final version it may never have come, or the socket could not check it (its bitcoind was
     away): an honest one takes the newest then, and owes what that is more than due."""
     if row.signed_sat == 0:
         return replace(row, status=CableAggregateStatus.VOID, closed_at=now_s)
-    agreed = row.final_sat if row.is_final_taken and row.final_sat is not None else row.accepted_sat
+    agreed = row.final_sat if row.is_final_taken and row.final_sat is not None else max(row.accepted_sat, held_sat)
     if evidence.receipt is not None:
         agreed = min(agreed, evidence.receipt.onchain_value_sat)
     return replace(row, status=CableAggregateStatus.ENDED, agreed_sat=agreed, due_sat=evidence.due_sat(row))
@@ -180,10 +181,9 @@ class Aftermath:
     def _looked(self, row: CableAggregate, keep: bool) -> CableAggregate:
         now_s = int(self.now())
         if row.status is CableAggregateStatus.OPEN or (row.status.is_live and row.due_sat is None):
-            if row.status is CableAggregateStatus.OPEN:
-                # That run died: nobody knows how far the last version came, so it counts as credited.
-                row = replace(row, accepted_sat=row.signed_sat)
-            row = ended(row, self.evidence(row.session_id), now_s)
+            # Where that run died nobody knows how far the last version came, so it counts as credited.
+            held_sat = row.signed_sat if row.status is CableAggregateStatus.OPEN else 0
+            row = ended(row, self.evidence(row.session_id), now_s, held_sat)
             self.memory.save(row)
             if not row.status.is_live:
                 self.funds.release(Base(row.base_psbt, row.inputs_weight))

@@ -148,10 +148,10 @@ class AggregatePurse:
         """Reserve the inputs anew when blocks have passed."""
         self._tasks.put("keep", lambda: self._maker.keep_reserved(self._row) if self._row is not None else None)
 
-    def end(self, finish: Callable[[CableAggregate], CableAggregate], timeout_s: float) -> CableAggregate | None:
-        """Write down how the aggregate ends, as ``finish`` says, in place of what it is; None when there is none.
-        Nothing is done after that, and nothing before it but what the worker is at. Raises the ledger's errors,
-        TimeoutError."""
+    def end(self, finish: Callable[[CableAggregate, int], CableAggregate], timeout_s: float) -> CableAggregate | None:
+        """Write down how the aggregate ends, as ``finish`` says of it and of what the socket may hold
+        (sat); None when there is none. Nothing is done after that, and nothing before it but what the worker is at.
+        Raises the ledger's errors, TimeoutError."""
         ending: Future[CableAggregate | None] = Future()
 
         def write() -> None:
@@ -340,18 +340,17 @@ class AggregatePurse:
         except WattlineError:
             return  # it is written with the end; without it the socket is judged more mildly
 
-    def _end(self, finish: Callable[[CableAggregate], CableAggregate]) -> CableAggregate | None:
+    def _end(self, finish: Callable[[CableAggregate, int], CableAggregate]) -> CableAggregate | None:
         row = self._row
         if row is None:
             row = self._memory.of(self._session_id)
             if row is None:
                 return None
-            # Of an earlier run, and the socket has not said what it holds of it.
-            row = replace(row, accepted_sat=row.signed_sat)
-        elif self._underway is not None:
-            # The socket may have credited it: so much it may rightly take.
-            row = replace(row, accepted_sat=max(row.accepted_sat, self._underway.value_sat))
-        self._row = finish(row)
+            held_sat = row.signed_sat  # of an earlier run, and the socket has not said what it holds of it
+        else:
+            # The socket may have credited what is under way: so much it may rightly take.
+            held_sat = self._underway.value_sat if self._underway is not None else row.accepted_sat
+        self._row = finish(row, held_sat)
         self._memory.save(self._row)
         self._tasks.halt()
         if not self._row.status.is_live or self._row.agreed_sat == 0:

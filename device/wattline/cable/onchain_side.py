@@ -288,7 +288,10 @@ class OnchainSide:
         now_s, is_taken = int(self._equipment.now()), self._is_final_known
         try:
             self.row = self.purse.end(
-                lambda row: ended(replace(row, is_final_taken=row.is_final_taken or is_taken), evidence, now_s), END_S
+                lambda row, held_sat: ended(
+                    replace(row, is_final_taken=row.is_final_taken or is_taken), evidence, now_s, held_sat
+                ),
+                END_S,
             )
         except (WattlineError, TimeoutError) as error:
             self._listener.event(f"the end of the on-chain payment is written down later: {error}")
