@@ -106,7 +106,7 @@ def cable(nodes: tuple[Node, Node], tmp_path: Path) -> Iterator[Cable]:
             time.time,
         )
         yield Cable(purse, stream, told)
-        purse.end(lambda row: replace(row, status=CableAggregateStatus.VOID, agreed_sat=0, closed_at=1), 60)
+        purse.end(lambda row, _: replace(row, status=CableAggregateStatus.VOID, agreed_sat=0, closed_at=1), 60)
         purse.stop()
 
 
