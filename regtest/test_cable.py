@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -183,6 +185,31 @@ def test_a_cable_killed_in_mid_session_takes_it_up_again_and_pays_nothing_twice(
     second = scene.run_cable(path, for_s=4)
     status, summary = second.result()
     assert status == 0, second.log_text()
+    assert summary["session_id"] == session_id
+    assert_settled(scene, scene.session(session_id), summary, wallets[0], path)
+
+
+def test_a_cable_whose_ledger_was_put_back_goes_on_from_what_its_node_has_paid(
+    scene: Scene, wallets: list[Node]
+) -> None:
+    path = config(scene, wallets[0], "put back")
+    ledger, copy = ledger_of(path), path.with_name("copy.sqlite3")
+    first = scene.run_cable(path)
+    session_id = live_session(scene)
+    wait_until("a payment", lambda: scene.session(session_id)["payments"] >= 2 or None)
+    with closing(sqlite3.connect(ledger)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    known = scene.session(session_id)["payments"]
+    wait_until("more payments", lambda: scene.session(session_id)["payments"] >= known + 3 or None)
+    first.kill()
+    for file in ledger.parent.glob(f"{ledger.name}-*"):
+        if not file.name.endswith(".lock"):
+            file.unlink()
+    copy.replace(ledger)
+    second = scene.run_cable(path, for_s=4)
+    status, summary = second.result()
+    assert status == 0, second.log_text()
+    assert "the ledger is an older copy" in second.log_text()
     assert summary["session_id"] == session_id
     assert_settled(scene, scene.session(session_id), summary, wallets[0], path)
 
