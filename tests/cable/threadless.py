@@ -1,0 +1,69 @@
+"""A cable's session without threads: what stands in for them, its settings, and who watches it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.cable.fakes import SOCKET_NODE
+from tests.cable.judged_node import JudgedNode
+from tests.cable.test_onchain_caps import Inline
+from wattline.cable.purse import Purse
+from wattline.cable.settings import CableSettings
+from wattline.cable.summary import Snapshot
+
+MAX_PREPAID_MSAT, MAX_PREPAID_SAT, MAX_SESSION_SAT = 300_000, 400, 12_000
+NODES: dict[str, JudgedNode] = {}
+"""By the path under which the client calls them."""
+
+
+def settings_for(method: str) -> CableSettings:
+    meter = {"driver": "ina228", "bus": "sim:toaster", "address": 65, "shunt_ohms": 0.001, "max_current_a": 40}
+    return CableSettings.model_validate(
+        {
+            "socket": {"address": f"{SOCKET_NODE}@127.0.0.1:1"},
+            "node": {"rpc": "lightning-rpc"},
+            "meter": meter,
+            "limits": {
+                "max_price_msat_per_kwh": 900_000_000,
+                "max_prepaid_msat": MAX_PREPAID_MSAT,
+                "max_session_msat": MAX_SESSION_SAT * 1000,
+                "max_day_msat": 10**12,
+                "energy_tolerance_uwh": 10_000,
+            },
+            "payment": {"method": method, "pace_ms": 200, "max_failures_in_a_row": 1_000},
+            "onchain": {"max_prepaid_sat": MAX_PREPAID_SAT, "max_increment_sat": 300, "max_fee_ratio": 1.0},
+        }
+    )
+
+
+class Shown:
+    """A listener that keeps all."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.snapshots: list[Snapshot] = []
+
+    def event(self, text: str) -> None:
+        self.lines.append(text)
+
+    def show(self, snapshot: Snapshot) -> None:
+        self.snapshots.append(snapshot)
+
+
+def without_threads(patch: pytest.MonkeyPatch) -> None:
+    """All is done at once, and the node is called by its judge."""
+
+    def inline(*_arguments: Any, **_more: Any) -> Inline:
+        return Inline()
+
+    def begin(purse: Purse, name: str, work: Any, *arguments: object) -> None:
+        del name
+        if not purse._is_stopped:
+            work(*arguments)
+
+    patch.setattr("wattline.cable.aggregate_purse.ThreadPoolExecutor", inline)
+    patch.setattr("wattline.cable.aggregate_purse.ANSWER_S", 0.0)
+    patch.setattr(Purse, "_begin", begin)
+    patch.setattr("wattline.lightning.rpc._Connection", lambda path, timeout_s: NODES[path])
