@@ -28,6 +28,8 @@ OVERDUE_LOOKS = 4
 QUARTER = 1 << 38
 MS_NS = 1_000_000
 UJ_PER_UWH = 3600
+LEAST_SEEN_MW = 10
+"""Beside an eighth of the power that was seen flowing back: what the average of an interval may differ from it."""
 
 
 class Ina228:
@@ -60,10 +62,10 @@ class Ina228:
         self._last_at_ms = 0
         self._counted: int | None = None
         """The extended accumulator at the last good reading."""
-        self._flowed_back = False
-        """That reading showed current flowing back."""
-        self._backflow = 0
-        """What the accumulator took of it, in its own units."""
+        self._back_mw = 0
+        """The power that flowed back at that reading; 0 when it flowed forward."""
+        self._backflow_uwh = 0
+        """What the accumulator, which knows no sign, took of it."""
         self._check_identity()
         if not self._is_ours():
             self._configure()
@@ -88,19 +90,24 @@ class Ina228:
         self._check_configuration()
         self._check_range(flags, shunt, bus, current)
         power_mw = self._calibration.power_mw(power)
-        counted, flows_back = self._extended(energy, flags), current < 0
-        if self._counted is not None and (flows_back or self._flowed_back):
-            self._backflow += counted - self._counted
-        self._counted, self._flowed_back = counted, flows_back
-        self._last_at_ms = at_ms
-        energy_uwh = self._calibration.energy_uwh(counted - self._backflow)
+        counted = self._extended(energy, flags)
+        back_mw = power_mw if current < 0 else 0
+        counted_uwh = self._calibration.energy_uwh(counted)
+        if self._counted is not None:
+            # No more than the power that was seen flowing back: what flowed forward in between counts.
+            seen_mw = max(back_mw, self._back_mw)
+            most_mw = seen_mw + seen_mw // 8 + LEAST_SEEN_MW if seen_mw else 0
+            most_uwh = -(-most_mw * (at_ms - self._last_at_ms) // UJ_PER_UWH)
+            self._backflow_uwh += min(most_uwh, counted_uwh - self._calibration.energy_uwh(self._counted))
+        self._counted, self._back_mw, self._last_at_ms = counted, back_mw, at_ms
+        energy_uwh = counted_uwh - self._backflow_uwh
         return Reading(
             energy_uwh=energy_uwh,
-            power_mw=-power_mw if flows_back else power_mw,
+            power_mw=-back_mw if back_mw else power_mw,
             voltage_mv=voltage_mv(bus),
             current_ma=self._calibration.current_ma(current),
             at_ms=at_ms,
-            backflow_uwh=self._calibration.energy_uwh(counted) - energy_uwh,
+            backflow_uwh=self._backflow_uwh,
         )
 
     def close(self) -> None:

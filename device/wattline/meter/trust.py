@@ -18,6 +18,8 @@ BACKFLOW_DIVISOR = 50
 """More than 1/50 of the rated power flowing back in two readings is enough: the shunt may be the wrong way round."""
 BACKFLOW_MS = 1000
 """Less, but more than the meter's offset, must flow back for this long: a load that is switched off gives some back."""
+MOST_BACK_LATELY = 2
+"""So many readings with much backflow, none after another, may stand within BACKFLOW_MS before one more ends it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ class TrustedMeter:
         self._last: Reading | None = None
         self._standstill: _Standstill | None = None
         self._back_since: Reading | None = None
+        self._much_back_ms: list[int] = []
+        """When more flowed back than any offset shows, lately."""
         """The first of an unbroken row of readings in which current flows back."""
 
     def read(self) -> Reading:
@@ -93,12 +97,14 @@ class TrustedMeter:
             return
         first = self._back_since or reading
         lasted_ms = reading.at_ms - first.at_ms
-        is_much = (
-            self._max_power_mw is not None
-            and self._last is not None
-            and max(self._last.power_mw, reading.power_mw) < -self._max_power_mw // BACKFLOW_DIVISOR
-        )
-        if self._back_since is not None and (is_much or lasted_ms >= BACKFLOW_MS):
+        is_repeated = False
+        if self._max_power_mw is not None and reading.power_mw < -self._max_power_mw // BACKFLOW_DIVISOR:
+            # Also when it flows forward in between: a load must not hide behind moments of backflow.
+            lately = [at_ms for at_ms in self._much_back_ms if reading.at_ms - at_ms <= BACKFLOW_MS]
+            self._much_back_ms = [*lately, reading.at_ms]
+            is_in_a_row = self._last is not None and self._last.at_ms in lately
+            is_repeated = is_in_a_row or len(lately) >= MOST_BACK_LATELY
+        if is_repeated or lasted_ms >= BACKFLOW_MS:
             raise MeterError(
                 "backflow",
                 f"{reading.power_mw} mW: current flows back from the load for {lasted_ms} ms"
