@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from wattline.lightning.record import PREIMAGE_TLV_TYPE, RECORD_TLV_TYPE, format_record
 from wattline.lightning.tlv import encode_bigsize, encode_tlv_stream, encode_truncated
-from wattline.payment.keysend import CLAIM_S, LIFETIME_S, Htlc, KeysendGate, Pass, Refuse, Reservations
+from wattline.payment.keysend import CLAIM_REST_S, CLAIM_S, LIFETIME_S, Htlc, KeysendGate, Pass, Refuse, Reservations
 
 SESSION = "0123456789ABCDEFGHJKMNPQRS"
 OTHER = "7ZZZZZZZZZZZZZZZZZZZZZZZZZ"
@@ -32,7 +32,17 @@ def proof(number: int) -> dict[str, bytes]:
     return {f"t{PREIMAGE_TLV_TYPE}": preimage(number)}
 
 
-class Desk:
+class Place:
+    """One outlet; the ledger is empty."""
+
+    def outlet_id_of(self, session_id: str) -> str:
+        return "A1"
+
+    def was_received(self, payment_hash: str) -> bool:
+        return False
+
+
+class Desk(Place):
     """One session with a cap and nothing credited yet."""
 
     def refusal(self, session_id: str, amount_msat: int, in_flight_msat: int) -> tuple[str, str] | None:
@@ -165,6 +175,8 @@ def test_what_lightningd_failed_after_the_hook_does_not_use_up_the_cap_for_ever(
         pytest.param(htlc(payload(**record(), t2=b"none")), id="no amount"),
         pytest.param(htlc(payload(**record(), t4=b"none")), id="no expiry"),
         pytest.param(htlc(payload(**record(), t16=b"hello")), id="payment_metadata"),
+        pytest.param(htlc(payload(**record(), t10=b"\xff" * 40)), id="data of a blinded path"),
+        pytest.param(htlc(payload(**record(), t12=b"\2" + b"\xff" * 32)), id="the key of a blinded path"),
         pytest.param(replace(htlc(payload(**record())), cltv_expiry=499), id="an expiry before its payload's"),
         pytest.param(replace(htlc(payload(**record())), blocks_left=17), id="an expiry that is near"),
     ],
@@ -195,12 +207,62 @@ def test_a_first_payment_that_does_not_come_in_keeps_others_out_for_some_seconds
     assert not reservations.is_claiming(SESSION), "another payment does not make it longer"
     reservations.forget(SESSION)
     assert reservations.when_idle(SESSION, lambda: None)
+    now[0] = 10 * CLAIM_REST_S
     assert gate.judge(htlc(payload(**record(sequence=3), **proof(3)), number=3)) == Pass()
-    assert reservations.is_claiming(SESSION)
+    assert not reservations.is_claiming(SESSION), "no session claims twice"
+
+
+def test_new_sessions_with_payments_that_fail_keep_an_outlet_for_a_small_part_of_the_time() -> None:
+    now = [0.0]
+    reservations = Reservations(lambda: now[0])
+    blocked = 0
+    for second in range(600):
+        now[0] = float(second)
+        thief = f"thief {second}"
+        assert reservations.reserve(f"{second:064x}", thief, 1000, lambda _: True, "A1")
+        blocked += any(reservations.is_claiming(f"thief {each}") for each in range(second + 1))
+    assert blocked <= 600 * CLAIM_S / (CLAIM_S + CLAIM_REST_S) + CLAIM_S
+    assert reservations.reserve("ab" * 32, "neighbour", 1000, lambda _: True, "B2")
+    assert reservations.is_claiming("neighbour"), "another outlet is not concerned"
+
+
+def test_a_claim_that_is_credited_leaves_the_outlet_to_the_next_ones_claim() -> None:
+    reservations = Reservations(lambda: 0.0)
+    for number in range(3):
+        assert reservations.reserve(f"{number:064x}", f"session {number}", 10, lambda _: True, "A1")
+        assert reservations.is_claiming(f"session {number}")
+        reservations.release(f"{number:064x}")
+
+
+def test_a_preimage_that_was_used_is_refused() -> None:
+    reservations = Reservations()
+    gate = KeysendGate(Desk(), reservations)
+    assert gate.judge(htlc(payload(**record()))) == Pass()
+    assert gate.judge(htlc(payload(**record()))) == Pass(), "lightningd tells of it again while it is on its way"
+    reservations.release(payment_hash(1))
+    assert isinstance(gate.judge(htlc(payload(**record()))), Refuse)
+
+    class KnowingDesk(Desk):
+        def was_received(self, payment_hash: str) -> bool:
+            return True
+
+    assert isinstance(KeysendGate(KnowingDesk(), Reservations()).judge(htlc(payload(**record()))), Refuse)
+
+
+def test_a_hash_that_is_sent_again_and_again_keeps_nobody_elses_reservation() -> None:
+    now = [0.0]
+    reservations = Reservations(lambda: now[0])
+    assert reservations.reserve("a" * 64, "thief", 10, lambda _: True)
+    now[0] = 1
+    assert reservations.reserve("b" * 64, "victim", 1000, lambda _: True)
+    for at_s in range(30, 300, 30):
+        now[0] = at_s
+        assert reservations.reserve("a" * 64, "thief", 10, lambda _: True)
+    assert reservations.in_flight_msat("victim") == 0
 
 
 def test_the_same_hash_for_another_session_is_failed() -> None:
-    class AnyDesk:
+    class AnyDesk(Place):
         def refusal(self, session_id: str, amount_msat: int, in_flight_msat: int) -> tuple[str, str] | None:
             return None
 
@@ -241,14 +303,17 @@ def test_what_is_in_flight_is_the_sum_of_what_passed_and_is_not_yet_credited(ste
     reservations = Reservations()
     gate = KeysendGate(Desk(), reservations)
     model: dict[int, int] = {}
+    used: set[int] = set()
     for what, number, amount_msat in steps:
         if what == "reserve":
             fields = record() | proof(number) | {"t2": encode_truncated(amount_msat)}
             verdict = gate.judge(htlc(payload(**fields), amount_msat=amount_msat, number=number))
             others = sum(model.values()) - model.get(number, 0)
-            assert isinstance(verdict, Pass) is (others + amount_msat <= CAP_MSAT)
+            is_new = number in model or number not in used
+            assert isinstance(verdict, Pass) is (is_new and others + amount_msat <= CAP_MSAT)
             if isinstance(verdict, Pass):
                 model[number] = amount_msat
+                used.add(number)
         elif what == "release":
             reservations.release(payment_hash(number))
             model.pop(number, None)

@@ -13,6 +13,7 @@ import pytest
 from tests.plugin.fakes import (
     CABLE,
     Stall,
+    hello,
     htlc,
     new_session,
     node_id,
@@ -26,7 +27,7 @@ from wattline.errors import RetryError
 from wattline.ledger import SessionRecord
 from wattline.payment.keysend import KeysendGate, Pass, Refuse
 from wattline.plugin.limits import Limits
-from wattline.plugin.live_sessions import UNPAID_KEPT_S
+from wattline.plugin.live_sessions import UNPAID_KEPT, UNPAID_KEPT_S
 from wattline.plugin.service import Refused
 from wattline.plugin.streams import QUEUE_LENGTH, Stream
 from wattline.session import State, StopReason
@@ -324,3 +325,43 @@ def test_refused_versions_and_invitations_are_looked_at_only_so_often(
             stall.reception.onchain_request(session, pb.OnchainRequest(signature="no"))
         assert len(stall.funds.addresses) == calls
     assert len(caplog.records) < 10
+
+
+def test_unpaid_sessions_with_payments_that_never_come_hold_up_nobody_who_has_paid(tmp_path: Path) -> None:
+    with Stall(tmp_path, drain_timeout_s=60.0) as stall:
+        for number in range(1, 25):
+            unpaid = stall.open(bytes([number]) * 32)
+            assert stall.reservations.reserve(payment_hash(number + 100), unpaid, 1000, lambda _: True)
+            stall.reception.close(unpaid, "bye")
+        honest = stall.open(b"h" * 32)
+        assert stall.reservations.reserve(payment_hash(1), honest, 5000, lambda _: True)
+        stall.socket.paid(payment_hash(1), 5000)
+        stall.journal.add(honest, 1, 5000)
+        wait_until(lambda: stall.outlet.view.session is not None)
+        stall.reception.close(honest, "done")
+        wait_until(lambda: stall.is_over(honest), 10)
+
+
+def test_sessions_with_payments_that_never_come_are_crowded_out_and_honest_ones_are_not(tmp_path: Path) -> None:
+    with Stall(tmp_path) as stall:
+        stall.reception._unpaid._most = 5
+        honest = hello(stall.reception.open(stall.request(b"h" * 32), "ipv4:192.0.2.1:1")).session_id
+        for number in range(1, 30):
+            request = stall.request(bytes([number]) * 32)
+            unpaid = hello(stall.reception.open(request, "ipv4:198.51.100.7:1")).session_id
+            assert stall.reservations.reserve(payment_hash(number + 100), unpaid, 1000, lambda _: True)
+        waiting = [each.session_id for each in stall.outlet.view.waiting if each.state.is_live]
+        assert honest in waiting
+        assert len(waiting) <= 6
+
+
+def test_opens_that_did_not_come_about_push_out_nobody_who_may_still_be_paid(tmp_path: Path) -> None:
+    with Stall(tmp_path) as stall:
+        first = stall.open(b"a" * 32)
+        stall.reception.close(first, "bye")
+        wait_until(lambda: stall.live.outlet_of(first) is None)
+        for number in range(2000, 2000 + UNPAID_KEPT + 1):
+            record = record_of(new_session(number), number.to_bytes(32, "big"))
+            stall.live.add(record, stall.outlet)
+            stall.live.never_opened(record.session.session_id)
+        assert first in stall.live._over_unpaid

@@ -113,11 +113,14 @@ def test_what_has_passed_and_comes_in_soon_can_be_used_whoever_pays_at_the_same_
             others = [at for owner, at in first_at.items() if owner != session_id]
             assert all(now[0] >= at + CLAIM_S for at in others) or occupancy.paying is not None
             passed[payment_hash] = session_id
-            first_at.setdefault(session_id, now[0])
+            if reservations.is_claiming(session_id):
+                first_at.setdefault(session_id, now[0])
         elif what == "arrive" and passed:
             payment_hash = sorted(passed)[number % len(passed)]
             owner = passed.pop(payment_hash)
-            if now[0] < first_at[owner] + CLAIM_S or (occupancy.paying and occupancy.paying.session_id == owner):
+            if (owner in first_at and now[0] < first_at[owner] + CLAIM_S) or (
+                occupancy.paying and occupancy.paying.session_id == owner
+            ):
                 occupancy, _ = occupancy.taken(owner)
                 assert occupancy.paying is not None
                 assert occupancy.paying.session_id == owner
@@ -125,4 +128,4 @@ def test_what_has_passed_and_comes_in_soon_can_be_used_whoever_pays_at_the_same_
                 occupancy, _ = occupancy.taken(owner)
             reservations.release(payment_hash)
             if owner not in passed.values():
-                del first_at[owner]
+                first_at.pop(owner, None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -31,9 +32,16 @@ LIFETIME_S = 60.0
 CLAIM_S = 5.0
 """How long the first payment of a session may be in flight and keep others from its outlet. lightningd goes on within
 milliseconds; what is not credited by then it has failed."""
+CLAIM_REST_S = 60.0
+"""So long after a claim that brought no credit no payment of a session claims that outlet: whoever sends payments that
+lightningd fails, from however many addresses, keeps others from it for ``CLAIM_S`` of that time at the most."""
+MOST_REMEMBERED = 4096
+"""So many sessions that have claimed, and payments that have passed, are remembered."""
 AMOUNT_TLV_TYPE = 2
 CLTV_TLV_TYPE = 4
 PAYMENT_DATA_TLV_TYPE = 8
+BLINDED_TLV_TYPES = (10, 12)
+"""``encrypted_recipient_data`` and ``current_path_key`` (BOLT #4): of blinded paths, on which no keysend comes."""
 """``payment_data`` of a final hop (BOLT #4): payment_secret (32 bytes) and total_msat (tu64)."""
 PAYMENT_METADATA_TLV_TYPE = 16
 MIN_FINAL_CLTV = 18
@@ -76,9 +84,16 @@ class CreditDesk(Protocol):
         """None when ``amount_msat`` more, on top of ``in_flight_msat`` not yet credited, can be used; else code and
         message."""
 
+    def outlet_id_of(self, session_id: str) -> str:
+        """Of a live session; empty when there is none of that id."""
+
+    def was_received(self, payment_hash: str) -> bool:
+        """A payment with this hash is in the ledger already."""
+
 
 class Reservations:
-    """Payments that passed the hook and are not yet credited, by payment_hash. Thread-safe."""
+    """Payments that passed the hook and are not yet credited, by payment_hash; and which sessions claim their outlets
+    with the first of them. Thread-safe."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -86,11 +101,25 @@ class Reservations:
         self._amounts: dict[str, tuple[str, int]] = {}
         self._since: dict[str, float] = {}
         self._totals: dict[str, int] = {}
-        self._first_since: dict[str, float] = {}
-        """By session: since when something of it is in flight without a break."""
+        self._claims: dict[str, tuple[str, float]] = {}
+        """By session: the outlet that it claims while something of it is in flight, and since when."""
+        self._rests: dict[str, tuple[str, float]] = {}
+        """By outlet: the session that claimed it last and has not been credited, and until when nobody claims it."""
+        self._claimed: OrderedDict[str, None] = OrderedDict()
+        """Sessions that have claimed: none does so twice."""
 
-    def reserve(self, payment_hash: str, session_id: str, amount_msat: int, test: Callable[[int], bool]) -> bool:
-        """Reserve when ``test(in_flight_msat)`` of the session's other payments agrees, in one step.
+    def reserve(
+        self,
+        payment_hash: str,
+        session_id: str,
+        amount_msat: int,
+        test: Callable[[int], bool],
+        outlet_id: str = "",
+        *,
+        is_proven: bool = False,
+    ) -> bool:
+        """Reserve when ``test(in_flight_msat)`` of the session's other payments agrees, in one step. The first time the
+        session claims ``outlet_id`` with it, unless a claim has just failed there; always with what ``is_proven``.
 
         The same hash again (lightningd replays htlcs at its start) is not counted twice."""
         with self._lock:
@@ -102,16 +131,45 @@ class Reservations:
             if not test(others):
                 return False
             self._amounts[payment_hash] = (session_id, amount_msat)
+            self._since.pop(payment_hash, None)  # a hash that comes again goes to the end: the oldest stands in front
             self._since[payment_hash] = self._clock()
             self._totals[session_id] = others + amount_msat
-            self._first_since.setdefault(session_id, self._since[payment_hash])
+            self._claim(session_id, outlet_id, is_proven=is_proven)
             return True
 
+    def _claim(self, session_id: str, outlet_id: str, *, is_proven: bool) -> None:
+        now = self._clock()
+        if session_id in self._claims:
+            return
+        if not is_proven:
+            _, rests_until = self._rests.get(outlet_id, ("", now))
+            if session_id in self._claimed or now < rests_until:
+                return
+            self._rests[outlet_id] = (session_id, now + CLAIM_S + CLAIM_REST_S)  # until its credit is here
+        self._claimed[session_id] = None
+        while len(self._claimed) > MOST_REMEMBERED:
+            self._claimed.popitem(last=False)
+        self._claims[session_id] = (outlet_id, now)
+
     def is_claiming(self, session_id: str) -> bool:
-        """Something of the session is in flight, and has not been for so long that it cannot come in any more."""
+        """Something of the session is in flight, keeps others from its outlet, and has not done so for so long that it
+        cannot come in any more."""
         with self._lock:
-            since = self._first_since.get(session_id)
-            return since is not None and self._clock() < since + CLAIM_S
+            return self._is_claiming(session_id)
+
+    def _is_claiming(self, session_id: str) -> bool:
+        claim = self._claims.get(session_id)
+        return claim is not None and self._clock() < claim[1] + CLAIM_S
+
+    def when_unclaimed(self, session_id: str, work: Callable[[], None]) -> bool:
+        """Do ``work``, which must be quick, unless the session claims its outlet just now; what else of it is in flight
+        is forgotten."""
+        with self._lock:
+            if self._is_claiming(session_id):
+                return False
+            work()
+            self._forget(session_id)
+            return True
 
     def when_idle(self, session_id: str, work: Callable[[], None]) -> bool:
         """Do ``work``, which must be quick, unless something of the session is in flight; nothing is reserved
@@ -131,13 +189,20 @@ class Reservations:
     def release(self, payment_hash: str) -> None:
         """Its credit has arrived (or it never will)."""
         with self._lock:
+            session_id, _ = self._amounts.get(payment_hash, ("", 0))
+            outlet_id, _ = self._claims.get(session_id, ("", 0.0))
+            if self._rests.get(outlet_id, ("", 0.0))[0] == session_id:
+                self._rests.pop(outlet_id, None)
             self._release(payment_hash)
 
     def forget(self, session_id: str) -> None:
         """Drop what is left of a session that is over."""
         with self._lock:
-            for payment_hash in [h for h, (owner, _) in self._amounts.items() if owner == session_id]:
-                self._release(payment_hash)
+            self._forget(session_id)
+
+    def _forget(self, session_id: str) -> None:
+        for payment_hash in [h for h, (owner, _) in self._amounts.items() if owner == session_id]:
+            self._release(payment_hash)
 
     def _release(self, payment_hash: str) -> None:
         known = self._amounts.pop(payment_hash, None)
@@ -150,7 +215,7 @@ class Reservations:
             self._totals[session_id] = left
         else:
             del self._totals[session_id]
-            del self._first_since[session_id]
+            self._claims.pop(session_id, None)
         self._lock.notify_all()
 
     def _expire(self) -> None:
@@ -175,6 +240,8 @@ class KeysendGate:
     def __init__(self, desk: CreditDesk, reservations: Reservations) -> None:
         self._desk = desk
         self._reservations = reservations
+        self._passed: OrderedDict[str, None] = OrderedDict()
+        """Hashes of payments that were let pass, the newest at the end."""
 
     def speaks_of_wattline(self, payload: str) -> bool:
         """The quick test on the hex: False lets a stranger's payment pass without another look."""
@@ -210,7 +277,15 @@ class KeysendGate:
         reason = _would_fail(fields, htlc)
         if reason:
             return Refuse("malformed_record", f"lightningd would not take it: {reason}", record.session_id)
+        if self._is_used_up(htlc.payment_hash):
+            return Refuse("malformed_record", "lightningd would not take it: its preimage is known", record.session_id)
         return self._reserve(htlc, record.session_id)
+
+    def _is_used_up(self, payment_hash: str) -> bool:
+        """It came before, and is not on its way any more."""
+        if self._reservations.session_of(payment_hash) is not None:
+            return False
+        return payment_hash in self._passed or self._desk.was_received(payment_hash)
 
     def _reserve(self, htlc: Htlc, session_id: str) -> Pass | Refuse:
         refusals: list[tuple[str, str]] = []
@@ -221,7 +296,11 @@ class KeysendGate:
                 refusals.append(refusal)
             return refusal is None
 
-        if self._reservations.reserve(htlc.payment_hash, session_id, htlc.amount_msat, can_use):
+        outlet_id = self._desk.outlet_id_of(session_id)
+        if self._reservations.reserve(htlc.payment_hash, session_id, htlc.amount_msat, can_use, outlet_id):
+            self._passed[htlc.payment_hash] = None
+            while len(self._passed) > MOST_REMEMBERED:
+                self._passed.popitem(last=False)
             return Pass()
         code, message = refusals[0] if refusals else ("wrong_session", "this payment_hash pays another session")
         return Refuse(code, message, session_id)
@@ -240,6 +319,8 @@ def _would_fail(fields: dict[int, bytes], htlc: Htlc) -> str:
         return f"it expires in {htlc.blocks_left} blocks, and {MIN_FINAL_CLTV} must be left"
     if PAYMENT_METADATA_TLV_TYPE in fields:
         return "it carries payment_metadata"
+    if any(kind in fields for kind in BLINDED_TLV_TYPES):
+        return "it came on a blinded path"
     return ""
 
 

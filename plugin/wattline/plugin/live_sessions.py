@@ -71,7 +71,7 @@ class LiveSessions:
 
     def never_opened(self, session_id: str) -> None:
         """It did not come about: the ledger does not know it."""
-        self.drop(session_id)
+        self.drop(session_id, has_been=False)
         with self._lock:
             self._statements = [kept for kept in self._statements if kept[0].session_id != session_id]
 
@@ -81,8 +81,8 @@ class LiveSessions:
         with self._lock:
             self._notes.setdefault(session_id, []).append((self._now(), kind, detail))
 
-    def drop(self, session_id: str) -> None:
-        """It is over."""
+    def drop(self, session_id: str, *, has_been: bool = True) -> None:
+        """It is over, or has never been."""
         with self._lock:
             outlet = self._outlets.pop(session_id, None)
             view = outlet.view.of(session_id) if outlet is not None else None
@@ -90,7 +90,7 @@ class LiveSessions:
                 while len(self._max_unpaid_msat) >= REMEMBERED_SESSIONS:
                     del self._max_unpaid_msat[next(iter(self._max_unpaid_msat))]
                 self._max_unpaid_msat[session_id] = view.max_unpaid_msat
-            elif session_id in self._records:
+            elif has_been and session_id in self._records:
                 while len(self._over_unpaid) >= UNPAID_KEPT:
                     del self._over_unpaid[next(iter(self._over_unpaid))]
                 self._over_unpaid[session_id] = self._clock()

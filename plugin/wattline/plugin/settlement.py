@@ -23,6 +23,7 @@ from wattline.payment.aggregate import MSAT_PER_SAT
 from wattline.payment.keysend import Reservations
 from wattline.payment.payer import FeeTooHigh, Order, Payer
 from wattline.plugin.bookkeeper import Bookkeeper
+from wattline.plugin.limits import CountedLog
 from wattline.plugin.older_copy import OlderCopy
 from wattline.plugin.receipts import REFUND_SEQUENCE
 from wattline.session import CreditReturned, Event, RefundKept, RefundOwed, RefundSent, Session, State
@@ -30,6 +31,8 @@ from wattline.session import CreditReturned, Event, RefundKept, RefundOwed, Refu
 log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
+LOOK_S = 0.02
+"""So long one look at what is in flight for an unpaid session may take."""
 REFUND_TIMEOUT_S = 10.0
 """How long a cable may take to accept its refund; then it is owed, and the outlet is free for others."""
 MOST_RETRY_S = 3600.0
@@ -131,6 +134,7 @@ class Settlement:
         self._pool = ThreadPoolExecutor(8, thread_name_prefix="settlement")
         self._unpaid = ThreadPoolExecutor(1, thread_name_prefix="unpaid")
         """Sessions that were never paid for: however many end, they keep nobody waiting who has paid."""
+        self._lines = CountedLog()
         self._stopping = threading.Event()
         self._refunding = threading.Condition()
         self._orders: set[tuple[Purpose, str, int]] = set()
@@ -148,7 +152,13 @@ class Settlement:
         self._unpaid.shutdown(wait=False, cancel_futures=True)
 
     def settle(self, session: Session) -> None:
-        self._submit(lambda: self._close_books(session.session_id))
+        session_id = session.session_id
+        if session.was_paid:
+            self._submit(lambda: self._close_books(session_id))
+        else:
+            self._submit(
+                partial(self._close_unpaid, session_id, time.monotonic() + self._drain_timeout_s), is_paid=False
+            )
 
     def refund(self, session: Session) -> None:
         self._submit(lambda: self._refund(session.session_id))
@@ -173,13 +183,23 @@ class Settlement:
         if not self._stopping.is_set():
             (self._pool if is_paid else self._unpaid).submit(job)
 
+    def _close_unpaid(self, session_id: str, until_s: float) -> None:
+        """The same for one that was not paid for when it ended: a first payment may be on its way until ``until_s``,
+        monotonic, and meanwhile it is the others' turn."""
+        if not self._reservations.wait_drained(session_id, LOOK_S):
+            if time.monotonic() < until_s:
+                self._submit(partial(self._close_unpaid, session_id, until_s), is_paid=False)
+                return
+            self._reservations.forget(session_id)
+        self._close_books(session_id)
+
     def _close_books(self, session_id: str) -> None:
         """Everything that was paid for the session is in, and its last energy is charged."""
         # That it ends is known before anything is decided about it: no restart lets it deliver again.
         self._sessions.save(session_id)
         self._onchain.close(session_id)
         if not self._reservations.wait_drained(session_id, self._drain_timeout_s):
-            log.warning("session %s: payments in flight did not come in; the journal decides", session_id)
+            self._lines.info("drain", "session %s: payments in flight did not come in; the journal decides", session_id)
         self._bookkeeper.read_to_end()
         self._reservations.forget(session_id)
         while not self._stopping.is_set() and not self._sessions.close_books(session_id):

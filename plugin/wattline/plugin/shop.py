@@ -164,6 +164,12 @@ class Shop:
             return "starting", "the socket is starting and does not take payments yet"
         return self._seller.refusal(session_id, amount_msat, in_flight_msat)
 
+    def outlet_id_of(self, session_id: str) -> str:
+        return self._seller.outlet_id_of(session_id) if self._seller is not None else ""
+
+    def was_received(self, payment_hash: str) -> bool:
+        return self._seller is not None and self._seller.was_received(payment_hash)
+
     def payment_refused(self, htlc: Htlc, refuse: Refuse) -> None:
         if self._seller is not None:
             self._seller.payment_refused(htlc, refuse)

@@ -165,6 +165,15 @@ class SmartSocket:
             )
         return None
 
+    def outlet_id_of(self, session_id: str) -> str:
+        """See wattline.payment.keysend.CreditDesk."""
+        outlet = self._live.outlet_of(session_id)
+        return outlet.outlet_id if outlet is not None else ""
+
+    def was_received(self, payment_hash: str) -> bool:
+        """See wattline.payment.keysend.CreditDesk."""
+        return self._ledger.booked(payment_hash) is not None
+
     def payment_refused(self, htlc: Htlc, refused: Refuse) -> None:
         """Tell the cable why its payment failed."""
         known = refused.session_id if refused.session_id and self._live.outlet_of(refused.session_id) else ""
@@ -233,7 +242,8 @@ class SmartSocket:
                 refusals.append("another cable has paid for the outlet first, or is about to")
             return not refusals
 
-        if self._reservations.reserve(txid, session_id, amount_msat, is_free):
+        outlet_id = self.outlet_id_of(session_id)
+        if self._reservations.reserve(txid, session_id, amount_msat, is_free, outlet_id, is_proven=True):
             return ""
         return refusals[0] if refusals else "this transaction pays another session"
 

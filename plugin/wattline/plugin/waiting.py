@@ -63,14 +63,15 @@ class WaitingSessions:
             self.step(session_id, Displaced(StopReason.OUTLET_TAKEN))
 
     def crowd_out(self, session_id: str) -> bool:
-        """End one of them because there are too many; False when it does not wait here, or pays just now."""
+        """End one of them because there are too many; False when it does not wait here, or claims the
+        outlet just now."""
         session = next((each for each in self._outlet.view.waiting if each.session_id == session_id), None)
         if session is None or not session.state.is_live or session.account.payments:
             return False
         now_ms = time.monotonic_ns() // 1_000_000
         ended, _ = step(session, Displaced(StopReason.CROWDED_OUT), now_ms)
         closed, effects = step(ended, BooksClosed(), now_ms)
-        if not self._reservations.when_idle(session_id, lambda: self._become(closed)):
+        if not self._reservations.when_unclaimed(session_id, lambda: self._become(closed)):
             return False
         settle(self._sink, closed, effects)
         return True

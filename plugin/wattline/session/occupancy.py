@@ -46,12 +46,13 @@ class Occupancy:
 
     def may_pay(self, session_id: str, is_claiming: Callable[[str], bool]) -> bool:
         """Whether a payment of this session could be used now. ``is_claiming`` says of a session whether a first
-        payment of it is on its way: from then on others keep their money."""
+        payment of it is on its way and keeps others from the outlet: they keep their money as long as it is live."""
         if self.paying is not None:
             return self.paying.session_id == session_id
         if self.of(session_id) is None:
             return False
-        return not any(is_claiming(each.session_id) for each in self.waiting if each.session_id != session_id)
+        others = (each for each in self.waiting if each.session_id != session_id and each.state.is_live)
+        return not any(is_claiming(each.session_id) for each in others)
 
     def joined(self, session: Session) -> Occupancy:
         """With one more that waits."""
