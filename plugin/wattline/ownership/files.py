@@ -54,13 +54,12 @@ def open_lock(path: Path, mode: int | None) -> int:
         except FileNotFoundError:
             if mode is None:
                 raise
-            before = os.umask(0)
             try:
-                return os.open(path, os.O_RDWR | SAFELY | os.O_CREAT | os.O_EXCL, mode)
+                made = os.open(path, os.O_RDWR | SAFELY | os.O_CREAT | os.O_EXCL, mode)
             except FileExistsError:
                 continue
-            finally:
-                os.umask(before)
+            os.fchmod(made, mode)  # whatever the umask, which is the whole process's and not changed for a moment
+            return made
         try:
             check_plain(path, os.fstat(descriptor))
         except BaseException:
