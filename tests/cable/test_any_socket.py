@@ -238,9 +238,7 @@ def bought(tmp_path_factory: pytest.TempPathFactory, tls: TlsPair) -> Iterator[B
     bench.ledger.close()
 
 
-@settings(deadline=None, max_examples=15, suppress_health_check=list(HealthCheck))
-@given(SAYINGS)
-def test_no_socket_s_message_is_an_internal_error_or_raw_text_or_money(bought: Bench, says: list[Say]) -> None:
+def prove(bought: Bench, says: list[Say]) -> None:
     died: list[str] = []
     before, threading.excepthook = threading.excepthook, lambda args: died.append(repr(args.exc_value))
     purchase = Purchase(bought, says)
@@ -261,6 +259,20 @@ def test_no_socket_s_message_is_an_internal_error_or_raw_text_or_money(bought: B
     for line in lines:
         assert line.isprintable(), repr(line)
         assert len(line) < 2_000
+
+
+@settings(deadline=None, max_examples=8, suppress_health_check=list(HealthCheck))
+@given(SAYINGS)
+def test_no_socket_s_message_is_an_internal_error_or_raw_text_or_money(bought: Bench, says: list[Say]) -> None:
+    prove(bought, says)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
+@given(SAYINGS)
+def test_the_same_of_a_hundred_sessions(bought: Bench, says: list[Say]) -> None:
+    prove(bought, says)
 
 
 def test_such_a_session_pays_as_long_as_nothing_impossible_is_said(bought: Bench) -> None:
