@@ -104,7 +104,7 @@ def test_no_socket_s_message_breaks_a_rule_of_a_session_paid_on_chain(
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("method", ["onchain", "auto"])
-@settings(deadline=None, max_examples=1_000, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=120, suppress_health_check=list(HealthCheck))
 @given(history=histories, which=st.integers(0, 50))
 def test_the_same_of_a_thousand_histories(
     ledger: Ledger, method: str, history: list[tuple[str, Any]], which: int
