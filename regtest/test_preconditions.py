@@ -10,6 +10,7 @@ import pytest
 
 from wattline.practice.network import RegtestNetwork
 from wattline.practice.scene import Scene, Trade, script
+from wattline.practice.waiting import wait_until
 
 pytestmark = pytest.mark.lightningd
 
@@ -24,6 +25,18 @@ def checked(network: RegtestNetwork, config: Path) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
+def problems(scene: Scene, count: int) -> list[str]:
+    """What ``wattline-status`` says once it names so many: what the start saw holds for a second."""
+    found: list[str] = []
+
+    def named() -> bool:
+        found[:] = scene.status()["problems"]
+        return len(found) == count
+
+    wait_until(f"{count} problem(s)", named)
+    return found
+
+
 def test_a_socket_without_the_keysend_plugin_says_so_and_is_not_paid(network: RegtestNetwork) -> None:
     with Scene(network, Trade()) as scene:
         socket = network.node("socket", **{**scene.node_options, "disable_plugin": "keysend"})
@@ -31,7 +44,7 @@ def test_a_socket_without_the_keysend_plugin_says_so_and_is_not_paid(network: Re
         cable = network.node("cable")
         network.open_channel(cable, socket, 1_000_000, push_msat=300_000_000)
         scene.wait_running()
-        (problem,) = scene.status()["problems"]
+        (problem,) = problems(scene, 1)
         assert problem.startswith("keysend_off: ")
         config = scene.write_cable_config(cable)
         status, lines = checked(network, config)
@@ -51,7 +64,7 @@ def test_payments_are_as_large_as_a_channel_s_minimum_and_a_refund_below_it_is_o
         cable = network.node("cable", htlc_minimum_msat=MINIMUM_MSAT)
         network.open_channel(cable, socket, 1_000_000, push_msat=300_000_000)
         scene.wait_running()
-        assert scene.status()["problems"] == []
+        assert problems(scene, 0) == []
         config = scene.write_cable_config(cable)
         status, lines = checked(network, config)
         assert status == 0, lines

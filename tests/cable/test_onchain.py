@@ -44,8 +44,9 @@ def dear(bench: Bench) -> None:
 
 
 def until_versions(bench: Bench, count: int) -> None:
+    """``count`` versions, and something delivered: an end before that would not be a good one."""
     wait_for(
-        lambda: bench.socket.sessions and aggregate(bench).number >= count,
+        lambda: bench.socket.sessions and aggregate(bench).number >= count and bench.shown.energy_uwh_cable > 0,
         what=f"{count} versions; {bench.socket.versions} {bench.listener.lines}",
     )
 
