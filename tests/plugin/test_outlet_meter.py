@@ -106,6 +106,17 @@ def test_what_flowed_back_is_not_charged_after_a_restart_either(rig: Rig) -> Non
     assert rig.loop.view.chip_uwh == 1_040_000
 
 
+def test_a_session_that_waits_knows_the_count_as_the_chip_has_it(rig: Rig) -> None:
+    """A later process, which knows nothing of what flowed back before, goes on from there when it pays."""
+    rig.wiring.backflow_uwh = 40_000
+    rig.wiring.power_mw = 0
+    rig.wait(lambda: rig.loop.view.reading is not None and rig.loop.view.reading.backflow_uwh > 0)
+    rig.serve()
+    view = rig.loop.view.of(SESSION)
+    assert view is not None
+    assert (view.meter_base_uwh, view.chip_uwh) == (1_000_000, 1_040_000)
+
+
 def test_a_meter_that_is_opened_anew_in_mid_session_leaves_what_was_counted(rig: Rig) -> None:
     rig.serve()
     assert rig.loop.credit(SESSION, "aa", 900_000).result(1)

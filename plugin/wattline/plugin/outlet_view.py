@@ -62,7 +62,7 @@ class OutletView:
             relay_closed=self.relay_closed and self.session is None,
             reading=reading,
             meter_base_uwh=base_uwh,
-            chip_uwh=base_uwh,
+            chip_uwh=reading.chip_uwh if reading is not None else 0,
             max_unpaid_msat=0,
         )
 
