@@ -63,8 +63,9 @@ class EnergySum:
         """Twice the sum of shunt_nv x bus_uv x ns: whole numbers, so nothing is rounded on the way."""
 
     def add(self, before: Sample, after: Sample, ns: int) -> None:
-        """``ns`` nanoseconds have passed between two samples. What flows back is not taken off."""
-        self._twice += max(0, before.shunt_nv * before.bus_uv + after.shunt_nv * after.bus_uv) * ns
+        """``ns`` nanoseconds have passed between two samples, each of which stands for a half of them. What flows back
+        is not taken off, of the other half neither."""
+        self._twice += sum(max(0, each.shunt_nv * each.bus_uv) for each in (before, after)) * ns
 
     @property
     def energy_uwh(self) -> int:
