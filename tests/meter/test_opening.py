@@ -37,7 +37,8 @@ def test_the_meters_of_both_sides_agree_within_one_percent() -> None:
         while cable.read().at_ms < opened_ms + 20:
             pass
         truth = world.energy_uwh(0)
-        assert socket.read().energy_uwh == pytest.approx(truth, rel=0.001)
+        # A cycle of 2.1 ms looks at the current for a half of it: each edge may be a millisecond off.
+        assert socket.read().energy_uwh == pytest.approx(truth, abs=truth // 1000 + 2 * 300)
         # Its voltage comes and goes with the relay: of the two conversions at the edges it sees only a part.
         assert cable.read().energy_uwh == pytest.approx(truth, abs=truth // 200 + 2 * 600)
         assert cable.read().energy_uwh < socket.read().energy_uwh

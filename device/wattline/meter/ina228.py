@@ -27,9 +27,16 @@ OVERDUE_MS = 3 * CONVERSION_MS
 OVERDUE_LOOKS = 4
 QUARTER = 1 << 38
 MS_NS = 1_000_000
-UJ_PER_UWH = 3600
-LEAST_SEEN_MW = 10
-"""Beside an eighth of the power that was seen flowing back: what the average of an interval may differ from it."""
+FINE = 1 << 20
+"""Parts of an LSB of ENERGY in which a half of VBUS x CHARGE is whole, with charge doubled: VBUS is 1/5120 V and ENERGY
+51.2 CURRENT_LSB joules per LSB, so VBUS x CHARGE / 2**18 has the unit of ENERGY."""
+CHARGES = 2 << ina228.CHARGE.bits
+"""How many there are, doubled."""
+APART_MS = 5
+"""From a charge to the energy beside it: a cycle of the ADC (2.1 ms) and the transfers."""
+APART_CHARGE = 2 * ina228.CURRENT.highest * APART_MS // 1000
+MOST_DRIFT = 4 * APART_CHARGE
+"""Between two looks at CHARGE around one at ENERGY; more is a disturbed transfer, or a process that was held up."""
 
 
 class Ina228:
@@ -39,9 +46,17 @@ class Ina228:
     energy); any other, one with power-on values above all, is configured and counts from 0. The 40-bit accumulator is
     extended in software while this object lives.
 
-    The accumulator adds up the magnitude of the power (data sheet 7.3.2: POWER and ENERGY are unsigned, only CURRENT
-    has a sign). What it took between two readings of which one shows current flowing back is therefore left out of the
-    energy, and told as ``backflow_uwh``.
+    ENERGY adds up the magnitude of the power of every cycle of the ADC (data sheet 7.3.2 and 7.6.1: POWER and ENERGY
+    are unsigned, CURRENT and CHARGE have a sign). Between two readings of which one shows current flowing back, what
+    flowed back is taken to be ``(ENERGY - VBUS x CHARGE) / 2``, at least 0 and at most ENERGY; it is left out of the
+    energy, and told as ``backflow_uwh``. All else counts as forward. So ``energy_uwh`` grows
+
+    - by no more than ENERGY does;
+    - by no less than what flowed forward, as the chip sees it, but for APART_MS of the power at a reading (once,
+      however many there are), and for half of the part by which VBUS was higher between the readings than at both of
+      them. A supply that gives way under load is highest where current flows back, and a reading shows that;
+    - by no more than what flowed forward, but for as much, for half of the part by which VBUS varied, and for what came
+      back and was over between two readings that show nothing of it.
     """
 
     def __init__(
@@ -59,13 +74,19 @@ class Ina228:
         self._sleep = sleep
         self._wraps = 0
         self._last_energy: int | None = None
-        self._last_at_ms = 0
         self._counted: int | None = None
         """The extended accumulator at the last good reading."""
-        self._back_mw = 0
-        """The power that flowed back at that reading; 0 when it flowed forward."""
-        self._backflow_uwh = 0
-        """What the accumulator, which knows no sign, took of it."""
+        self._charge: int | None = None
+        """Double the charge at that reading; None when it is not known."""
+        self._bus = 0
+        """VBUS at that reading."""
+        self._flowed_back = False
+        """That reading showed current flowing back."""
+        self._backflow = 0
+        """What the accumulator took of it, in its own units."""
+        self._rest = 0
+        """What has flowed back and was not taken off yet, in parts of FINE; below 0 when too much was. The energy and
+        the charge of a reading are some ms apart; what is missing in one interval is in the next."""
         self._check_identity()
         if not self._is_ours():
             self._configure()
@@ -77,10 +98,7 @@ class Ina228:
         """The present values. Raises MeterError."""
         flags = self._conversion()
         at_ms = self._clock_ns() // MS_NS
-        energy = self._link.read(ina228.ENERGY)
-        if not self._may_follow(energy, at_ms):
-            # A disturbed transfer looks like any other; what has happened says the same twice.
-            energy = self._link.read(ina228.ENERGY)
+        energy, charge = self._accumulators()
         shunt = self._link.read_steady(ina228.VSHUNT)
         bus = self._link.read_steady(ina228.VBUS)
         current = self._link.read_steady(ina228.CURRENT)
@@ -90,24 +108,18 @@ class Ina228:
         self._check_configuration()
         self._check_range(flags, shunt, bus, current)
         power_mw = self._calibration.power_mw(power)
-        counted = self._extended(energy, flags)
-        back_mw = power_mw if current < 0 else 0
-        counted_uwh = self._calibration.energy_uwh(counted)
-        if self._counted is not None:
-            # No more than the power that was seen flowing back: what flowed forward in between counts.
-            seen_mw = max(back_mw, self._back_mw)
-            most_mw = seen_mw + seen_mw // 8 + LEAST_SEEN_MW if seen_mw else 0
-            most_uwh = -(-most_mw * (at_ms - self._last_at_ms) // UJ_PER_UWH)
-            self._backflow_uwh += min(most_uwh, counted_uwh - self._calibration.energy_uwh(self._counted))
-        self._counted, self._back_mw, self._last_at_ms = counted, back_mw, at_ms
-        energy_uwh = counted_uwh - self._backflow_uwh
+        counted, flows_back = self._extended(energy, flags), current < 0
+        if self._counted is not None and (flows_back or self._flowed_back):
+            self._backflow += self._part_back(counted - self._counted, charge, bus)
+        self._counted, self._charge, self._bus, self._flowed_back = counted, charge, bus, flows_back
+        energy_uwh = self._calibration.energy_uwh(counted - self._backflow)
         return Reading(
             energy_uwh=energy_uwh,
-            power_mw=-back_mw if back_mw else power_mw,
+            power_mw=-power_mw if flows_back else power_mw,
             voltage_mv=voltage_mv(bus),
             current_ma=self._calibration.current_ma(current),
             at_ms=at_ms,
-            backflow_uwh=self._backflow_uwh,
+            backflow_uwh=self._calibration.energy_uwh(counted) - energy_uwh,
         )
 
     def close(self) -> None:
@@ -189,14 +201,37 @@ class Ina228:
         }
         refuse_full(self._name, full)
 
-    def _may_follow(self, energy: int, at_ms: int) -> bool:
-        """Whether the accumulator can have come so far since the last reading: on, and no faster than the chip can
-        measure power (a tenth of a second more, for a conversion that began before)."""
-        if self._last_energy is None:
-            return True
-        most_uwh = self._calibration.power_mw(ina228.POWER.highest) * (at_ms - self._last_at_ms + 100) // UJ_PER_UWH
-        grown = energy - self._last_energy
-        return grown >= 0 and self._calibration.energy_uwh(grown) <= most_uwh
+    def _accumulators(self) -> tuple[int, int | None]:
+        """ENERGY, and double the charge at that moment, as the mean of before and after; None when that is not known.
+
+        Both grow with every cycle of the ADC, so no two looks find the same. A disturbed transfer looks like any other,
+        but energy goes on, and charge goes nowhere in a millisecond; what has happened says the same twice.
+        """
+        for _ in range(2):
+            before = self._link.read(ina228.CHARGE)
+            energy, later = self._link.read(ina228.ENERGY), self._link.read(ina228.ENERGY)
+            drift = 2 * (self._link.read(ina228.CHARGE) - before)
+            if (self._last_energy or 0) <= energy <= later and abs(drift) <= MOST_DRIFT:
+                break
+        return energy, 2 * before + drift // 2 if abs(drift) <= MOST_DRIFT else None
+
+    def _part_back(self, grown: int, charge: int | None, bus: int) -> int:
+        """How much of what ENERGY has ``grown`` by since the last reading flowed back, in its units.
+
+        ENERGY grew by what flowed forward and what flowed back, CHARGE by their difference. Of the two voltages the one
+        with which less flowed back stands for the interval.
+        """
+        if charge is None or self._charge is None:
+            return 0
+        # The data sheet does not say whether CHARGE goes on from the other end or from 0 (7.6.1, CHARGEOF).
+        net = (charge - self._charge + CHARGES // 2) % CHARGES - CHARGES // 2
+        apart = APART_CHARGE * max(bus, self._bus)
+        if -net * min(bus, self._bus) > grown * FINE + apart:
+            return 0
+        self._rest += grown * FINE // 2 - max(net * bus, net * self._bus)
+        part = max(0, min(grown, self._rest // FINE))
+        self._rest = max(-apart, min(apart, self._rest - part * FINE))
+        return part
 
     def _extended(self, raw: int, flags: int) -> int:
         """The accumulator without its end at 40 bits. Raises MeterError ``meter_backwards``."""

@@ -17,6 +17,8 @@ POWER = Register(0x08, 24)
 """3.2 x CURRENT_LSB watts per LSB; a magnitude."""
 ENERGY = Register(0x09, 40)
 """16 x 3.2 x CURRENT_LSB joules per LSB; reading it clears ENERGYOF."""
+CHARGE = Register(0x0A, 40, signed=True)
+"""CURRENT_LSB coulombs per LSB, what flows back taken off; RSTACC clears it with ENERGY, reading it clears CHARGEOF."""
 DIAG_ALRT = Register(0x0B, 16)
 MANUFACTURER_ID = Register(0x3E, 16)
 DEVICE_ID = Register(0x3F, 12, shift=4)

@@ -48,9 +48,9 @@ class TrustedMeter:
         self._last: Reading | None = None
         self._standstill: _Standstill | None = None
         self._back_since: Reading | None = None
+        """The first of an unbroken row of readings in which current flows back."""
         self._much_back_ms: list[int] = []
         """When more flowed back than any offset shows, lately."""
-        """The first of an unbroken row of readings in which current flows back."""
 
     def read(self) -> Reading:
         reading = self._meter.read()

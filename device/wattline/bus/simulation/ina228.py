@@ -44,17 +44,21 @@ SHUNT_OHMS = 0.001
 
 
 @dataclass(slots=True)
-class _Window:
-    """What the ADC has integrated since its last conversion."""
+class _Conversion:
+    """How far the ADC has come. A cycle measures every enabled input once; a conversion is as many as are averaged."""
 
+    input: int = 0
+    """Which of the cycle's inputs is measured."""
     ns: int = 0
-    shunt_v_ns: float = 0.0
-    bus_v_ns: float = 0.0
+    """How long already, and what has been integrated meanwhile."""
+    volt_ns: float = 0.0
+    cycles: int = 0
+    sums: dict[int, int] = field(default_factory=lambda: {SHUNT: 0, BUS: 0})
+    """Of the results of the cycles that are over, by input."""
 
-    def add(self, ns: int, shunt_v: float, bus_v: float) -> None:
-        self.ns += ns
-        self.shunt_v_ns += shunt_v * ns
-        self.bus_v_ns += bus_v * ns
+    @property
+    def is_between_cycles(self) -> bool:
+        return not (self.input or self.ns)
 
 
 @dataclass(slots=True)
@@ -74,7 +78,9 @@ class Ina228Model(PointedChip):
     _energy_ns: int = 0
     """Sum of POWER times nanoseconds; one LSB of ENERGY is 16 of POWER times a second."""
     _charge_ns: int = 0
-    _window: _Window = field(default_factory=_Window)
+    _conversion: _Conversion = field(default_factory=_Conversion)
+    _current: int = 0
+    """As of the last measurement over the shunt; CURRENT is the mean of those of a conversion."""
     _triggered: bool = False
     _pointer: int = 0
 
@@ -83,7 +89,7 @@ class Ina228Model(PointedChip):
         self._words = dict(POWER_ON)
         self._alert, self._flags = 0, MEMSTAT
         self._results = {}
-        self._window = _Window()
+        self._conversion = _Conversion()
         self._clear_accumulators()
 
     def disguise(self, is_another: bool) -> None:
@@ -94,72 +100,111 @@ class Ina228Model(PointedChip):
         """Put the 40-bit accumulator at ``raw`` (to see it overflow)."""
         self._energy_ns = raw * 16 * SECOND_NS
 
+    def set_charge(self, raw: int) -> None:
+        """Put the signed accumulator of the charge at ``raw`` (to see it roll over)."""
+        self._charge_ns = raw * SECOND_NS
+
     @property
     def conversion_ns(self) -> int:
         """How long a conversion of all enabled inputs takes, averaging included; 0 in shutdown."""
-        return _conversion_ns(self._words[ADC_CONFIG])
+        _, averages, cycle_ns = _timing(self._words[ADC_CONFIG])
+        return cycle_ns * averages
 
     def sample(self, bus_v: float, current_a: float, ns: int) -> None:
         """``ns`` nanoseconds pass at ``bus_v`` and ``current_a``."""
         shunt_v = current_a * SHUNT_OHMS * self.gain
+        volts = {SHUNT: shunt_v, BUS: bus_v, TEMPERATURE: 0.0}
+        adc = self._words[ADC_CONFIG]
+        inputs, averages, cycle_ns = _timing(adc)
         while ns > 0:
-            period = self.conversion_ns
-            running = self._words[ADC_CONFIG] >> 12 & CONTINUOUS or self._triggered
-            if self.frozen or not period or not running:
-                self._window = _Window()
+            if self.frozen or not inputs or not (adc >> 12 & CONTINUOUS or self._triggered):
+                self._conversion = _Conversion()
                 return
-            if self._window.ns == 0 and ns >= 2 * period and not self._triggered:
-                # A long stretch without change: its conversions are all alike.
-                count = ns // period
-                self._window.add(period, shunt_v, bus_v)
-                self._convert(count)
-                ns -= count * period
+            under_way = self._conversion
+            if under_way.is_between_cycles and ns >= cycle_ns:
+                # A stretch without change: its cycles are all alike.
+                cycles = ns // cycle_ns
+                if under_way.cycles or self._triggered or cycles < averages:
+                    cycles = min(cycles, averages - under_way.cycles)
+                else:
+                    cycles -= cycles % averages
+                for channel, _ in inputs:
+                    self._measure(channel, volts[channel], cycles, cycle_ns)
+                ns -= cycles * cycle_ns
+                self._count(cycles, averages)
                 continue
-            part = min(ns, max(1, period - self._window.ns))
-            self._window.add(part, shunt_v, bus_v)
+            channel, input_ns = inputs[under_way.input]
+            part = min(ns, input_ns - under_way.ns)
+            under_way.ns += part
+            under_way.volt_ns += volts[channel] * part
             ns -= part
-            if self._window.ns >= period:
-                self._convert(1)
+            if under_way.ns < input_ns:
+                return
+            self._measure(channel, under_way.volt_ns / input_ns, 1, cycle_ns)
+            under_way.ns, under_way.volt_ns = 0, 0.0
+            under_way.input = (under_way.input + 1) % len(inputs)
+            if under_way.input == 0:
+                self._count(1, averages)
 
-    def _convert(self, count: int) -> None:
-        window, self._window = self._window, _Window()
+    def _measure(self, channel: int, volts: float, cycles: int, cycle_ns: int) -> None:
+        """One input in each of so many cycles. Charge grows with every measurement over the shunt, energy with every
+        one of the bus voltage, by that and the current before it; no average is taken of these (data sheet 7.3.2)."""
+        if channel == SHUNT:
+            lsb_v = 78.125e-9 if self._words[CONFIG] & ADCRANGE else 312.5e-9
+            shunt = TOP_20 if self.saturated else max(-TOP_20 - 1, min(TOP_20, round(volts / lsb_v)))
+            self._conversion.sums[SHUNT] += shunt * cycles
+            self._current = self._current_of(shunt)
+            before = self._charge_ns // SECOND_NS + ACCUMULATOR // 2
+            self._charge_ns += self._current * cycle_ns * cycles
+            if (self._charge_ns // SECOND_NS + ACCUMULATOR // 2) // ACCUMULATOR != before // ACCUMULATOR:
+                self._flags |= CHARGEOF
+        elif channel == BUS:
+            bus = max(0, min(TOP_20, round(volts / 195.3125e-6)))
+            self._conversion.sums[BUS] += bus * cycles
+            before = self._energy_ns // (16 * SECOND_NS)
+            power = self._power_of(self._current, bus)
+            self._energy_ns = max(0, self._energy_ns + power * cycle_ns * cycles * (-1 if self.backwards else 1))
+            if self._energy_ns // (16 * SECOND_NS) // ACCUMULATOR > before // ACCUMULATOR:
+                self._flags |= ENERGYOF
+
+    def _count(self, cycles: int, averages: int) -> None:
+        """So many cycles are over. When a conversion is, the results are the means of its cycles."""
+        self._conversion.cycles += cycles
+        cycles = self._conversion.cycles
+        if cycles < averages:
+            return
+        sums, self._conversion = self._conversion.sums, _Conversion()
         self._triggered = False
         mode = self._words[ADC_CONFIG] >> 12
-        lsb_v = 78.125e-9 if self._words[CONFIG] & ADCRANGE else 312.5e-9
         if mode & SHUNT:
-            exact = round(window.shunt_v_ns / window.ns / lsb_v)
-            self._results[VSHUNT] = TOP_20 if self.saturated else max(-TOP_20 - 1, min(TOP_20, exact))
+            self._results[VSHUNT] = round(sums[SHUNT] / cycles)
         if mode & BUS:
-            self._results[VBUS] = max(0, min(TOP_20, round(window.bus_v_ns / window.ns / 195.3125e-6)))
+            self._results[VBUS] = round(sums[BUS] / cycles)
         if mode & TEMPERATURE:
             self._results[DIETEMP] = DIE_25_C
-        self._calculate()
-        ns = window.ns * count
-        before = self._energy_ns // (16 * SECOND_NS)
-        self._energy_ns += self._results.get(POWER, 0) * ns * (-1 if self.backwards else 1)
-        self._energy_ns = max(0, self._energy_ns)
-        if self._energy_ns // (16 * SECOND_NS) // ACCUMULATOR > before // ACCUMULATOR:
-            self._flags |= ENERGYOF
-        self._charge_ns += self._results.get(CURRENT, 0) * ns
-        if not -ACCUMULATOR // 2 <= self._charge_ns // SECOND_NS < ACCUMULATOR // 2:
-            self._flags |= CHARGEOF
+        self._results[CURRENT] = self._current_of(self._results.get(VSHUNT, 0))
+        self._results[POWER] = self._power_of(self._results[CURRENT], self._results.get(VBUS, 0))
         self._flags |= CNVRF
 
-    def _calculate(self) -> None:
-        """CURRENT and POWER from VSHUNT, VBUS and SHUNT_CAL.
+    def _current_of(self, shunt: int) -> int:
+        """CURRENT, from VSHUNT and SHUNT_CAL.
 
         With CURRENT_LSB = SHUNT_CAL / (13107.2e6 x R_SHUNT) and 312.5 nV per LSB of VSHUNT (both a quarter with
-        ADCRANGE = 1) CURRENT is VSHUNT x 4096 / SHUNT_CAL; with 195.3125 uV per LSB of VBUS and 3.2 x CURRENT_LSB per
-        LSB of POWER, POWER is |CURRENT| x VBUS / 2**14 (data sheet 8.1.2, equations 2 to 5).
+        ADCRANGE = 1) CURRENT is VSHUNT x 4096 / SHUNT_CAL (data sheet 8.1.2, equations 2 and 3).
         """
         calibration = self._words[SHUNT_CAL]
-        shunt = self._results.get(VSHUNT, 0)
         current = shunt * 4096 // calibration if calibration else 0
-        power = abs(current) * self._results.get(VBUS, 0) >> 14
-        if not -TOP_20 - 1 <= current <= TOP_20 or power > TOP_24 or self.saturated:
+        if not -TOP_20 - 1 <= current <= TOP_20 or self.saturated:
             self._flags |= MATHOF
-        self._results[CURRENT] = max(-TOP_20 - 1, min(TOP_20, current))
-        self._results[POWER] = min(TOP_24, power)
+        return max(-TOP_20 - 1, min(TOP_20, current))
+
+    def _power_of(self, current: int, bus: int) -> int:
+        """POWER: with 195.3125 uV per LSB of VBUS and 3.2 x CURRENT_LSB watts per LSB it is |CURRENT| x VBUS / 2**14
+        (data sheet 8.1.2, equations 4 and 5)."""
+        power = abs(current) * bus >> 14
+        if power > TOP_24:
+            self._flags |= MATHOF
+        return min(TOP_24, power)
 
     def write_word(self, register: int, value: int) -> None:
         self._pointer = register
@@ -173,7 +218,7 @@ class Ina228Model(PointedChip):
                 self._clear_accumulators()
                 self._flags &= ~MATHOF
             if register in (CONFIG, ADC_CONFIG):
-                self._window = _Window()
+                self._conversion = _Conversion()
             if register == ADC_CONFIG:
                 self._triggered = not value >> 12 & CONTINUOUS
                 self._flags &= ~CNVRF
@@ -210,8 +255,10 @@ class Ina228Model(PointedChip):
 
 
 @cache
-def _conversion_ns(adc: int) -> int:
-    """With ADC_CONFIG at ``adc``; asked at every step of simulated time."""
+def _timing(adc: int) -> tuple[tuple[tuple[int, int], ...], int, int]:
+    """With ADC_CONFIG at ``adc``: which inputs a cycle measures for how many ns, how many cycles are averaged, and how
+    many ns a cycle takes. Asked at every step of simulated time."""
     mode = adc >> 12
-    times = ((BUS, adc >> 9), (SHUNT, adc >> 6), (TEMPERATURE, adc >> 3))
-    return sum(CONVERSION_NS[time & 7] for channel, time in times if mode & channel) * AVERAGES[adc & 7]
+    times = ((SHUNT, adc >> 6), (BUS, adc >> 9), (TEMPERATURE, adc >> 3))
+    inputs = tuple((channel, CONVERSION_NS[time & 7]) for channel, time in times if mode & channel)
+    return inputs, AVERAGES[adc & 7], sum(ns for _, ns in inputs)
