@@ -18,6 +18,7 @@ from wattline.cable.aggregate_purse import AggregatePurse
 from wattline.cable.funding import Scope
 from wattline.cable.messages import OnchainInvitation
 from wattline.cable.onchain_event import OnchainEvent, OnchainFailed, OnchainReady
+from wattline.cable.onchain_limits import WantedVersion
 from wattline.cable.purse import PaymentEvent
 from wattline.cable.settings import OnchainSettings
 from wattline.ledger import CableAggregateStatus, open_ledger
@@ -143,7 +144,7 @@ def test_an_invitation_that_is_not_the_address_of_its_script_is_refused_and_the_
 
 def test_an_honest_invitation_is_paid_to_our_own_encoding(cable: Cable) -> None:
     assert isinstance(cable.invited(HONEST, SCRIPT), OnchainReady)
-    cable.purse.pay(1, 700_000, 0)
+    cable.purse.pay(1, 700_000, WantedVersion(700, 700))
     psbt = cable.stream.versions.get(timeout=60)
     assert signed_tx(psbt).outputs[0] == TxOutput(700, SCRIPT)
 

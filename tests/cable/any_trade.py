@@ -68,6 +68,7 @@ class Trade:
         self.answers = "accept"
         self.handed: dict[int, bytes] = {}
         """All that left, by value."""
+        self.last_handed = (0, 0)
         self.credited: list[tuple[int, int]] = []
         self.closed = ""
         """Why the cable wants the end, by its own word to the socket."""
@@ -244,8 +245,9 @@ class Trade:
     def newest(self) -> tuple[int, int]:
         return self.credited[-1] if self.credited else (0, 0)
 
-    def invite(self) -> None:
-        number, value_sat = self.newest
+    def invite(self, number: int | None = None, value_sat: int = 0) -> None:
+        if number is None:
+            number, value_sat = self.newest
         invitation = pb.OnchainInvitation(
             address=ADDRESS,
             script=SCRIPT,
@@ -254,6 +256,17 @@ class Trade:
             newest_value_sat=value_sat,
         )
         self.say(pb.ChargeResponse(onchain_invitation=invitation))
+
+    def claim_and_refuse(self) -> None:
+        """By an invitation it says that it holds the version that came last, and then that it does not."""
+        mind, self.answers = self.answers, "silent"
+        self.turn()
+        if self.handed:
+            number, value_sat = self.last_handed
+            self.invite(number, value_sat)
+            self.turn()
+            self.say(pb.ChargeResponse(version_refused=pb.VersionRefused(number=number, code="policy", message=EVIL)))
+        self.answers = mind
 
     def serve(self) -> None:
         """What came up; answered as the socket is minded."""
@@ -276,6 +289,7 @@ class Trade:
         if row is None or row.signed_sat < value_sat:
             self.broken.append(f"{value_sat} sat are handed over before they are on record")
         self.handed[value_sat] = version.psbt
+        self.last_handed = (version.number, value_sat)
         held = (version.number, value_sat)
         is_taken = held in self.credited or (version.number == self.newest[0] + 1 and value_sat > self.newest[1])
         match self.answers:
@@ -336,6 +350,8 @@ class Trade:
                 self.node.carries = lambda amount_msat: False
             case "invite":
                 self.invite()
+            case "claim and refuse":
+                self.claim_and_refuse()
             case "final":
                 charged = cost_msat(TARIFF, self.told_uwh, 0, True)
                 due = final_value_sat(charged, self.keysend_msat, RULES.floor_sat)

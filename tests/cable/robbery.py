@@ -268,6 +268,21 @@ def refused_and_mined(robbery: Robbery) -> None:
     robbery.mine(psbt)
 
 
+def claimed_refused_and_mined(robbery: Robbery) -> None:
+    """By an invitation it says that it holds the version under way, and then that it does not."""
+    robbery.begin()
+    robbery.grow()
+    robbery.hold_one_back()
+    socket, held = robbery.bench.socket, robbery.held
+    socket._invite(robbery.account, "")
+    wait_for(lambda: robbery.rows[-1].accepted_sat == held.value_sat, 30, f"its claim to be taken up; {robbery.lines}")
+    refused = pb.VersionRefused(number=held.number, code="policy", message="not any more")
+    socket._send(robbery.account, pb.ChargeResponse(version_refused=refused))
+    robbery.be_silent()
+    robbery.end()
+    robbery.mine(robbery.newest)
+
+
 def flood(robbery: Robbery) -> None:
     """Of everything that it may say, while it ends the session in silence."""
     robbery.begin()
@@ -410,6 +425,7 @@ ROBBERIES = {
     "receipt of nothing": Way(signs_that_it_takes_nothing, CHEATED),
     "receipt of another session": Way(receipt_of_another_session, OWES),
     "refused and mined": Way(refused_and_mined, CHEATED),
+    "claimed, refused and mined": Way(claimed_refused_and_mined, OWES),
     "flood": Way(flood, OWES),
     "mined in mid-session": Way(mined_in_mid_session, OWES),
     "cable killed": Way(killed_in_mid_session, OWES),

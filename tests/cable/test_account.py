@@ -53,8 +53,8 @@ def test_a_refused_version_counts_as_sent_and_exposed_until_a_later_one_takes_it
     assert account.onchain_excess_msat == 400_000
     assert (account.handed_over_msat, account.exposed_msat) == (600_000, 1_000_000)
     assert account.sent_msat == 1_156_000
-    # For the next version there is as much room as before: only one can be mined.
-    assert account.onchain_spending(0, account.sent_msat).session_sent_msat == 756_000
+    # Of that the versions' part is the largest alone: only one can be mined.
+    assert account.onchain_exposed_msat == 1_000_000
     account.begin(3, 300_000, 0, "onchain")
     assert (account.onchain_excess_msat, account.exposed_msat, account.sent_msat) == (100_000, 1_000_000, 1_156_000)
     account.begin(4, 200_000, 0, "onchain")

@@ -52,7 +52,8 @@ sayings = st.one_of(
     st.tuples(st.just("receipt"), fit(pb.Receipt) | st.just(pb.Receipt())),
 )
 numbers = st.tuples(st.sampled_from(["flow", "flow", "flow", "count more", "wait"]), st.integers(0, 300_000))
-plain = st.tuples(st.sampled_from(["invite", "final", "cut", "connect", "kill", "stop", "no way"]), st.none())
+PLAIN = ["invite", "claim and refuse", "final", "cut", "connect", "kill", "stop", "no way"]
+plain = st.tuples(st.sampled_from(PLAIN), st.none())
 minds = st.tuples(st.just("answers"), st.sampled_from(["accept", "accept", "credit", "refuse", "silent"]))
 good = st.lists(st.tuples(st.just("flow"), st.integers(0, 200_000)), max_size=5)
 anything = st.lists(st.one_of(numbers, numbers, sayings, sayings, plain, minds), max_size=12)
@@ -110,6 +111,14 @@ def test_the_same_of_a_thousand_histories(
     ledger: Ledger, method: str, history: list[tuple[str, Any]], which: int
 ) -> None:
     prove(ledger, method, history, which)
+
+
+@pytest.mark.parametrize("method", ["onchain", "auto"])
+def test_a_version_that_it_says_to_hold_and_then_refuses_makes_room_for_no_larger_one(
+    ledger: Ledger, method: str
+) -> None:
+    history: list[tuple[str, Any]] = [("answers", "silent"), ("invite", None)]
+    prove(ledger, method, history + [("claim and refuse", None), ("flow", 0)] * 10, 1)
 
 
 @pytest.mark.parametrize("method", ["onchain", "auto"])

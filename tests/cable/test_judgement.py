@@ -171,6 +171,10 @@ class Life:
             self.inbox.append(VersionRefused(number, "session_closed" if self.is_over else "bad_version", "no"))
         elif self.answers == "refuse":
             self.inbox.append(VersionRefused(number, "policy", "no"))
+        elif self.answers == "claim and refuse":
+            self.credited.append(version)
+            self.onchain_request("")  # it says that it holds this one
+            self.inbox.append(VersionRefused(number, "policy", "no"))
         else:
             self.credited.append(version)
             if self.answers == "accept":
@@ -222,7 +226,8 @@ class Life:
                 self.buyer.on_reading(self.now_ms, CHIP_BASE_UWH + self.energy_uwh, 1_300_000, 48_000)
                 self.tell()
                 for payment in self.buyer.decide(self.now_ms):
-                    side.purse.pay(payment.sequence, payment.amount_msat, payment.maxfee_msat)
+                    assert payment.version is not None
+                    side.purse.pay(payment.sequence, payment.amount_msat, payment.version)
                 side.tick(self.now_ms)
                 self.take_all(side)
         except Kill:
@@ -269,7 +274,7 @@ class Life:
                 paid_sat = self.credited[-1].value_sat if self.credited else 0
                 if not self.is_over and charge(self.energy_uwh + amount) <= paid_sat * 1000:
                     self.energy_uwh += amount
-            case "accept" | "withhold" | "refuse":
+            case "accept" | "withhold" | "refuse" | "claim and refuse":
                 self.answers = kind
             case "save":
                 self.save()
@@ -404,6 +409,7 @@ def without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 KINDS = ["deliver"] * 5 + ["accept"] * 2 + ["withhold", "refuse", "save", "late", "kill", "kill", "restart", "restart"]
+KINDS += ["claim and refuse"] * 2
 ENDS = ["final", "final", "false final", "take", "kill", "restart", "save", "accept", "withhold"]
 histories = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 300_000)), min_size=3, max_size=25)
 ends = st.lists(st.tuples(st.sampled_from(ENDS), st.integers(0, 20_000)), max_size=5)

@@ -8,6 +8,7 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +23,8 @@ from wattline.cable.buyer import Buyer
 from wattline.cable.energy import EnergyTrack
 from wattline.cable.funding import Scope
 from wattline.cable.messages import OnchainInvitation, SocketState, VersionAccepted, VersionRefused
-from wattline.cable.onchain_event import OnchainEvent, OnchainReady
+from wattline.cable.onchain_event import OnchainEvent, OnchainFailed, OnchainReady
+from wattline.cable.onchain_limits import WantedVersion
 from wattline.cable.purse import Arrived, DoubtsChecked, Failed, InDoubt, PaymentEvent
 from wattline.cable.reconciliation import Tolerance
 from wattline.cable.rhythm import Pace
@@ -102,6 +104,8 @@ class Trade:
         """Number and value that the socket has credited."""
         self.seen_sat = 0
         """The largest value that it ever saw."""
+        self.signed: list[tuple[int, int]] = []
+        """Number and value of all that was signed."""
         self.keysend_msat = 0
         self.is_cut = False
         self.begin()
@@ -113,13 +117,14 @@ class Trade:
         return not self.is_cut
 
     def aggregate_version(self, number: int, psbt: bytes, is_final: bool) -> bool:
-        if self.is_cut:
-            return False
         tx = unsigned_tx(psbt)
         value_sat = tx.outputs[0].value_sat
         row = self.memory.rows[SESSION]
         assert row.signed_sat >= value_sat, "it is on record before it is handed over"
         self.check_caps(value_sat)
+        self.signed.append((number, value_sat))
+        if self.is_cut:
+            return False
         if self.fate.kind == "lost":
             return True
         self.seen_sat = max(self.seen_sat, value_sat)
@@ -163,7 +168,9 @@ class Trade:
         self.invite()
 
     def invite(self) -> None:
-        number, value_sat = self.held[-1] if self.held else (0, 0)
+        self.say_that_it_holds(*(self.held[-1] if self.held else (0, 0)))
+
+    def say_that_it_holds(self, number: int, value_sat: int) -> None:
         scope = Scope(TARIFF, TERMS_HERE.rated_power_mw, MAX_SESSION_SAT * 1000)
         self.purse.on_invitation(
             OnchainInvitation(address_of("socket"), script_of("socket"), RULES, number, value_sat), scope
@@ -176,6 +183,8 @@ class Trade:
                     self.buyer.account.onchain_stands(event.accepted_sat, self.now_ms)
                 self.buyer.account.onchain_signed(event.signed_sat)
                 self.buyer.go_onchain(event.terms, ONCHAIN)
+            case OnchainFailed(code=code) if code != "payer_broken":
+                self.buyer.end(event.code, event.message, distrust=True)
             case Arrived() | Failed() | InDoubt() | DoubtsChecked():
                 self.buyer.on_payment(event, self.now_ms)
             case _:
@@ -228,6 +237,20 @@ class Trade:
                 self.invite()
             case "resolve":
                 self.purse.resolve([], resend=True)
+            case "claim" | "credit_another" | "refuse_it" if self.signed:
+                number, value_sat = self.signed[-1 - amount % min(3, len(self.signed))]
+                match kind:
+                    case "claim":
+                        self.say_that_it_holds(number, value_sat)
+                    case "credit_another":
+                        self.purse.on_answer(VersionAccepted(self.signed[-1][0], value_sat, False))
+                    case "refuse_it":
+                        self.purse.on_answer(VersionRefused(number, "policy", "no"))
+            case "claim" | "credit_another" | "refuse_it":
+                pass
+            case "claim_and_refuse":
+                for each in ("lost", "claim", "refuse_it"):
+                    self.step(each, 0)
             case _:
                 self.fate.kind = kind
                 self.pay()
@@ -238,18 +261,22 @@ class Trade:
         self.tell()
         for payment in self.buyer.decide(self.now_ms):
             assert payment.amount_msat % 1000 == 0
-            self.purse.pay(payment.sequence, payment.amount_msat, payment.maxfee_msat)
+            assert payment.version is not None
+            self.purse.pay(payment.sequence, payment.amount_msat, payment.version)
 
 
 KINDS = [
     *("accept", "accept", "accept", "refuse", "lost", "answer_lost", "deliver", "deliver", "deliver"),
     *("lie", "crash", "crash_unknown", "cut", "ask", "resolve"),
 ]
+LIES = ["claim", "claim", "refuse_it", "credit_another", "lost", "claim_and_refuse", "claim_and_refuse"]
+"""Of what the socket holds: an invitation that names any of the versions, an answer that is about another one."""
 histories = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 10_000)), max_size=40)
+lying_histories = st.lists(st.tuples(st.sampled_from(KINDS + LIES), st.integers(0, 10_000)), max_size=40)
 
 
 @settings(deadline=None, max_examples=150)
-@given(histories, st.integers(0, 900_000))
+@given(lying_histories, st.integers(0, 900_000))
 def test_no_history_hands_more_over_than_the_charge_the_floor_and_the_prepaid_cap(
     history: list[tuple[str, int]], keysend_msat: int
 ) -> None:
@@ -260,6 +287,52 @@ def test_no_history_hands_more_over_than_the_charge_the_floor_and_the_prepaid_ca
         trade.step(kind, amount)
         # Checked at every version by check_caps; and the ledger is never behind what the socket has seen.
         assert trade.memory.rows[SESSION].signed_sat >= trade.seen_sat
+
+
+def test_a_socket_that_says_that_it_holds_a_version_and_then_refuses_it_gets_no_larger_one_for_it() -> None:
+    trade = Trade()
+    for _ in range(12):
+        trade.step("claim_and_refuse", 0)
+    assert trade.signed[0][1] >= RULES.floor_sat
+    assert trade.memory.rows[SESSION].signed_sat <= RULES.floor_sat + ONCHAIN.max_prepaid_sat
+
+
+def test_an_invitation_that_names_the_version_under_way_is_its_answer() -> None:
+    trade = Trade()
+    trade.step("lost", 0)
+    trade.step("claim", 0)
+    value_sat = trade.signed[-1][1]
+    assert trade.buyer.account.in_flight == 0
+    assert trade.buyer.account.onchain_settled_msat == value_sat * 1000
+    assert trade.memory.rows[SESSION].accepted_sat == value_sat
+    trade.step("refuse_it", 0)
+    assert trade.memory.rows[SESSION].accepted_sat == value_sat
+
+
+def test_an_invitation_that_names_another_version_waits_for_the_answer_to_the_one_under_way() -> None:
+    trade = Trade()
+    trade.step("accept", 0)
+    trade.step("deliver", 5_000)
+    trade.step("lost", 0)
+    (_, first_sat), (number, second_sat) = trade.signed
+    trade.step("ask", 0)
+    assert trade.buyer.account.in_flight == 1
+    trade.purse.on_answer(VersionAccepted(number, second_sat, False))
+    assert trade.buyer.stop is None
+    assert trade.memory.rows[SESSION].accepted_sat == second_sat > first_sat
+
+
+@pytest.mark.parametrize("wanted", [WantedVersion(800, 799), WantedVersion(900, 10_000), WantedVersion(700, 10_000)])
+def test_nothing_is_signed_above_the_caps_nor_on_top_of_another_version_than_the_socket_holds(
+    wanted: WantedVersion,
+) -> None:
+    trade = Trade()
+    trade.purse.pay(1, 700_000, WantedVersion(700, 700))
+    assert trade.funds.signed == [700]
+    trade.purse.pay(2, 100_000, wanted)
+    assert trade.funds.signed == [700]
+    trade.purse.pay(3, 100_000, WantedVersion(800, 800))
+    assert trade.funds.signed == [700, 800]
 
 
 @settings(deadline=None, max_examples=100)

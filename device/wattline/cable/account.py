@@ -87,7 +87,7 @@ class Account:
     @property
     def keysend_handed_over_msat(self) -> int:
         """The part of handed_over_msat that goes over Lightning."""
-        return self.handed_over_msat - self._onchain_handed_over_msat
+        return self.handed_over_msat - self.onchain_handed_over_msat
 
     @property
     def keysend_settled_msat(self) -> int:
@@ -98,11 +98,17 @@ class Account:
     def onchain_excess_msat(self) -> int:
         """By how much a refused version pays more than what is handed over now. The next version needs no more room
         up to that value, since only one version can ever be mined."""
-        return max(0, self.onchain_signed_msat - self._onchain_handed_over_msat)
+        return max(0, self.onchain_signed_msat - self.onchain_handed_over_msat)
 
     @property
-    def _onchain_handed_over_msat(self) -> int:
+    def onchain_handed_over_msat(self) -> int:
+        """The value of the newest version, credited or under way."""
         return self.onchain_settled_msat + self.in_flight_by("onchain")[1]
+
+    @property
+    def onchain_exposed_msat(self) -> int:
+        """The largest value that the socket could take, versions that it refused included."""
+        return self.onchain_handed_over_msat + self.onchain_excess_msat
 
     def in_flight_by(self, method: MethodName) -> tuple[int, int]:
         """How many payments of that method are not resolved, and their sum in msat."""
@@ -130,6 +136,8 @@ class Account:
         """What the socket has credited, by the ledger of an earlier run or by the socket's own word."""
         accepted_msat = accepted_sat * MSAT_PER_SAT
         more_msat = accepted_msat - self.onchain_settled_msat
+        if not more_msat:
+            return
         self.onchain_settled_msat = accepted_msat
         self.settled_msat += more_msat
         self.settled_sent_msat += more_msat
@@ -178,15 +186,4 @@ class Account:
             charged_msat=charged_msat,
             session_sent_msat=self.sent_msat,
             day_sent_msat=day_sent_msat,
-        )
-
-    def onchain_spending(self, charged_msat: int, day_sent_msat: int) -> Spending:
-        """What was prepaid on-chain alone: the charge uses up what went over Lightning first. A version that was
-        refused leaves as much room as if it had not been signed, since a later one takes its place."""
-        return Spending(
-            settled_msat=self.onchain_settled_msat,
-            in_flight_msat=self.in_flight_by("onchain")[1],
-            charged_msat=max(0, charged_msat - self.keysend_handed_over_msat),
-            session_sent_msat=self.sent_msat - self.onchain_excess_msat,
-            day_sent_msat=max(0, day_sent_msat - self.onchain_excess_msat),
         )

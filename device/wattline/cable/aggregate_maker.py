@@ -135,9 +135,13 @@ class AggregateMaker:
             self._memory.save(row)
         return row
 
-    def signed(self, row: CableAggregate, value_sat: int) -> bytes:
-        """A version of that value: a PSBT, looked at before anybody else sees it. Raises OnchainRefused,
-        NotATransaction."""
+    def signed(self, row: CableAggregate, value_sat: int, most_sat: int) -> bytes:
+        """A version of that value: a PSBT, looked at before anybody else sees it. Nothing else has versions signed, so
+        here none is above ``most_sat``, the most that may be signed now. Raises OnchainRefused, NotATransaction."""
+        if value_sat > most_sat:
+            raise OnchainRefused(
+                "onchain_out_of_range", f"{value_sat} sat are more than the {most_sat} sat that the limits allow now"
+            )
         change_sat = sum(item.value_sat for item in row.inputs) - value_sat - row.fee_sat
         if value_sat < row.floor_sat or change_sat < SMALLEST_OUTPUT_SAT:
             raise OnchainRefused("onchain_out_of_range", f"{value_sat} sat cannot be paid by the reserved inputs")

@@ -1,8 +1,8 @@
 """Paying on-chain: one transaction that grows, version after version, by one worker thread.
 
-The same interface as :class:`wattline.cable.purse.Purse`; what it tells besides is in
-:mod:`wattline.cable.onchain_event`. What was handed over cannot be taken back, so the ledger knows the value of every
-version before the socket does.
+What becomes of each version it tells as :class:`wattline.cable.purse.Purse` does of payments, what it tells besides is
+in :mod:`wattline.cable.onchain_event`. What was handed over cannot be taken back, so the ledger knows the value of
+every version before the socket does.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from wattline.cable.funding import Scope
 from wattline.cable.memory import AggregateMemory
 from wattline.cable.messages import OnchainInvitation, VersionAccepted, VersionRefused
 from wattline.cable.onchain_event import FinalFailed, FinalSigned, OnchainEvent, OnchainFailed, OnchainReady
+from wattline.cable.onchain_limits import WantedVersion
 from wattline.cable.purse import Arrived, DoubtsChecked, Failed, InDoubt, PaymentEvent
 from wattline.cable.settings import OnchainSettings
 from wattline.cable.tasks import Tasks
@@ -55,6 +56,10 @@ class _Version:
     sequence: int = 0
     amount_msat: int = 0
     began: float = 0.0
+
+    def is_named_by(self, invitation: OnchainInvitation) -> bool:
+        """Whether the socket says that this is the newest one that it holds."""
+        return (invitation.newest_number, invitation.newest_value_sat) == (self.number, self.value_sat)
 
 
 class AggregatePurse:
@@ -94,6 +99,8 @@ class AggregatePurse:
         self._final: _Version | None = None
         self._wanted_sat: int | None = None
         """The final version that is made as soon as the one underway is resolved."""
+        self._unsettled: tuple[OnchainInvitation, Scope] | None = None
+        """What the socket said that it holds while another version was under way: true if that one is refused."""
 
     # For the deciding thread.
 
@@ -124,10 +131,10 @@ class AggregatePurse:
         """What was said into the stream that broke may not have been heard."""
         self._tasks.put("renewed", self._say_again)
 
-    def pay(self, sequence: int, amount_msat: int, maxfee_msat: int) -> None:
-        """Sign and hand over a version that pays ``amount_msat`` (whole sats) more than the socket has credited."""
-        del maxfee_msat  # the miner's fee is the same for every version
-        self._tasks.put("pay", lambda: self._pay(sequence, amount_msat))
+    def pay(self, sequence: int, amount_msat: int, wanted: WantedVersion) -> None:
+        """Sign and hand over the version ``wanted``, which pays ``amount_msat`` (whole sats) more than the socket has
+        credited. Where it has credited something else meanwhile, none is signed, and that is told."""
+        self._tasks.put("pay", lambda: self._pay(sequence, amount_msat, wanted))
 
     def resolve(self, sequences: Iterable[int], resend: bool) -> None:
         """Hand the version in doubt over again, if ``resend``: the socket counts it once."""
@@ -188,7 +195,13 @@ class AggregatePurse:
     def _invited(self, invitation: OnchainInvitation, scope: Scope) -> None:
         try:
             row = self._row or self._memory.of(self._session_id)
+            version = self._underway
+            if row is not None and version is not None and not version.is_named_by(invitation):
+                self._unsettled = invitation, scope
+                return
             row = self._maker.prepared(invitation, scope) if row is None else self._maker.taken_up(row, invitation)
+            if version is not None:
+                self._accepted(row, version)  # it names what is under way: as good as its answer
             self._newest_number = invitation.newest_number
         except WattlineError as error:
             self._emit(OnchainFailed(error.code, error.message, isinstance(error, RetryError)))
@@ -198,15 +211,20 @@ class AggregatePurse:
             self._row = row
             terms = terms_of(row, invitation.rules)
             self._emit(OnchainReady(terms, row.signed_sat, row.accepted_sat, self._newest_number))
+            self._sign_wanted()
 
-    def _pay(self, sequence: int, amount_msat: int) -> None:
-        row = self._row
+    def _pay(self, sequence: int, amount_msat: int, wanted: WantedVersion) -> None:
+        row, value_sat = self._row, wanted.value_sat
         if row is None or self._underway is not None or row.final_sat is not None:
             self._emit(Failed(sequence, amount_msat, "onchain_not_ready", "no version can be made just now"))
             return
+        if row.accepted_sat + amount_msat // MSAT_PER_SAT != value_sat:
+            # What was decided on was reckoned from another version than the socket holds by now.
+            message = f"the socket has credited {row.accepted_sat} sat meanwhile"
+            self._emit(Failed(sequence, amount_msat, "onchain_not_ready", message, accepted_sat=row.accepted_sat))
+            return
         try:
-            value_sat = row.accepted_sat + amount_msat // MSAT_PER_SAT
-            psbt = self._maker.signed(row, value_sat)
+            psbt = self._maker.signed(row, value_sat, wanted.most_sat)
             version = _Version(self._newest_number + 1, value_sat, psbt, sequence, amount_msat, began=time.monotonic())
             self._row = row = replace(
                 row, number=max(row.number, version.number), signed_sat=max(row.signed_sat, value_sat)
@@ -253,7 +271,14 @@ class AggregatePurse:
                 if code in OUT_OF_STEP:
                     self._ask()
                 self._failed(row, version, code, f"{code}: {message}", final=code not in PASSING)
-        if self._wanted_sat is not None:
+        unsettled, self._unsettled = self._unsettled, None
+        if unsettled is not None and isinstance(answer, VersionRefused):
+            self._invited(*unsettled)
+        self._sign_wanted()
+
+    def _sign_wanted(self) -> None:
+        """The final version that was asked for while it was not known what the socket holds."""
+        if self._wanted_sat is not None and self._underway is None:
             self._sign_final(self._wanted_sat)
 
     def _late(self) -> None:
@@ -264,7 +289,7 @@ class AggregatePurse:
         self._emit(InDoubt(version.sequence, version.amount_msat, "the socket has not answered yet", row.signed_sat))
 
     def _accepted(self, row: CableAggregate, version: _Version) -> None:
-        self._underway = self._answer_due = None
+        self._underway = self._answer_due = self._unsettled = None
         self._newest_number = version.number
         self._row = replace(row, accepted_sat=version.value_sat)
         try:
@@ -274,14 +299,22 @@ class AggregatePurse:
         except WattlineError as error:
             self._emit(OnchainFailed(error.code, error.message, passing=False))
         duration_ms = int((time.monotonic() - version.began) * 1000)
-        self._emit(
-            Arrived(version.sequence, version.amount_msat, version.amount_msat, duration_ms, self._row.signed_sat)
-        )
+        amount_msat, row = version.amount_msat, self._row
+        self._emit(Arrived(version.sequence, amount_msat, amount_msat, duration_ms, row.signed_sat, row.accepted_sat))
 
     def _failed(self, row: CableAggregate, version: _Version, code: str, message: str, *, final: bool) -> None:
         self._underway = self._answer_due = None
         self._emit(
-            Failed(version.sequence, version.amount_msat, code, message, True, final=final, signed_sat=row.signed_sat)
+            Failed(
+                version.sequence,
+                version.amount_msat,
+                code,
+                message,
+                True,
+                final=final,
+                signed_sat=row.signed_sat,
+                accepted_sat=row.accepted_sat,
+            )
         )
 
     def _resolve(self, resend: bool) -> None:
@@ -317,7 +350,8 @@ class AggregatePurse:
             self._emit(FinalFailed("the stream is cut just now"))
 
     def _made_final(self, row: CableAggregate, value_sat: int) -> _Version:
-        psbt = self._maker.signed(row, value_sat)
+        # It takes the place of what the socket holds already.
+        psbt = self._maker.signed(row, value_sat, most_sat=row.signed_sat)
         version = _Version(self._newest_number + 1, value_sat, psbt)
         # Written first: whatever happens, there is never a second one of another value.
         row = replace(

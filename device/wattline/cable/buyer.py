@@ -17,7 +17,7 @@ from wattline.cable.fallback import LEAD_MS, SHORT_MS, Fallback, Standing
 from wattline.cable.lateness import Lateness
 from wattline.cable.messages import PaymentRefused, SocketState, Statement
 from wattline.cable.onchain_event import OnchainTerms
-from wattline.cable.onchain_limits import OnchainLimits
+from wattline.cable.onchain_limits import OnchainLimits, WantedVersion
 from wattline.cable.purse import Arrived, DoubtsChecked, Failed, InDoubt, MethodName, PaymentEvent
 from wattline.cable.reconciliation import CREDIT_GRACE_MS, Claim, Known, Tolerance, compare
 from wattline.cable.rhythm import MAX_BOOST, RESERVE_MS, Conditions, Hold, Latency, Load, Pace, Pay, next_payment
@@ -100,6 +100,8 @@ class Payment:
     amount_msat: int
     maxfee_msat: int
     method: MethodName = "keysend"
+    version: WantedVersion | None = None
+    """On-chain: the one that makes it."""
 
 
 class Buyer:
@@ -223,6 +225,8 @@ class Buyer:
                     self.in_doubt.add(sequence)
             case DoubtsChecked():
                 pass
+        if isinstance(event, Arrived | Failed) and event.accepted_sat is not None:
+            self.account.onchain_stands(event.accepted_sat, at_ms)
 
     def adopt(self, sequence: int, amount_msat: int, maxfee_msat: int) -> None:
         """Take over a payment in doubt from an earlier run."""
@@ -382,7 +386,7 @@ class Buyer:
             # Asked for before anything is begun: it may fail.
             other_msat = self.day_sent_msat - self.account.sent_msat
             while isinstance(decision := self._next(statement, now_ms, other_msat), Pay):
-                payments.append(self._begin(decision.amount_msat, now_ms))
+                payments.append(self._begin(decision.amount_msat, now_ms, other_msat))
             self.hold = decision
         self.max_prepaid_seen_msat = max(self.max_prepaid_seen_msat, self.prepaid_msat)
         self._watch_lightning(statement, now_ms)
@@ -426,17 +430,24 @@ class Buyer:
             return self._pace
         return self._onchain.pace(self.account)
 
-    def _room(self, other_msat: int) -> Room:
+    def _day_msat(self, other_msat: int) -> int:
         # Of a session older than a day, what was paid before counts no more: then the difference is negative.
-        day_msat = max(0, other_msat + self.account.sent_msat)
+        return max(0, other_msat + self.account.sent_msat)
+
+    def _room(self, other_msat: int) -> Room:
+        day_msat = self._day_msat(other_msat)
         if self._onchain is not None:
             return self._onchain.room(self.account, self.charged_low_msat, day_msat)
         spending = self.account.spending(self.charged_low_msat, day_msat)
         return room(self._caps, spending)
 
-    def _begin(self, amount_msat: int, now_ms: int) -> Payment:
-        maxfee_msat = self._caps.maxfee_msat(amount_msat) if self._onchain is None else 0
-        payment = Payment(self._next_sequence, amount_msat, maxfee_msat, self.method)
+    def _begin(self, amount_msat: int, now_ms: int, other_msat: int) -> Payment:
+        maxfee_msat, version = self._caps.maxfee_msat(amount_msat), None
+        if self._onchain is not None:
+            day_msat = self._day_msat(other_msat)
+            version = self._onchain.version(self.account, amount_msat, self.charged_low_msat, day_msat)
+            maxfee_msat = 0  # the miner's fee is the same for every version
+        payment = Payment(self._next_sequence, amount_msat, maxfee_msat, self.method, version)
         self._next_sequence += 1
         self.account.begin(payment.sequence, payment.amount_msat, payment.maxfee_msat, payment.method)
         self._begun_ms[payment.sequence] = now_ms

@@ -128,6 +128,8 @@ class OnchainSide:
                 self._tell(f"version {message.number} refused: {message.code}: {message.message}")
                 self.purse.on_answer(message)
             case VersionAccepted() | VersionRefused():
+                if isinstance(message, VersionAccepted) and self._phase is Phase.READY:
+                    self._invitation = None  # what it held before that
                 self.purse.on_answer(message)
             case FinalDue():
                 # The books are closed: nothing is begun any more.

@@ -43,6 +43,8 @@ class Arrived:
     """None when it was in doubt for a while."""
     signed_sat: int | None = None
     """On-chain: the largest value that was handed over by now."""
+    accepted_sat: int | None = None
+    """On-chain: the value of the version that the socket holds by its own word, now that this one is resolved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ class Failed:
     """The amount was too small; this much would pass."""
     signed_sat: int | None = None
     """On-chain: the largest value that was handed over by now, this one included unless it never left."""
+    accepted_sat: int | None = None
+    """As above."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -318,8 +318,10 @@ class SessionRun:
             buyer.end("done", "the time is up")
         try:
             for payment in buyer.decide(now_ms):
-                payer = self._onchain.purse if self._onchain is not None and payment.method == "onchain" else purse
-                payer.pay(payment.sequence, payment.amount_msat, payment.maxfee_msat)
+                if self._onchain is not None and payment.version is not None:
+                    self._onchain.purse.pay(payment.sequence, payment.amount_msat, payment.version)
+                else:
+                    purse.pay(payment.sequence, payment.amount_msat, payment.maxfee_msat)
         except RetryError as error:
             self._listener.event(f"no payment just now: {error.message}")
         except WattlineError as error:
