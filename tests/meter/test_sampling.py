@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wattline.meter import MeterError
+from wattline.meter import MeterError, Reading, next_look_ms
 from wattline.meter.sampling import LONGEST_GAP_MS, EnergySum, Sample, SampledMeter
 
 MS = 1_000_000
@@ -201,3 +201,41 @@ def test_closing_lets_go_of_the_chip() -> None:
     bench = Bench(watts(240))
     bench.meter().close()
     assert bench.chip.closed
+
+
+class PulsedChip(FakeChip):
+    """A load that draws 1000 W for 60 of each 100 ms, and nothing whenever it would be looked at on time."""
+
+    def __init__(self, clock: Bench) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def look(self) -> Sample | None:
+        return watts(1000 if 10 <= self._clock.ns // MS % 100 < 70 else 0)
+
+
+def pulsed_uwh(seconds: int, is_at_random: bool) -> int:
+    """What is counted of such a load that knows the meter's interval."""
+    bench = Bench()
+    meter = SampledMeter(PulsedChip(bench), SHUNT_NOHM, lambda: bench.ns, bench.pass_s)
+    bench.ns = bench.ns // (100 * MS) * 100 * MS
+    first, end_ns = meter.read(), bench.ns + seconds * 10**9
+    reading: Reading | None = first
+    while bench.ns < end_ns:
+        bench.pass_s((next_look_ms(reading, 100) if is_at_random else 100) / 1000)
+        reading = meter.read()
+    assert reading is not None
+    return reading.energy_uwh - first.energy_uwh
+
+
+def test_a_load_that_is_off_whenever_it_would_be_looked_at_pays_for_what_it_draws() -> None:
+    assert pulsed_uwh(100, is_at_random=False) == 0
+    # A thousand looks, of which chance finds 60 %: five times its deviation.
+    assert pulsed_uwh(100, is_at_random=True) == pytest.approx(1_000_000 * 100 * 0.6 / 3.6, rel=0.15)
+
+
+def test_a_meter_is_looked_at_within_its_interval_and_one_that_counts_alone_on_time() -> None:
+    ours, alone = (Reading(0, 0, 0, 0, 0, counts_alone=counts_alone) for counts_alone in (False, True))
+    waits = {next_look_ms(ours, 20) for _ in range(1000)}
+    assert waits == set(range(10, 21))
+    assert (next_look_ms(alone, 20), next_look_ms(None, 20)) == (20, 20)

@@ -1,4 +1,4 @@
-"""Reads the cable's own meter ten times a second in a thread of its own."""
+"""Reads the cable's own meter ten times a second or more in a thread of its own."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import threading
 from collections.abc import Callable
 
 from wattline.errors import WattlineError
-from wattline.meter import Meter, MeterError, Reading
+from wattline.meter import Meter, MeterError, Reading, next_look_ms
 
-INTERVAL_S = 0.1
+INTERVAL_MS = 100
 
 
 class Sampler:
     """Hands every reading to ``emit``; after the first error it hands that on and ends. Owns and closes the meter."""
 
     def __init__(
-        self, meter: Meter, emit: Callable[[Reading | MeterError], None], interval_s: float = INTERVAL_S
+        self, meter: Meter, emit: Callable[[Reading | MeterError], None], interval_ms: int = INTERVAL_MS
     ) -> None:
         self._meter = meter
         self._emit = emit
-        self._interval_s = interval_s
+        self._interval_ms = interval_ms
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cable-meter", daemon=True)
 
@@ -36,8 +36,9 @@ class Sampler:
     def _run(self) -> None:
         try:
             while not self._stopping.is_set():
-                self._emit(self._meter.read())
-                self._stopping.wait(self._interval_s)
+                reading = self._meter.read()
+                self._emit(reading)
+                self._stopping.wait(next_look_ms(reading, self._interval_ms) / 1000)
         except MeterError as error:
             self._emit(error)
         except WattlineError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -58,6 +59,18 @@ class Reading:
     def chip_uwh(self) -> int:
         """The count as the chip has it: what a later process finds again (see ``counts_alone``)."""
         return self.energy_uwh + self.backflow_uwh
+
+
+def next_look_ms(reading: Reading | None, interval_ms: int) -> int:
+    """How long after ``reading`` the meter is looked at again: ``interval_ms`` at the most.
+
+    Between the looks at a chip that does not count alone nobody knows what flows. So nobody is to know when they are,
+    either: a load that draws nothing just then would have everything else for nothing, and a supply that is there only
+    then would be paid for all the time.
+    """
+    if reading is None or reading.counts_alone:
+        return interval_ms
+    return interval_ms - secrets.randbelow(interval_ms // 2 + 1)
 
 
 class Meter(Protocol):

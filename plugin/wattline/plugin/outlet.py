@@ -19,7 +19,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import TypeVar
 
-from wattline.meter import Meter, MeterError, Reading
+from wattline.meter import Meter, MeterError, Reading, next_look_ms
 from wattline.payment.keysend import Reservations
 from wattline.plugin.outlet_view import Condition, Holder, OutletView, SessionSink
 from wattline.plugin.supply import SupplyWatch
@@ -190,7 +190,8 @@ class OutletLoop:
             else:
                 job()
             if _now_ms() >= due_ms:
-                due_ms = max(due_ms + self._interval_ms, _now_ms() + self._interval_ms // 2)
+                wait_ms = next_look_ms(self.view.reading, self._interval_ms)
+                due_ms = max(due_ms + wait_ms, _now_ms() + wait_ms // 2)
                 self._measure_or_fault()
         self._close_meter()
 
