@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -33,7 +33,10 @@ from wattline.cable.stopwish import StopWish
 from wattline.cable.summary import Snapshot, Summary
 from wattline.clock import WallWatch
 from wattline.ledger import Ledger, open_ledger
+from wattline.lightning.node import NodeUnavailable
 from wattline.payment.payer import Payer
+
+WORKERS = {"cable-pay", "cable-resolve"}
 
 
 class Crash(BaseException):
@@ -57,6 +60,28 @@ class Recorder(Silence):
             raise Crash
 
 
+class Mortal:
+    """The node in the hands of one process: once that is dead, nothing more that it wanted to send leaves."""
+
+    def __init__(self, node: FakeLightning) -> None:
+        self._node = node
+        self._alive = threading.Lock()
+        self._is_dead = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._node, name)
+
+    def send(self, *arguments: Any, **named: Any) -> None:
+        with self._alive:
+            if self._is_dead:
+                raise NodeUnavailable("node_unavailable", "the process that asks is dead")
+            self._node.send(*arguments, **named)
+
+    def die(self) -> None:
+        with self._alive:
+            self._is_dead = True
+
+
 class Bench:
     """Everything around one cable."""
 
@@ -75,6 +100,7 @@ class Bench:
         self.wish = StopWish()
         self.summary: Summary | None = None
         self.died = False
+        self._mortal = Mortal(self.node)
         self._thread: threading.Thread | None = None
         self.limits: dict[str, Any] = {
             "max_price_msat_per_kwh": 300_000,
@@ -111,7 +137,7 @@ class Bench:
     def equipment(self) -> Equipment:
         return Equipment(
             node=self.node,
-            payer=Payer(self.node, self.ledger.outgoing, pause=lambda seconds: None),
+            payer=Payer(cast(FakeLightning, self._mortal), self.ledger.outgoing, pause=lambda seconds: None),
             outgoing=self.ledger.outgoing,
             memory=self.ledger.cable_sessions,
             open_meter=lambda max_power_mw: self.meter,
@@ -126,6 +152,7 @@ class Bench:
 
     def start(self) -> None:
         """Run the service in the background until :meth:`finish`."""
+        self._mortal = Mortal(self.node)
         service = self.service()
         self.died = False
 
@@ -162,6 +189,7 @@ class Bench:
         assert self._thread is not None
         self._thread.join(10)
         assert self.died
+        self._mortal.die()
         self.listener = Recorder()
         self.wish = StopWish()
         self.meter = FakeMeter(self.world, self.meter.base_uwh)
@@ -176,7 +204,9 @@ class Bench:
             return copy.serialize()
 
     def put_back(self, copy: bytes) -> None:
-        """While nothing runs: an older copy stands in the ledger's place."""
+        """While nothing runs: an older copy stands in the ledger's place. No worker of a dead process runs either: its
+        last connection would take the new file's journal away with its own."""
+        wait_for(lambda: not any(thread.name in WORKERS for thread in threading.enumerate()), what="workers to end")
         self.ledger.close()
         for path in self.folder.glob("cable.sqlite3*"):
             path.unlink()
@@ -207,7 +237,7 @@ class Bench:
 
     def until(self, payments: int) -> None:
         """Wait until so many payments have arrived at the socket, and something was delivered for them."""
-        wait_for(lambda: len(self.socket.orders) >= payments, what=f"{payments} payments")
+        wait_for(lambda: len(self.socket.orders) >= payments, what=f"{payments} payments; {self.listener.lines}")
         wait_for(lambda: self.socket.session.delivered_ms > 0, what="delivery")
 
 

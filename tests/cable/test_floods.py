@@ -13,7 +13,7 @@ from google.protobuf.json_format import MessageToDict
 from tests.cable.conftest import Bench
 from tests.cable.fake_funds import RULES, rules_message
 from tests.cable.fakes import Account, wait_for
-from tests.cable.test_onchain import dear, until_versions
+from tests.cable.test_onchain import aggregate, dear
 from tests.wire.messages import EVIL
 from wattline.cable.buyer import MOST_CLAIMS
 from wattline.cable.connection import Connection
@@ -128,7 +128,7 @@ def test_a_flood_leaves_no_more_behind_than_one(
     monkeypatch.setattr(Mailbox, "put", watched_put)
     monkeypatch.setattr(Connection, "_believable", counted)
     bench.start()
-    until_versions(bench, 1)
+    wait_for(lambda: bench.socket.sessions and aggregate(bench).number >= 1, what="a version")
     account, threads = bench.socket.session, threading.active_count()
 
     def flood(first: int) -> Counter[str]:
