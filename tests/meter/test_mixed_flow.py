@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
@@ -46,8 +47,10 @@ class Load:
         self._current_a, self._zero_a, self._supply_ohms = current_a, zero_a, supply_ohms
 
     def meter(self) -> TrustedMeter:
-        chip = Ina228(cast(I2CBus, self), INA228, lambda: self.now_ns, self.wait)
-        return TrustedMeter(chip, RATED_MW, INA228.zero_ma)
+        return TrustedMeter(self.chip_meter(), RATED_MW, INA228.zero_ma)
+
+    def chip_meter(self) -> Ina228:
+        return Ina228(cast(I2CBus, self), INA228, lambda: self.now_ns, self.wait)
 
     def wait(self, seconds: float) -> None:
         for _ in range(round(seconds * 1000)):
@@ -245,6 +248,20 @@ def test_a_count_of_the_charge_that_overflows_is_no_backflow(starts_at_zero: boo
             if starts_at_zero:
                 load.chip.set_charge(0)
     assert last.energy_uwh - first.energy_uwh == pytest.approx(load.flowed.forward_uwh - start.forward_uwh, rel=0.01)
+
+
+@pytest.mark.parametrize("supply_ohms", [0.0, 0.04])
+def test_who_feeds_in_is_not_charged_for_it_however_long_it_lasts(supply_ohms: float) -> None:
+    load = Load(lambda ms: -10.0 + 8.0 * math.sin(ms / 170), supply_ohms=supply_ohms)
+    meter = load.chip_meter()
+    load.until_look()
+    first, start = meter.read(), load.flowed
+    for _ in range(200):
+        load.until_look()
+        last = meter.read()
+    back_uwh = load.flowed.back_uwh - start.back_uwh
+    assert last.energy_uwh - first.energy_uwh < 0.002 * back_uwh
+    assert last.backflow_uwh - first.backflow_uwh == pytest.approx(back_uwh, rel=0.002)
 
 
 def test_what_is_drawn_between_two_dips_below_zero_is_counted() -> None:
