@@ -292,7 +292,17 @@ class Life:
             case "restart":
                 if self.side is None and not self.is_over:
                     self.begin()
+            case "put back":
+                self.put_back()
         self.turn()
+
+    def put_back(self) -> None:
+        """The ledger is a copy that lacks nothing but the final version, and a run finds the socket still waiting."""
+        row = self.memory.row
+        if row is not None and row.final_sat is not None:
+            self.lives_for = None
+            self.memory.row = replace(row, final_sat=None, is_final_taken=False)
+            self.begin()
 
     @property
     def owed_sat(self) -> int:
@@ -410,7 +420,19 @@ def without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 KINDS = ["deliver"] * 5 + ["accept"] * 2 + ["withhold", "refuse", "save", "late", "kill", "kill", "restart", "restart"]
 KINDS += ["claim and refuse"] * 2
-ENDS = ["final", "final", "false final", "take", "kill", "restart", "save", "accept", "withhold"]
+ENDS = [
+    "final",
+    "final",
+    "false final",
+    "take",
+    "kill",
+    "restart",
+    "save",
+    "accept",
+    "withhold",
+    "put back",
+    "put back",
+]
 histories = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(0, 300_000)), min_size=3, max_size=25)
 ends = st.lists(st.tuples(st.sampled_from(ENDS), st.integers(0, 20_000)), max_size=5)
 
@@ -444,3 +466,23 @@ def test_who_has_more_mined_than_is_due_is_accused_and_nobody_else(
         assert judged.status in ACCUSED, (value_sat, most_sat, judged)
     if value_sat <= life.word_sat:
         assert judged.status is not CableAggregateStatus.CHEATED, (value_sat, life.word_sat, judged)
+
+
+def test_of_two_final_versions_after_the_ledger_was_put_back_only_the_last_is_due_and_neither_exceeds_the_own_meter() -> (
+    None
+):
+    life = Life()
+    for kind, number in [("deliver", 500_000), ("deliver", 500_000), ("take", 0), ("false final", 200)]:
+        life.step(kind, number)
+    life.step("put back", 0)
+    life.step("final", 0)
+    life.end("none", 0)
+    first, second = (held.value_sat for held in life.held if held.is_final)
+    newest = max(held.value_sat for held in life.held)
+    _, most_sat = life.bounds()
+    assert second < first < newest
+    assert first <= final_value_sat(
+        charge(life.energy_uwh + TOLERANCE.allowed_uwh(life.energy_uwh)), 0, RULES.floor_sat
+    )
+    assert most_sat == second
+    assert life.mined(first).status is CableAggregateStatus.CHEATED
