@@ -1,4 +1,5 @@
-"""Every configuration that is accepted can buy and sell; every other one is refused by the name of a key."""
+"""Every configuration that is accepted can buy and sell; every other one is refused by the name of a key. And every
+offer that is taken comes to deliver: what cannot begin is not paid for first."""
 
 from __future__ import annotations
 
@@ -12,12 +13,15 @@ from hypothesis import strategies as st
 
 from wattline.bitcoin.chain import Outpoint
 from wattline.cable.account import Account
-from wattline.cable.buyable import SMALLEST_OUTLET_MW, why_never
+from wattline.cable.beginning import begin_msat, check_keysend, check_onchain_begins
+from wattline.cable.buyable import why_never
 from wattline.cable.buyer import Buyer, Terms
 from wattline.cable.energy import EnergyTrack
 from wattline.cable.funding import Scope, fund
 from wattline.cable.messages import SocketState, Statement
+from wattline.cable.offer import Offer, OfferError
 from wattline.cable.onchain_event import OnchainTerms
+from wattline.cable.onchain_rules import OnchainRefused
 from wattline.cable.purse import Arrived
 from wattline.cable.settings import CableSettings
 from wattline.errors import UsageError
@@ -109,7 +113,7 @@ def _statement(session: Session, sequence: int) -> Statement:
 
 def socket_terms(tariff: Tariff, **changes: int) -> SocketTerms:
     values = {
-        "rated_power_mw": SMALLEST_OUTLET_MW,
+        "rated_power_mw": 1_000,
         "meter_interval_ms": 100,
         "pause_max_s": 300,
         "open_timeout_s": 300,
@@ -120,16 +124,23 @@ def socket_terms(tariff: Tariff, **changes: int) -> SocketTerms:
     return SocketTerms(tariff=tariff, **values | changes)
 
 
-def dearest(cable: CableSettings) -> Tariff:
+def allowed(data: st.DataObject, cable: CableSettings) -> Tariff:
+    """Any prices that the limits allow."""
     limits = cable.limits
-    return Tariff.of(limits.max_price_msat_per_kwh, limits.max_time_price_msat_per_hour, limits.max_session_fee_msat)
+    return Tariff.of(
+        data.draw(st.integers(0, limits.max_price_msat_per_kwh), "asked for energy"),
+        data.draw(st.integers(0, limits.max_time_price_msat_per_hour), "asked for time"),
+        data.draw(st.integers(0, limits.max_session_fee_msat), "asked for a session"),
+    )
+
+
+def offer_of(tariff: Tariff, credit_cap_msat: int = 0) -> Offer:
+    return Offer(NODE, "regtest", tariff, (), ("keysend",), 0, credit_cap_msat, 1, 1_000, 60, 60, 60, 1)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
-def test_every_cable_that_is_accepted_gets_the_smallest_outlet_at_the_highest_prices_that_it_allows(
-    data: st.DataObject,
-) -> None:
+def test_every_offer_within_the_limits_that_is_taken_comes_to_deliver(data: st.DataObject) -> None:
     def draw(strategy: st.SearchStrategy[int], name: str) -> int:
         return data.draw(strategy, name)
 
@@ -150,18 +161,29 @@ def test_every_cable_that_is_accepted_gets_the_smallest_outlet_at_the_highest_pr
             "max_in_flight": draw(st.integers(1, 4), "in flight"),
         },
     )
-    if cable is not None:
-        assert delivers(cable, socket_terms(dearest(cable)), 1, None)
+    if cable is None:
+        return
+    tariff, power_mw = allowed(data, cable), draw(st.sampled_from([1_000, 1_400_000]), "power")
+    need_msat = begin_msat(tariff, power_mw)
+    cap_msat = draw(st.sampled_from([need_msat, need_msat * 2, 10**17]), "credit cap")
+    offer, most_msat = offer_of(tariff, cap_msat), min(cable.limits.max_prepaid_msat, cap_msat)
+    try:
+        check_keysend(cable, offer, power_mw)
+    except OfferError:
+        assert most_msat < need_msat + cable.payment.min_increment_msat or cable.limits.max_session_msat < 2 * need_msat
+        return
+    assert need_msat <= most_msat
+    assert delivers(cable, socket_terms(tariff, rated_power_mw=power_mw, credit_cap_msat=cap_msat), 1, None)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
-def test_every_cable_that_is_accepted_can_pay_on_chain_where_it_says_so(data: st.DataObject) -> None:
+def test_every_offer_that_is_taken_on_chain_comes_to_deliver(data: st.DataObject) -> None:
     session_msat = data.draw(st.integers(1, 3_000_000), "session")
     cable = cable_settings(
         limits={
             "max_price_msat_per_kwh": data.draw(prices, "price"),
-            "max_session_fee_msat": data.draw(st.sampled_from([0, 1_000]), "fee"),
+            "max_session_fee_msat": data.draw(st.sampled_from([0, 1_000, 2_000_000]), "fee"),
             "max_prepaid_msat": 1_000,
             "max_session_msat": max(1_000, session_msat),
             "max_day_msat": 3_000_000,
@@ -178,12 +200,17 @@ def test_every_cable_that_is_accepted_can_pay_on_chain_where_it_says_so(data: st
         return
     rules = OnchainRules(SMALLEST_OUTPUT_SAT, 10**9, 10**9, 253, 10**6, 3_600, 1, 5)
     limits, wallet = cable.limits, [WalletOutput(Outpoint("11" * 32, 0), 10**8, 100)]
-    scope = Scope.within(dearest(cable), SMALLEST_OUTLET_MW, limits.max_session_msat, limits.max_day_msat, None)
+    tariff = allowed(data, cable)
+    scope = Scope.within(tariff, 1_000, limits.max_session_msat, limits.max_day_msat, None)
     chosen = fund(wallet, 200, 253, rules, cable.onchain, scope)
+    try:
+        check_onchain_begins(chosen, rules, cable.onchain, scope)
+    except OnchainRefused:
+        caps_sat = SMALLEST_OUTPUT_SAT, limits.max_session_msat // 1000 - chosen.fee_sat
+        assert begin_msat(tariff, 1_000) > min(caps_sat) * 1000
+        return
     most_sat = min(chosen.most_sat, rules.exposure_cap_sat)
-    assert delivers(
-        cable, socket_terms(dearest(cable)), 1, OnchainTerms(rules.floor_sat, most_sat, 10**9, chosen.fee_sat)
-    )
+    assert delivers(cable, socket_terms(tariff), 1, OnchainTerms(rules.floor_sat, most_sat, 10**9, chosen.fee_sat))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -241,8 +268,7 @@ def rich() -> CableSettings:
 @pytest.mark.parametrize(
     ("table", "key", "value", "word"),
     [
-        ("limits", "max_prepaid_msat", 60, "limits.max_prepaid_msat"),
-        ("limits", "max_fee_ratio", 1.0, "limits.max_session_msat"),
+        ("payment", "min_increment_msat", 150, "limits.max_session_msat"),
         ("payment", "method", "onchain", "limits.max_session_msat"),
     ],
 )
@@ -253,6 +279,7 @@ def test_a_cable_that_could_never_buy_is_refused_by_the_key(table: str, key: str
         "max_prepaid_msat": 150,
         "max_session_msat": 150,
         "max_day_msat": 10_000,
+        "max_fee_ratio": 0.05,
     }
     tables = {"limits": limits, "payment": {"min_increment_msat": 1}}
     base = {"socket": {"address": f"{NODE}@127.0.0.1:9750"}, "node": {"rpc": "lightning-rpc"}, "meter": METER}
@@ -261,3 +288,24 @@ def test_a_cable_that_could_never_buy_is_refused_by_the_key(table: str, key: str
     never = why_never(parse_settings(base | tables, CableSettings, "the test"))
     assert never is not None
     assert never.startswith(word)
+
+
+@pytest.mark.parametrize(
+    ("tariff", "credit_cap_msat", "word"),
+    [
+        (Tariff.of(300_000, 0, 149), 0, "limits.max_prepaid_msat"),
+        (Tariff.of(300_000, 0, 40), 60, "its own cap"),
+        (Tariff.of(2_000_000), 0, "limits.max_prepaid_msat"),
+    ],
+)
+def test_an_offer_that_cannot_begin_is_refused_by_what_does_not_allow_it(
+    tariff: Tariff, credit_cap_msat: int, word: str
+) -> None:
+    limits = {"max_price_msat_per_kwh": 10**9, "max_session_fee_msat": 150, "max_session_msat": 1_000}
+    cable = cable_settings(limits={**limits, "max_prepaid_msat": 150, "max_day_msat": 1_000})
+    assert cable is not None
+    check_keysend(cable, offer_of(Tariff.of(300_000), credit_cap_msat), 1_400_000)
+    with pytest.raises(OfferError) as caught:
+        check_keysend(cable, offer_of(tariff, credit_cap_msat), 1_400_000)
+    assert caught.value.code == "prepaid_limit"
+    assert word in caught.value.message

@@ -12,6 +12,7 @@ from wattline.cable.aggregate_end import judged
 from wattline.cable.check import Finding, Verdict, check
 from wattline.lightning.node import ChannelBalance
 from wattline.meter import MeterError
+from wattline.tariff import Tariff
 
 
 def findings(bench: Bench) -> dict[str, Finding]:
@@ -73,7 +74,7 @@ def test_it_is_said_whether_a_refund_can_come_back(bench: Bench, monkeypatch: py
     def fresh() -> Sequence[ChannelBalance]:
         return [ChannelBalance(bench.socket.sign_node, "1x1x1", 10**8, 0)]
 
-    bench.socket.min_refund_msat = 5_000
+    bench.socket.min_refund_msat, bench.limits["max_kept_msat"] = 5_000, 10_000
     assert findings(bench)["refund"].verdict is Verdict.OK
     assert "can come back; the socket keeps less than 5.000 sat" in findings(bench)["refund"].text
     bench.socket.min_refund_msat = 5_001
@@ -158,3 +159,11 @@ def test_a_socket_that_took_more_than_was_due_before_is_a_problem_and_one_that_o
     (problem,) = history()
     assert problem.verdict is Verdict.PROBLEM
     assert problem.text.startswith("socket_cheated: ")
+
+
+def test_an_offer_that_cannot_begin_within_what_may_be_prepaid_is_a_problem(bench: Bench) -> None:
+    bench.limits["max_session_fee_msat"] = bench.limits["max_prepaid_msat"]
+    bench.socket.tariff = Tariff.of(300_000, 0, 4_990)
+    found = findings(bench)["prepaid"]
+    assert found.verdict is Verdict.PROBLEM
+    assert "prepaid_limit" in found.text

@@ -468,9 +468,7 @@ def test_who_has_more_mined_than_is_due_is_accused_and_nobody_else(
         assert judged.status is not CableAggregateStatus.CHEATED, (value_sat, life.word_sat, judged)
 
 
-def test_of_two_final_versions_after_the_ledger_was_put_back_only_the_last_is_due_and_neither_exceeds_the_own_meter() -> (
-    None
-):
+def test_of_two_final_versions_after_the_ledger_was_put_back_the_last_is_due_and_both_keep_to_the_own_meter() -> None:
     life = Life()
     for kind, number in [("deliver", 500_000), ("deliver", 500_000), ("take", 0), ("false final", 200)]:
         life.step(kind, number)

@@ -31,6 +31,7 @@ from wattline.cable.rhythm import Pace
 from wattline.cable.settings import OnchainSettings
 from wattline.ledger import CableAggregate
 from wattline.lightning.node import NodeInfo
+from wattline.payment.increments import ToldIncrements
 from wattline.tariff import Tariff, cost_msat
 
 TARIFF = Tariff.of(900_000_000)
@@ -104,6 +105,11 @@ class Trade:
         """Number and value that the socket has credited."""
         self.seen_sat = 0
         """The largest value that it ever saw."""
+        self.least_msat = 10
+        """The smallest increment that it asks for."""
+        self.asked = ToldIncrements()
+        self.too_small: list[tuple[int, int]] = []
+        """What it has refused for being a smaller one, with what it was held to."""
         self.signed: list[tuple[int, int]] = []
         """Number and value of all that was signed."""
         self.keysend_msat = 0
@@ -133,10 +139,20 @@ class Trade:
                 code = "policy" if self.fate.kind == "refuse" else "bad_version"
                 self.purse.on_answer(VersionRefused(number, code, "no"))
                 return True
+            increment_msat, least_msat = (value_sat - self.value_sat) * 1000, self.asked.least_msat(self.now_ms / 1000)
+            if self.held and not is_final and increment_msat < least_msat:
+                self.too_small.append((increment_msat, least_msat))
+                self.purse.on_answer(VersionRefused(number, "below_min_increment", "no"))
+                return True
             self.held.append((number, value_sat))
         if self.fate.kind != "answer_lost":
             self.purse.on_answer(VersionAccepted(number, value_sat, is_final))
         return True
+
+    @property
+    def value_sat(self) -> int:
+        """Of what it holds."""
+        return self.held[-1][1] if self.held else 0
 
     # The cable.
 
@@ -201,7 +217,10 @@ class Trade:
             state=SocketState.DELIVERING,
             charged_msat=charged,
             energy_uwh=self.energy_uwh,
+            min_increment_msat=self.least_msat,
         )
+        self.asked.tell(self.least_msat, self.now_ms / 1000)
+        vars(self.buyer)["_asked"].tell(self.least_msat, self.now_ms / 1000)
         # Believed without being held against anything: a liar is to be bounded even while it is not found out.
         self.buyer.statement = statement
         vars(self.buyer)["_believed"] = statement.claim
@@ -235,6 +254,8 @@ class Trade:
                 self.is_cut = not self.is_cut
             case "ask":
                 self.invite()
+            case "ask for more":
+                self.least_msat = amount * 15
             case "resolve":
                 self.purse.resolve([], resend=True)
             case "claim" | "credit_another" | "refuse_it" if self.signed:
@@ -267,7 +288,7 @@ class Trade:
 
 KINDS = [
     *("accept", "accept", "accept", "refuse", "lost", "answer_lost", "deliver", "deliver", "deliver"),
-    *("lie", "crash", "crash_unknown", "cut", "ask", "resolve"),
+    *("lie", "crash", "crash_unknown", "cut", "ask", "resolve", "ask for more"),
 ]
 LIES = ["claim", "claim", "refuse_it", "credit_another", "lost", "claim_and_refuse", "claim_and_refuse"]
 """Of what the socket holds: an invitation that names any of the versions, an answer that is about another one."""
@@ -337,10 +358,13 @@ def test_nothing_is_signed_above_the_caps_nor_on_top_of_another_version_than_the
 
 @settings(deadline=None, max_examples=100)
 @given(histories)
-def test_after_any_history_the_cable_and_an_answering_socket_agree_again(history: list[tuple[str, int]]) -> None:
+def test_after_any_history_no_version_was_too_small_and_cable_and_answering_socket_agree_again(
+    history: list[tuple[str, int]],
+) -> None:
     trade = Trade()
     for kind, amount in history:
         trade.step(kind, amount)
+    assert trade.too_small == []
     trade.is_cut, trade.lie_msat, trade.fate.kind = False, 0, "accept"
     trade.tell()
     trade.purse.resolve([], resend=True)
@@ -361,3 +385,20 @@ def test_the_first_version_pays_the_floor_at_least_and_all_pay_whole_sats() -> N
     values = [value for _, value in trade.held]
     assert len(values) > 3
     assert values == sorted(set(values))
+
+
+def test_after_a_refusal_for_being_too_small_what_is_asked_for_now_is_waited_for() -> None:
+    trade = Trade()
+    for _ in range(4):
+        trade.step("accept", 0)
+    before_sat = trade.value_sat
+    trade.least_msat, trade.asked = 150_000, ToldIncrements()  # its times are lost: it holds the cable to it at once
+    trade.step("deliver", 5_000)
+    trade.step("accept", 0)
+    assert trade.too_small == [(90_000, 150_000)]
+    for amount, grown_sat in ((2_500, 0), (2_500, 180)):
+        trade.step("deliver", amount)
+        trade.step("accept", 0)
+        assert trade.value_sat - before_sat == grown_sat
+    assert len(trade.too_small) == 1
+    assert trade.buyer.stop is None

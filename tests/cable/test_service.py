@@ -127,7 +127,18 @@ def test_a_prepaid_cap_too_small_to_begin_is_said(bench: Bench) -> None:
     bench.limits["max_prepaid_msat"] = 20
     summary = bench.run()
     assert summary.stop_reason == "prepaid_limit"
-    assert summary.refunded_msat == summary.credited_msat
+    assert bench.node.sends == []
+    assert bench.socket.sessions == {}
+
+
+def test_a_session_fee_above_what_may_be_prepaid_is_said_before_anything_is_paid(bench: Bench) -> None:
+    bench.limits["max_session_fee_msat"] = bench.limits["max_prepaid_msat"]
+    bench.socket.tariff = Tariff.of(300_000, 0, 4_990)
+    summary = bench.run()
+    assert summary.stop_reason == "prepaid_limit"
+    assert "4990 msat of it for the session" in summary.message
+    assert bench.node.sends == []
+    assert bench.socket.sessions == {}
 
 
 def test_payments_that_the_socket_refuses_end_the_session_with_its_reason(bench: Bench) -> None:

@@ -96,6 +96,29 @@ def test_a_mistake_is_named_with_its_key(tmp_path: Path, old: str, new: str, key
     assert key in mistake(tmp_path, GOOD.replace(old, new))
 
 
+@pytest.mark.parametrize(
+    ("prepaid", "written", "kept"),
+    [(5_000, "", 1_000), (300, "", 100), (100_000, "", 10_000), (5_000, "max_kept_msat = 7_000", 7_000)],
+)
+def test_unless_told_otherwise_a_socket_may_keep_a_small_part_of_what_is_prepaid(
+    tmp_path: Path, prepaid: int, written: str, kept: int
+) -> None:
+    text = GOOD.replace("max_prepaid_msat = 2_000", f"max_prepaid_msat = {prepaid}\n{written}")
+    assert load(tmp_path, text).settings.limits.most_kept_msat == kept
+
+
+def test_a_limit_on_the_session_fee_above_the_prepaid_one_is_refused_only_where_it_is_paid_out_of_that(
+    tmp_path: Path,
+) -> None:
+    text = GOOD.replace("[limits]", "[limits]\nmax_session_fee_msat = 3_000")
+    assert "max_session_fee_msat" in mistake(tmp_path, text)
+    for method in ("onchain", "auto"):
+        larger = text.replace("max_session_msat = 100_000", "max_session_msat = 2_000_000")
+        larger = larger.replace("max_day_msat = 1_000_000", "max_day_msat = 2_000_000")
+        config = load(tmp_path, f'{larger}\n[payment]\nmethod = "{method}"\n')
+        assert config.settings.limits.max_session_fee_msat == 3_000
+
+
 def test_addresses_of_ipv6_are_in_brackets() -> None:
     address = parse_address(f"{NODE}@[::1]:9750")
     assert (address.host, address.port) == ("::1", 9750)

@@ -159,3 +159,17 @@ def test_percentiles_are_of_the_nearest_rank() -> None:
     assert percentile([5], 99) == 5
     assert percentile(list(range(1, 101)), 50) == 50
     assert percentile(list(range(1, 101)), 99) == 99
+
+
+def test_what_was_delivered_and_not_paid_is_no_negative_part_of_a_cap() -> None:
+    console = Console(width=80, height=24, file=io.StringIO())
+    console.print(picture(replace(SNAPSHOT, prepaid_msat=-3_000_000)))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "nothing: 3 000.000 sat delivered and not paid yet" in shown
+    assert "-3" not in shown
+
+
+@pytest.mark.parametrize("hold", Hold)
+def test_whatever_holds_is_shown_in_words(hold: Hold) -> None:
+    console = Console(width=80, height=24, file=io.StringIO())
+    console.print(picture(replace(SNAPSHOT, hold=hold, stop_reason="")))

@@ -34,7 +34,7 @@ OUT_OF_STEP = frozenset({"bad_version", "value_not_larger"})
 """The socket holds something else than this side believes: it is asked what."""
 LATER = frozenset({"onchain_unavailable", "too_many_attempts"})
 """The socket did not look at what was asked for."""
-PASSING = OUT_OF_STEP | LATER | {"exposure_cap", "credit_cap", "policy", "session_closed"}
+PASSING = OUT_OF_STEP | LATER | {"exposure_cap", "credit_cap", "policy", "session_closed", "below_min_increment"}
 """What a later version may not be refused for. All other reasons hold for every version of this transaction."""
 
 

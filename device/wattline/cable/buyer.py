@@ -58,6 +58,7 @@ _STOP_OF_HOLD = {
 }
 _ONCHAIN_STOP_OF_HOLD = _STOP_OF_HOLD | {
     Hold.PREPAID: ("prepaid_limit", "what the socket wants in advance exceeds onchain.max_prepaid_sat or its own cap"),
+    Hold.BELOW_MINIMUM: (BELOW_MINIMUM, "the socket takes no version that pays only onchain.max_increment_sat more"),
 }
 _OWN_LEDGER = frozenset({"ledger_busy", "ledger_full", "ledger_not_writable", "ledger_damaged", "ledger_failed"})
 """Failures before anything was sent, for want of a record."""
@@ -196,9 +197,13 @@ class Buyer:
         """The socket's reason for failing a payment; the failure itself is told by the own node."""
         self.last_refusal = refused
         if refused.code == BELOW_MINIMUM:
-            # What was asked for before counts no more, whatever this side's clock says.
-            self._asked, self._is_held_to_asked = ToldIncrements(), True
-            self._asked.tell(refused.min_increment_msat, self._statement_ms / 1000)
+            self._is_held_to_asked = True
+            self._ask_anew(refused.min_increment_msat)
+
+    def _ask_anew(self, min_increment_msat: int) -> None:
+        """What was asked for before counts no more, whatever this side's clock says."""
+        self._asked = ToldIncrements()
+        self._asked.tell(min_increment_msat, self._statement_ms / 1000)
 
     def on_payment(self, event: PaymentEvent, at_ms: int) -> None:
         method = self.account.method_of(event.sequence) if not isinstance(event, DoubtsChecked) else None
@@ -419,8 +424,10 @@ class Buyer:
         return next_payment(self._present_pace, load, conditions, credit_msat, in_flight, self._room(other_msat))
 
     def _least_taken_msat(self, now_ms: int) -> int:
-        """Unknown is 0: what a socket asks for is followed anyway, as far as the caps allow."""
-        if self._onchain is not None or not self._is_held_to_asked:
+        """Unknown is 0: what a socket asks for is followed anyway, as far as the caps allow. A version that is refused
+        has been signed all the same, so none is made that may be; the first one is taken as it is."""
+        is_free = not self._is_held_to_asked if self._onchain is None else not self.account.onchain_settled_msat
+        if is_free:
             return 0
         return self._asked.least_msat(now_ms / 1000, HELD_TO_S)
 
@@ -461,6 +468,8 @@ class Buyer:
         if failed.final:
             self.end("payment_failed", f"payment {failed.sequence} cannot be made: {failed.message}")
             return
+        if failed.code == BELOW_MINIMUM and self.statement is not None:
+            self._ask_anew(self.statement.min_increment_msat)
         self._setbacks.on_failure(failed, begun_ms, at_ms)
         if self.fallback is not None and self._onchain is None and self.fallback.on_failure(failed, begun_ms, at_ms):
             return

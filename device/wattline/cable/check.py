@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from wattline.cable.aggregate_end import check_honest, warning_of
+from wattline.cable.beginning import check_keysend
 from wattline.cable.memory import AggregateMemory
 from wattline.cable.method import check_onchain, choose_method, largest_payment_msat, smallest_payment_msat
 from wattline.cable.offer import (
@@ -192,11 +193,11 @@ def _payment(
     """By the configured method; with ``auto`` one way of paying is enough."""
     method = settings.payment.method
     if method == "keysend":
-        yield from _ways(settings, node, offer, NOTHING_PAID)
+        yield from _ways(settings, node, offer, outlet, NOTHING_PAID)
         return
     onchain = _onchain(settings, offer, outlet, info, funds)
     otherwise = "nothing over Lightning; it begins on-chain" if onchain.verdict is Verdict.OK else NOTHING_PAID
-    ways = [] if method == "onchain" else list(_ways(settings, node, offer, otherwise))
+    ways = [] if method == "onchain" else list(_ways(settings, node, offer, outlet, otherwise))
     if method == "auto" and onchain.verdict is Verdict.OK:
         ways = [replace(way, verdict=min(way.verdict, Verdict.WARNING, key=_SEVERITY.index)) for way in ways]
     elif method == "auto" and all(way.verdict is not Verdict.PROBLEM for way in ways):
@@ -226,7 +227,9 @@ def _onchain(
     )
 
 
-def _ways(settings: CableSettings, node: CheckedNode, offer: Offer, without_channel: str) -> Iterator[Finding]:
+def _ways(
+    settings: CableSettings, node: CheckedNode, offer: Offer, outlet: OfferedOutlet | None, without_channel: str
+) -> Iterator[Finding]:
     """Over Lightning; ``without_channel``: what it means when there is none."""
     payment, caps = settings.payment, settings.limits.caps
     amount_msat = smallest_payment_msat(settings, offer)
@@ -242,6 +245,11 @@ def _ways(settings: CableSettings, node: CheckedNode, offer: Offer, without_chan
             f"no_channel: the node has no usable channel (open, peer connected): {without_channel}",
         )
         return
+    try:
+        if outlet is not None:
+            check_keysend(settings, offer, outlet.max_power_mw)
+    except WattlineError as error:
+        yield _problem("prepaid", error)
     kind = "a channel straight to the socket" if ways.direct else "no channel straight to the socket"
     reach = f"{kind}; one payment can carry up to {sat(ways.spendable_msat)}"
     if ways.spendable_msat >= amount_msat:

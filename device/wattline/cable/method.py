@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from wattline.cable.beginning import check_onchain_begins
 from wattline.cable.funding import Funding, Scope, fund
 from wattline.cable.offer import Offer, OfferError
 from wattline.cable.onchain_rules import OnchainRefused
@@ -65,8 +66,8 @@ def check_onchain(
     """What a session on-chain would be paid from, as far as it can be known before. ``height`` is the chain's,
     ``day_sent_msat`` what left the wallet within a day, ``for_ms`` how long the session will last at the most.
 
-    Raises OfferError ``method_not_supported``, OnchainRefused (:func:`wattline.cable.funding.fund`), NodeUnavailable,
-    NodeRefused."""
+    Raises OfferError ``method_not_supported``, OnchainRefused (:func:`wattline.cable.funding.fund`, and
+    :func:`wattline.cable.beginning.check_onchain_begins`), NodeUnavailable, NodeRefused."""
     if offer.onchain is None:
         raise OfferError("method_not_supported", "the socket names no rules for on-chain payments")
     if funds is None:
@@ -74,4 +75,6 @@ def check_onchain(
     limits = settings.limits
     day_msat = limits.max_day_msat - day_sent_msat
     scope = Scope.within(offer.tariff, rated_power_mw, limits.max_session_msat, day_msat, for_ms)
-    return fund(funds.outputs(), height, funds.feerate_per_kw(), offer.onchain, settings.onchain, scope)
+    chosen = fund(funds.outputs(), height, funds.feerate_per_kw(), offer.onchain, settings.onchain, scope)
+    check_onchain_begins(chosen, offer.onchain, settings.onchain, scope)
+    return chosen

@@ -206,11 +206,11 @@ def check_prices(tariff: Tariff, limits: LimitSettings) -> None:
 
 def check_keeps(offer: Offer, limits: LimitSettings) -> None:
     """Raises OfferError ``socket_keeps_too_much`` naming both amounts."""
-    if offer.min_refund_msat > limits.max_kept_msat:
+    if offer.min_refund_msat > limits.most_kept_msat:
         raise OfferError(
             "socket_keeps_too_much",
-            f"the socket keeps unused credit below {offer.min_refund_msat} msat; the limit is {limits.max_kept_msat} "
-            "msat (max_kept_msat)",
+            f"the socket keeps unused credit below {offer.min_refund_msat} msat; the limit is {limits.most_kept_msat} "
+            "msat (max_kept_msat; where it is left out it follows from max_prepaid_msat)",
         )
 
 

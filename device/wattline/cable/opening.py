@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from wattline.cable.aggregate_end import check_honest
+from wattline.cable.beginning import check_keysend
 from wattline.cable.memory import AggregateMemory, AllSent, OutgoingRecord, SentRecord, SessionMemory
 from wattline.cable.method import RoutingNode, check_onchain, choose_method
 from wattline.cable.offer import (
@@ -110,7 +111,9 @@ def agree(settings: CableSettings, equipment: Equipment, for_ms: int | None = No
         check_keeps(offer, settings.limits)
         outlet = choose_outlet(offer, settings.socket.outlet_id)
         method = choose_method(settings, equipment.node, offer)
-        if method == "onchain":
+        if method == "keysend":
+            check_keysend(settings, offer, outlet.max_power_mw)
+        else:
             day_msat = equipment.sent.sent_msat(since=equipment.wall.day_begins_s())
             funds = equipment.onchain.funds if equipment.onchain is not None else None
             check_onchain(settings, funds, offer, outlet.max_power_mw, node.blockheight, day_msat, for_ms)

@@ -137,7 +137,7 @@ def make_buyer(
         statement_interval_ms=offer.statement_interval_ms,
         min_increment_msat=offer.min_increment_msat,
         # Of a session that goes on, the offer may be another one by now.
-        min_refund_msat=min(offer.min_refund_msat, settings.limits.max_kept_msat),
+        min_refund_msat=min(offer.min_refund_msat, settings.limits.most_kept_msat),
     )
     buyer = Buyer(
         terms=terms,

@@ -95,6 +95,11 @@ class NodeSettings(Settings):
     )
 
 
+KEPT_PART, USUALLY_KEPT_MSAT, MOST_KEPT_MSAT = 5, 100, 10_000
+"""Unless told otherwise a socket may keep this part of what is prepaid, or as much as sockets keep as they are shipped,
+whichever is more, and never more than the last."""
+
+
 class LimitSettings(Settings):
     """What the cable will at most agree to and pay."""
 
@@ -108,9 +113,10 @@ class LimitSettings(Settings):
     max_day_msat: PositiveMsat = Field(
         description="The most that leaves the wallet within 24 hours, fees included, msat."
     )
-    max_kept_msat: Msat = Field(
-        default=10_000,
-        description="The most unused credit that the socket may keep for itself: its min_refund_msat, msat.",
+    max_kept_msat: Msat | None = Field(
+        default=None,
+        description="The most unused credit that the socket may keep for itself: its min_refund_msat, msat; when left "
+        "out a fifth of max_prepaid_msat, and not less than 100 nor more than 10_000.",
     )
     max_fee_ratio: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.05, description="The highest routing fee as a part of the amount paid, 0 to 1."
@@ -137,9 +143,14 @@ class LimitSettings(Settings):
             raise ValueError(
                 f"max_session_msat: must not exceed max_day_msat ({self.max_session_msat} > {self.max_day_msat})"
             )
-        if self.max_session_fee_msat > self.max_prepaid_msat:
-            raise ValueError("max_session_fee_msat: must not exceed max_prepaid_msat, out of which it would be paid")
         return self
+
+    @property
+    def most_kept_msat(self) -> int:
+        """The most unused credit that a socket may keep."""
+        if self.max_kept_msat is not None:
+            return self.max_kept_msat
+        return min(max(USUALLY_KEPT_MSAT, self.max_prepaid_msat // KEPT_PART), MOST_KEPT_MSAT)
 
     @property
     def caps(self) -> Caps:
@@ -266,6 +277,11 @@ class CableSettings(Settings):
     def _increments_fit_into_the_limits(self) -> Self:
         if self.payment.min_increment_msat > self.limits.max_prepaid_msat:
             raise ValueError("payment.min_increment_msat: must not exceed limits.max_prepaid_msat")
+        limits = self.limits
+        if self.payment.method == "keysend" and limits.max_session_fee_msat > limits.max_prepaid_msat:
+            raise ValueError(
+                "limits.max_session_fee_msat: must not exceed limits.max_prepaid_msat, out of which it would be paid"
+            )
         return self
 
 

@@ -36,6 +36,8 @@ _HOLDS = {
     Hold.EXPOSURE: "on-chain limit reached",
     Hold.FEE: "fees too high",
     Hold.NO_ROUTE: "no route",
+    Hold.MINIMUM: "a channel carries nothing as small",
+    Hold.BELOW_MINIMUM: "the socket takes nothing as small",
 }
 
 
@@ -57,6 +59,13 @@ def power(power_mw: int) -> str:
 
 def _part(amount_msat: int, cap_msat: int) -> str:
     return f"{sat(amount_msat)} of {sat(cap_msat)} ({100 * amount_msat // cap_msat} %)"
+
+
+def _prepaid(snapshot: Snapshot) -> str:
+    """What is prepaid; less than nothing where the socket has delivered more than was paid for."""
+    if snapshot.prepaid_msat >= 0:
+        return _part(snapshot.prepaid_msat, snapshot.max_prepaid_msat)
+    return f"nothing: {sat(-snapshot.prepaid_msat)} delivered and not paid yet"
 
 
 def picture(snapshot: Snapshot) -> RenderableType:
@@ -91,7 +100,7 @@ def picture(snapshot: Snapshot) -> RenderableType:
         f"{snapshot.latency_ms} ms",
     )
     row("fees", sat(snapshot.fees_msat))
-    row("prepaid", _part(snapshot.prepaid_msat, snapshot.max_prepaid_msat))
+    row("prepaid", _prepaid(snapshot))
     row("spent", _part(snapshot.session_sent_msat, snapshot.max_session_msat))
     row("24 hours", _part(snapshot.day_sent_msat, snapshot.max_day_msat))
     row("now", snapshot.stop_reason or (_HOLDS[snapshot.hold] if snapshot.hold else "beginning"))
