@@ -234,6 +234,14 @@ def test_what_was_void_is_never_broadcast(shop: Ledger) -> None:
     assert shop.unfinished_aggregates() == []
 
 
+def test_of_what_was_void_the_newest_version_stays_alone(shop: Ledger) -> None:
+    grown(shop, [1000, 2000, 3000])
+    assert shop.store_version(version(4, value_sat=500, is_final=True))
+    shop.void(SESSION, "nothing owed", 9)
+    assert [shop.version(SESSION, number) is not None for number in range(1, 5)] == [False, False, True, False]
+    assert (shop.onchain_credited_msat(SESSION), shop.increments(SESSION)) == (3_000_000, 1)
+
+
 def test_what_the_chain_says_is_followed_through_a_reorg(shop: Ledger) -> None:
     grown(shop, [1000, 2000])
     shop.choose(SESSION, 2, "closed", 9)

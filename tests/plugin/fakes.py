@@ -376,7 +376,7 @@ class IdleDesk:
         """Not today."""
 
 
-def socket_settings() -> SocketSettings:
+def socket_settings(min_increment_msat: int = 10) -> SocketSettings:
     """Of the stall: one outlet, A1."""
     return parse_settings(
         {
@@ -395,6 +395,7 @@ def socket_settings() -> SocketSettings:
                 }
             ],
             "session": {"meter_interval_ms": INTERVAL_MS, "credit_cap_msat": CAP_MSAT},
+            "payment": {"min_increment_msat": min_increment_msat},
         },
         SocketSettings,
         "the test",

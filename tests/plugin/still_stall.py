@@ -210,12 +210,13 @@ class Complaints(logging.Handler):
 class StillStall:
     """A world with one socket, and one process of it at a time."""
 
-    def __init__(self, path: Path, settings: OnchainSettings | None = None) -> None:
-        """``path``: of the ledger's file, made when it is missing."""
+    def __init__(self, path: Path, settings: OnchainSettings | None = None, *, min_increment_msat: int = 10) -> None:
+        """``path``: of the ledger's file, made when it is missing. ``min_increment_msat``: what sessions are told."""
         if not path.exists():
             path.write_bytes(_empty_ledger())
         self.path = path
         self.settings = settings or onchain_settings()
+        self.min_increment_msat = min_increment_msat
         self.time_s = 1_000_000
         self.terms = TERMS
         """Of sessions that are opened from now on."""
@@ -255,7 +256,7 @@ class StillStall:
             hardware.closed = False  # the guard's lease is over
         ledger, chain = self.tripwire.around(self.ledger), self.tripwire.around(self.chain)
         funds = self.tripwire.around(self.funds)
-        settings = socket_settings()
+        settings = socket_settings(self.min_increment_msat)
         self.reservations = Reservations()
         self.live = LiveSessions(ledger)
         streams = Streams(lambda session: None)

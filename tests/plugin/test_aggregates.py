@@ -378,6 +378,63 @@ def test_unused_credit_makes_room_as_it_is_used(stall: StillStall, session: str,
     assert stall.hand_over(session, 2, wallet.sign(CREDIT_CAP_SAT + 500)) == ""
 
 
+def test_a_version_that_grows_by_less_than_its_session_was_told_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    with StillStall(tmp_path / "socket.sqlite3", min_increment_msat=20_000) as stall:
+        session = stall.open()
+        wallet = Wallet.of(stall.chain, stall.invite(session).script)
+        assert stall.hand_over(session, 1, wallet.sign(FLOOR_SAT)) == "", "the first one is taken as it is"
+        for value_sat in range(FLOOR_SAT + 1, FLOOR_SAT + 20):
+            assert stall.hand_over(session, 2, wallet.sign(value_sat)) == "below_min_increment"
+        assert (stall.ledger.increments(session), credited_sat(stall, session)) == (1, FLOOR_SAT)
+        assert stall.hand_over(session, 2, wallet.sign(FLOOR_SAT + 20)) == ""
+        assert credited_sat(stall, session) == FLOOR_SAT + 20
+
+
+@pytest.mark.parametrize(
+    "caps",
+    [{"credit_cap_sat": 1015}, {"exposure_cap_sat": 1015}, {"exposure_cap_sat": 1015, "total_exposure_cap_sat": 1015}],
+    ids=lambda caps: next(reversed(caps)),
+)
+def test_the_step_that_leaves_nothing_of_a_cap_may_be_smaller_than_was_told(
+    tmp_path: Path, caps: dict[str, int]
+) -> None:
+    with StillStall(tmp_path / "socket.sqlite3", onchain_settings(**caps), min_increment_msat=20_000) as stall:
+        session = stall.open()
+        wallet = Wallet.of(stall.chain, stall.invite(session).script)
+        assert stall.hand_over(session, 1, wallet.sign(1000)) == ""
+        assert stall.hand_over(session, 2, wallet.sign(1014)) == "below_min_increment"
+        assert stall.hand_over(session, 2, wallet.sign(1015)) == ""
+
+
+def test_a_final_version_pays_less_whatever_was_told(tmp_path: Path) -> None:
+    with StillStall(tmp_path / "socket.sqlite3", min_increment_msat=20_000) as stall:
+        session = stall.open()
+        wallet = Wallet.of(stall.chain, stall.invite(session).script)
+        assert stall.hand_over(session, 1, wallet.sign(1500)) == ""
+        stall.deliver(1495 * MSAT_PER_SAT)
+        codes: list[str] = []
+
+        def hear(_: str, message: pb.ChargeResponse) -> None:
+            if not codes:
+                codes.append(stall.hand_over(session, 2, wallet.sign(message.final_due.value_sat), is_final=True))
+
+        stall.hears = hear
+        stall.close_session(session)
+        stall.work()
+        assert (codes, stall.aggregate(session).chosen_number) == ([""], 2)
+
+
+def test_a_session_that_owes_nothing_leaves_one_version_however_many_it_made(
+    stall: StillStall, session: str, wallet: Wallet
+) -> None:
+    for number in range(1, 31):
+        assert stall.hand_over(session, number, wallet.sign(FLOOR_SAT + number)) == ""
+    stall.close_session(session)
+    stall.work()
+    assert (stall.aggregate(session).status, stall.ledger.increments(session)) == (AggregateStatus.VOID, 1)
+    assert stall.saved(session).account.credited_msat == (FLOOR_SAT + 30) * MSAT_PER_SAT
+
+
 def test_what_is_mined_for_one_session_makes_room_for_another(tmp_path: Path) -> None:
     settings = onchain_settings(exposure_cap_sat=3000, total_exposure_cap_sat=3000)
     with StillStall(tmp_path / "socket.sqlite3", settings) as stall:

@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wattline.offering import LimitSettings
-from wattline.plugin.limits import MAX_LINES, Buckets, CountedLog, Limits, UnpaidOpens, address_of
+from wattline.plugin.limits import (
+    BURST_SHARE,
+    MAX_LINES,
+    NEW_CLAIMS_PART,
+    Buckets,
+    CountedLog,
+    Limits,
+    UnpaidOpens,
+    address_of,
+)
 from wattline.session import Method, Occupancy, Terms, encode_session_id, opened
 from wattline.tariff import Tariff
 
@@ -57,7 +66,7 @@ def test_a_name_that_is_only_claimed_uses_up_nobodys_budget() -> None:
     while not limits.open("198.51.100.7", "victim", claims_to_be=True):
         pass
     assert limits.open(HONEST, "victim", claims_to_be=True) == 0
-    assert limits.proven("victim") == 0
+    assert limits.proven(HONEST, "victim") == 0
 
 
 def test_who_has_paid_before_may_open_whatever_strangers_do_behind_the_same_address() -> None:
@@ -67,7 +76,23 @@ def test_who_has_paid_before_may_open_whatever_strangers_do_behind_the_same_addr
         limits.open(HONEST, f"stranger {number}", claims_to_be=True)
     assert limits.open(HONEST, "stranger", claims_to_be=True) > 0
     assert limits.open(HONEST, "payer", claims_to_be=True) == 0
-    assert limits.proven("payer") == 0
+    assert limits.proven(HONEST, "payer") == 0
+
+
+@given(st.lists(st.integers(0, 30), min_size=300, max_size=400))
+def test_signatures_that_claim_to_be_of_payers_are_looked_at_within_the_address_s_budget_and_keep_none_of_them_out(
+    claimed: list[int],
+) -> None:
+    limits = Limits(RULES, lambda: 0.0)
+    for number in range(31):
+        limits.paid("", f"payer {number}")
+    limits.paid("", "customer")
+    assert limits.open(HONEST, "customer", claims_to_be=True) == 0
+    assert limits.proven(HONEST, "customer") == 0
+    looked_at = sum(not limits.open(HONEST, f"payer {number}", claims_to_be=True) for number in claimed)
+    assert looked_at <= RULES.opens_per_minute * (1 + 1 / NEW_CLAIMS_PART) * BURST_SHARE + 1
+    assert limits.open(HONEST, "customer", claims_to_be=True) == 0
+    assert limits.open("203.0.113.9", "payer 1", claims_to_be=True) == 0, "elsewhere it is nobody's loss"
 
 
 def test_a_campsite_behind_one_address_that_pays_is_never_kept_waiting() -> None:

@@ -10,7 +10,18 @@ from typing import Any
 
 import pytest
 
-from tests.plugin.fakes import CABLE, SOCKET, Stall, WatchedLock, hello, new_session, node_id, record_of, session_id
+from tests.plugin.fakes import (
+    CABLE,
+    SOCKET,
+    Stall,
+    WatchedLock,
+    hello,
+    new_session,
+    node_id,
+    record_of,
+    session_id,
+    wait_until,
+)
 from wattline.ledger import LedgerError, SessionRecord
 from wattline.lightning.node import NodeUnavailable
 from wattline.lightning.signing import signed_text
@@ -61,6 +72,43 @@ def test_two_opens_with_the_same_token_at_once_open_one_session(stall: Stall) ->
     assert len({opened.session_id for opened in hellos}) == 1
     assert sorted(opened.resumed for opened in hellos) == [False, True]
     assert len(stall.ledger.sessions(10)) == 1
+
+
+def test_a_session_that_was_never_paid_has_its_receipt_signed_once_however_often_it_is_asked_for(stall: Stall) -> None:
+    session = stall.open(TOKEN)
+    stall.reception.close(session, "bye")
+    wait_until(lambda: stall.is_over(session))
+    before = len(stall.signer.signed)
+    for _ in range(20):
+        stall.reception.resume(pb.Resume(session_id=session, token=TOKEN))
+        stall.reception.open(stall.request(TOKEN))
+    again = next(iter(stall.reception.open(stall.request(TOKEN)))).receipt
+    assert len(stall.signer.signed) - before == 1
+    assert stall.signer.verify(stall.signer.signed[-1], again.signature, SOCKET)
+    assert stall.reception.receipt(session, TOKEN) == again
+
+
+@pytest.mark.parametrize("asks", ["sign", "verify"])
+def test_no_open_waits_while_the_node_signs_or_looks_at_a_signature_for_another_one(stall: Stall, asks: str) -> None:
+    session = stall.open(TOKEN)
+    stall.reception.close(session, "bye")
+    wait_until(lambda: stall.is_over(session))
+    slow = stall.request(TOKEN if asks == "sign" else OTHER_TOKEN, signature="" if asks == "sign" else "forged")
+    does, is_asked, goes_on = getattr(stall.signer, asks), threading.Event(), threading.Event()
+
+    def held(*what: str) -> object:
+        is_asked.set()
+        assert goes_on.wait(5)
+        return does(*what)
+
+    vars(stall.signer)[asks] = held
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(stall.reception.open, slow)
+        assert is_asked.wait(5)
+        other = pool.submit(stall.reception.open, stall.request(b"\x04" * 32))
+        assert hello(other.result(3)).session_id
+        goes_on.set()
+        assert (first.exception(5) is not None) is (asks == "verify")
 
 
 def test_an_open_with_the_token_of_a_session_is_answered_with_it(stall: Stall) -> None:

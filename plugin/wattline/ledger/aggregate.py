@@ -139,8 +139,8 @@ class AggregateStore(VersionStore, RefusalStore):
             return held_aggregate(connection, session_id)
 
     def void(self, session_id: str, reason: str, at: int) -> Aggregate:
-        """Decide that nothing is broadcast, because nothing is owed: OPEN becomes VOID. The first decision stands: the
-        aggregate as it is then."""
+        """Decide that nothing is broadcast, because nothing is owed: OPEN becomes VOID, and all versions but the newest
+        are forgotten, which cost nobody anything. The first decision stands: the aggregate as it is then."""
         with self._database.unit() as connection:
             if held_aggregate(connection, session_id).status is AggregateStatus.OPEN:
                 _change(
@@ -151,6 +151,11 @@ class AggregateStore(VersionStore, RefusalStore):
                     chosen_at=at,
                     closed_at=at,
                 )
+                newest = find_version(connection, versions_of(session_id, is_final=False))
+                if newest is not None:
+                    columns = aggregate_versions.c
+                    others = (columns.session_id == session_id) & (columns.number != newest.number)
+                    connection.execute(delete(aggregate_versions).where(others))
             return held_aggregate(connection, session_id)
 
     def mined(self, session_id: str, txid: str, value_sat: int, height: int, block: str) -> None:

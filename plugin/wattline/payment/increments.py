@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections import deque
 
+BELOW_MIN_INCREMENT = "below_min_increment"
+"""The code with which a payment or a version is refused that is smaller than its session was told."""
 WINDOW_S = 60.0
 """A payment is taken when it is as large as the smallest increment that its session was told within this time."""
 RATE_WINDOW_S = 5.0

@@ -9,6 +9,7 @@ from wattline.bitcoin.chain import Chain, ChainUnavailable, Outpoint, Tip, Tx, U
 from wattline.ledger import Aggregate, AggregateInput, Ledger, Version
 from wattline.offering import OnchainSettings
 from wattline.payment.aggregate import MSAT_PER_SAT, OnchainRules, Proven, VersionRefused, prove
+from wattline.payment.increments import BELOW_MIN_INCREMENT
 from wattline.payment.signatures import check_signatures
 from wattline.session import Session
 
@@ -73,8 +74,11 @@ class Admission:
             if self._ledger.input_in_use(item.outpoint, but_not=session_id) is not None:
                 raise VersionRefused("input_refused", f"input {item.outpoint} pays another session already")
 
-    def check_room(self, session: Session, value_sat: int, newest: Version | None, rules: OnchainRules) -> None:
-        """The version is larger than the newest, and no cap is exceeded."""
+    def check_room(
+        self, session: Session, value_sat: int, newest: Version | None, rules: OnchainRules, least_msat: int
+    ) -> None:
+        """The version is larger than the newest by ``least_msat`` or more, and no cap is exceeded. The first version
+        may be smaller, and so may a step that leaves nothing of a cap."""
         before_sat = newest.value_sat if newest else 0
         if value_sat <= before_sat:
             raise VersionRefused("value_not_larger", f"{value_sat} sat are not more than the {before_sat} sat before")
@@ -84,13 +88,22 @@ class Admission:
                 f"{value_sat} sat are more than the {rules.exposure_cap_sat} sat taken without a confirmation",
             )
         increment_sat = value_sat - before_sat
-        if self._ledger.exposure_sat() + increment_sat > self._settings.total_exposure_cap_sat:
+        total_room_sat = self._settings.total_exposure_cap_sat - self._ledger.exposure_sat()
+        if increment_sat > total_room_sat:
             raise VersionRefused("exposure_cap", "the socket waits for confirmations of other payments; try later")
         unused_msat = session.account.balance_msat
         if unused_msat + increment_sat * MSAT_PER_SAT > rules.credit_cap_sat * MSAT_PER_SAT:
             raise VersionRefused(
                 "credit_cap",
                 f"{increment_sat} sat and {unused_msat} msat unused exceed the cap of {rules.credit_cap_sat} sat",
+            )
+        room_sat = min(
+            rules.exposure_cap_sat - before_sat, total_room_sat, rules.credit_cap_sat - -(-unused_msat // MSAT_PER_SAT)
+        )
+        if newest is not None and increment_sat * MSAT_PER_SAT < least_msat and increment_sat < room_sat:
+            raise VersionRefused(
+                BELOW_MIN_INCREMENT,
+                f"{increment_sat} sat more are less than the {least_msat} msat that this session was asked for",
             )
 
 

@@ -45,6 +45,9 @@ class Sessions(Protocol):
 
     def release_version(self, txid: str) -> None: ...
 
+    def least_msat(self, session_id: str) -> int:
+        """The smallest increment that the session is taken: the smallest that it was told within the last minute."""
+
     def credit_stored(self, session_id: str, txid: str, total_msat: int) -> bool:
         """The ledger holds a version with this txid: credit what the session lacks of ``total_msat`` from the chain;
         False when it can no longer use it."""
@@ -222,7 +225,8 @@ class Aggregates:
     def _take_larger(self, version: Version, proven: Proven, aggregate: Aggregate, tip: Tip) -> None:
         session_id, rules = version.session_id, aggregate.rules
         newest = self._ledger.newest_version(session_id)
-        self._admission.check_room(self._check_live(session_id), version.value_sat, newest, rules)
+        least_msat = self._sessions.least_msat(session_id)
+        self._admission.check_room(self._check_live(session_id), version.value_sat, newest, rules, least_msat)
         self._admission.check_policy(proven.tx)
         inputs = [] if aggregate.inputs else self._admission.first_inputs(proven)
         with self._desks.of(session_id).lock:
@@ -234,7 +238,7 @@ class Aggregates:
                 raise VersionRefused("session_closed", why_not)
             try:
                 with self._room:  # or two sessions could both take what is left of it, or the same input
-                    self._admission.check_room(session, version.value_sat, newest, rules)
+                    self._admission.check_room(session, version.value_sat, newest, rules, least_msat)
                     self._admission.check_claims(session_id, inputs)
                     self._store(version, inputs, tip.height if inputs else 0)
                 if not self._sessions.credit_stored(session_id, version.txid, version.value_sat * MSAT_PER_SAT):

@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 MAX_KEYS = 4096
 MAX_PAYERS = 1000
 """So many node ids that have paid are remembered."""
+NEW_CLAIMS_PART = 4
+"""This part of an address's opens may claim to be one that has paid and was not seen there yet."""
 BURST_SHARE = 2 / 3
 """This part of what is allowed in a minute may come at once."""
 LINE_EVERY_S = 60.0
@@ -150,9 +152,12 @@ class Limits:
         self._offers = Buckets(settings.offers_per_minute, clock)
         self._onchain = Buckets(settings.onchain_refusals_per_minute, clock)
         self._claims = Buckets(settings.opens_per_minute, clock)
+        self._new_claims = Buckets(max(1, settings.opens_per_minute // NEW_CLAIMS_PART), clock)
         self._lock = threading.Lock()
         self._payers: OrderedDict[str, None] = OrderedDict()
         """Node ids that have paid here, the one that did last at the end."""
+        self._known: OrderedDict[str, None] = OrderedDict()
+        """Addresses, each with such a node id that has signed an open there; the one that did last at the end."""
 
     def offer(self, address: str) -> float:
         """Seconds to wait before an offer (or a receipt) may be signed for this address; 0: now."""
@@ -161,14 +166,23 @@ class Limits:
     def open(self, address: str, node_id: str, *, claims_to_be: bool) -> float:
         """The same before a session may be opened; ``claims_to_be``: the open carries a signature, which nobody has
         checked yet. Who claims to be a node that has paid here before has a budget of its own, whatever others do at
-        its address. A node id that is only claimed counts for this address alone: nobody uses up another's."""
-        if claims_to_be and self.has_paid(node_id) and not self._claims.take(f"{address} {node_id}"):
-            return 0.0
-        return self._opens.take(address, f"{address} {node_id}")
+        its address; until it has signed an open there, it shares a small one with whoever else claims so. A node id
+        that is only claimed counts for this address alone: nobody uses up another's."""
+        pair = f"{address} {node_id}"
+        if claims_to_be and self.has_paid(node_id):
+            with self._lock:
+                is_known = pair in self._known
+            if not (self._claims.take(pair) if is_known else self._new_claims.take(address)):
+                return 0.0
+        return self._opens.take(address, pair)
 
-    def proven(self, node_id: str) -> float:
+    def proven(self, address: str, node_id: str) -> float:
         """The same when the open is signed by that node."""
-        return 0.0 if self.has_paid(node_id) else self._opens.take(node_id)
+        if not self.has_paid(node_id):
+            return self._opens.take(node_id)
+        with self._lock:
+            _remember(self._known, f"{address} {node_id}")
+        return 0.0
 
     def onchain(self, address: str | None, session_id: str, *, has_paid: bool) -> float:
         """The same before something that a session asks for on the chain is looked at, which may be refused."""
@@ -182,14 +196,18 @@ class Limits:
         """A session was paid for: its open was no stranger's."""
         self._opens.give_back(address, node_id, f"{address} {node_id}")
         with self._lock:
-            self._payers[node_id] = None
-            self._payers.move_to_end(node_id)
-            while len(self._payers) > MAX_PAYERS:
-                self._payers.popitem(last=False)
+            _remember(self._payers, node_id)
 
     def has_paid(self, node_id: str) -> bool:
         with self._lock:
             return node_id in self._payers
+
+
+def _remember(names: OrderedDict[str, None], name: str) -> None:
+    names[name] = None
+    names.move_to_end(name)
+    while len(names) > MAX_PAYERS:
+        names.popitem(last=False)
 
 
 def address_of(peer: str) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 
 from wattline.ledger import Ledger, Purpose, SessionRecord
 from wattline.lightning.node import Signer
 from wattline.lightning.signing import sign
+from wattline.plugin.live_sessions import UNPAID_KEPT
 from wattline.plugin.messages import receipt_message
 from wattline.plugin.older_copy import OlderCopy
 from wattline.v1 import charging_pb2 as pb
@@ -32,16 +35,30 @@ class Receipts:
         self._signer = signer
         self._node_id = node_id
         self._now = now
+        self._lock = threading.Lock()
+        self._unpaid: OrderedDict[str, pb.SignedReceipt] = OrderedDict()
+        """Of sessions that were never paid for, by id: the ledger keeps none of them, and each is signed once."""
 
     def issue(self, record: SessionRecord) -> pb.SignedReceipt:
         """A receipt of the session as it stands in ``record``. Raises NodeUnavailable; then it is issued when somebody
         asks for it."""
         session_id = record.session.session_id
         content = self._message(record).SerializeToString(deterministic=True)
-        signature = sign(self._signer, "receipt", content)
-        if record.session.was_paid:  # what says that nothing was paid is made again when it is asked for
+        if record.session.was_paid:
+            signature = sign(self._signer, "receipt", content)
             self._copy.note(self._ledger.save_receipt(session_id, content, signature, self._now()))
-        return pb.SignedReceipt(receipt=content, signature=signature)
+            return pb.SignedReceipt(receipt=content, signature=signature)
+        with self._lock:
+            kept = self._unpaid.get(session_id)
+        if kept is not None and kept.receipt == content:
+            return kept
+        # What is signed just now for two who ask at once is the same; the node is asked while nobody waits for a lock.
+        signed = pb.SignedReceipt(receipt=content, signature=sign(self._signer, "receipt", content))
+        with self._lock:
+            self._unpaid[session_id] = signed
+            while len(self._unpaid) > UNPAID_KEPT:
+                self._unpaid.popitem(last=False)
+        return signed
 
     def newest(self, record: SessionRecord) -> pb.SignedReceipt:
         """The one issued last; issued now when the plugin died before it could, or before it could say what became of

@@ -138,16 +138,18 @@ class Reception:
         if len(request.token) != TOKEN_BYTES:
             raise Refused("bad_request", f"the token must be {TOKEN_BYTES} bytes, not {len(request.token)}")
         token_sha256 = hashlib.sha256(request.token).hexdigest()
-        with self._opening:  # one after the other: a token opens one session, however often it is sent at once
-            known = self._ledger.session_by_token(token_sha256)
-            if known is not None:
-                return self._attend(known.session.session_id, token_sha256, resumed=True)
+        known = self._ledger.session_by_token(token_sha256)
+        if known is None:
             address = address_of(peer)
-            self._check_open(request, address)
-            record = self._begin(request, token_sha256)
-            session_id = record.session.session_id
-            self._unpaid.add(session_id, address)
-            self._crowd_out()
+            self._check_open(request, address)  # asks the node, so nobody else waits for it
+            with self._opening:  # one after the other: a token opens one session, however often it is sent at once
+                known = self._ledger.session_by_token(token_sha256)
+                if known is None:
+                    session_id = self._begin(request, token_sha256).session.session_id
+                    self._unpaid.add(session_id, address)
+                    self._crowd_out()
+        if known is not None:
+            return self._attend(known.session.session_id, token_sha256, resumed=True)
         self._lines.info(
             f"open {address}",
             "session %s opened on outlet %s by %s",
@@ -288,14 +290,14 @@ class Reception:
             raise Refused("bad_request", "cable_node_id must be a node id (66 hex digits): refunds go there")
         if request.cable_node_id == self._identity.node_id:
             raise Refused("bad_request", "cable_node_id is the socket's own: a node cannot pay itself")
-        if request.tariff_id != self._prices.current.tariff_id:
-            raise Refused("tariff_changed", "the price has changed since the offer; ask for a new one")
-        self._note_paid()
+        self._prices.named(request.tariff_id)
+        with self._opening:
+            self._note_paid()
         node_id = request.cable_node_id
         self._check_limits(self._limits.open(address, node_id, claims_to_be=bool(request.signature)), address)
         self._check_access(request)
         if request.signature:
-            self._check_limits(self._limits.proven(node_id), address)
+            self._check_limits(self._limits.proven(address, node_id), address)
         fraud = self._ledger.refused_cable(request.cable_node_id)
         if fraud is not None:
             raise Refused("cable_refused", f"this socket sells nothing to that cable any more: {fraud}")
@@ -331,15 +333,13 @@ class Reception:
     def _begin(self, request: pb.Open, token_sha256: str) -> SessionRecord:
         """A new session on its outlet and in the ledger; or on neither."""
         outlet = self._outlets[request.outlet_id]
-        terms = self._settings.terms(request.outlet_id, self._prices.current)
+        terms = self._settings.terms(request.outlet_id, self._prices.named(request.tariff_id))
         session_id = encode_session_id(secrets.token_bytes(16))
         method = Method.ONCHAIN if request.method == pb.METHOD_ONCHAIN else Method.KEYSEND
         session = opened(session_id, request.outlet_id, method, terms, time.monotonic_ns() // 1_000_000)
+        cable_node_id = request.cable_node_id
         record = SessionRecord(
-            session=session,
-            token_sha256=token_sha256,
-            cable_node_id=request.cable_node_id,
-            opened_at=self._now(),
+            session=session, token_sha256=token_sha256, cable_node_id=cable_node_id, opened_at=self._now()
         )
         self._live.add(record, outlet)
         deadline = time.monotonic() + ENDING_S

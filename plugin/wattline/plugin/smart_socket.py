@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from wattline.ledger import Ledger, SessionRecord
+from wattline.payment.increments import BELOW_MIN_INCREMENT
 from wattline.payment.keysend import Htlc, Refuse, Reservations
 from wattline.plugin.limits import CountedLog
 from wattline.plugin.live_sessions import CALL_TIMEOUT_S, LiveSessions
@@ -41,7 +42,6 @@ from wattline.v1 import charging_pb2 as pb
 
 log = logging.getLogger(__name__)
 
-BELOW_MIN_INCREMENT = "below_min_increment"
 OUTLET_BUSY = "outlet_busy"
 _DISPLACED = {
     StopReason.OUTLET_TAKEN: (OUTLET_BUSY, "another cable has paid for the outlet first"),
@@ -250,6 +250,9 @@ class SmartSocket:
     def release_version(self, txid: str) -> None:
         """It was not stored, or not credited."""
         self._reservations.release(txid)
+
+    def least_msat(self, session_id: str) -> int:
+        return self._statements.least_msat(session_id)
 
     def credit_stored(self, session_id: str, txid: str, total_msat: int) -> bool:
         """Version ``txid`` is in the ledger: credit what the session lacks of ``total_msat`` from the chain; False when

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from wattline.ledger import Ledger
 from wattline.offering import SocketSettings
+from wattline.plugin.service import Refused
 from wattline.tariff import Tariff
 
 CONFIGURED = "tariff_configured"
@@ -32,6 +33,13 @@ class PriceList:
             current = configured
         self.current = current
         """For sessions opened from now on."""
+
+    def named(self, tariff_id: str) -> Tariff:
+        """The present one, when it has that id. Raises Refused ``tariff_changed``."""
+        current = self.current
+        if tariff_id != current.tariff_id:
+            raise Refused("tariff_changed", "the price has changed since the offer; ask for a new one")
+        return current
 
     def change(self, tariff: Tariff) -> int:
         """Sell at these prices from now on; the time from which they hold. Raises UsageError when no session could
