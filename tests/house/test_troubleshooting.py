@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from wattline.bus import BusError
@@ -13,6 +14,7 @@ from wattline.cli.main import assemble
 from wattline.errors import WattlineError
 from wattline.plugin.main import main as plugin
 from wattline.session import StopReason
+from wattline.wire.codes import SOCKET_CODES
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "troubleshooting.md"
@@ -25,14 +27,18 @@ OURS = {
     *("account_invalid", "amount_invalid", "booking_invalid", "charge_fell", "cost_of_negative", "in_unit_of_work"),
     *("intent_exists", "intent_invalid", "intent_resolved", "not_a_fault", "occupancy_invalid", "record_invalid"),
     *("refund_not_due", "refund_too_large", "session_id_invalid", "session_invalid", "statement_exists"),
-    *("terms_invalid", "tariff_invalid", "unknown_intent", "already_paying"),
+    *("tariff_invalid", "unknown_intent", "already_paying"),
     *("aggregate_exists", "aggregate_invalid", "aggregate_not_mined", "aggregate_not_sent", "unknown_aggregate"),
     *("outpoint_invalid", "signed_fell", "version_in_use", "version_invalid", "version_stale"),
+    # Of a bus that is simulated: they stand inside another one.
+    *("bus_error", "no_answer", "no_bus", "no_permission"),
+    # Names of parameters, which stand before words in the same way.
+    *("end_time", "session_id"),
     # Between plugin and guard, or between plugin and payer.
-    *("lease_over", "lease_too_long", "malformed_payload", "malformed_record", "session_closed"),
+    *("lease_over", "lease_too_long", "malformed_payload"),
     # What the harness of the tests asks of its nodes.
     *("already_running", "apt_source_invalid", "line_too_short", "node_exists", "node_name_invalid", "not_running"),
-    *("bitcoind_refused", "cannot_start", "plugin_away", "value_invalid"),
+    *("cannot_start", "plugin_away", "value_invalid"),
 }
 
 
@@ -45,22 +51,41 @@ def errors(kind: type[WattlineError] = WattlineError) -> Iterator[str]:
 
 
 def codes() -> dict[str, str]:
-    """Every code that the sources give to an error or an end of a session, and where."""
-    makers = {*errors(), "__init__", "end"}
+    """Every code that the sources give to an error, a refusal or an end of a session, and where."""
+    makers = {*errors(), "__init__", "end", "SendFailure", "OnchainFailed", "Refuse", "refusal"}
     found = {str(reason): "StopReason" for reason in (*StopReason, *Breach)}
+    found |= dict.fromkeys(SOCKET_CODES, "wattline.wire.codes")
     for path in sources():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
+            where = str(path.relative_to(ROOT))
+            if isinstance(node, ast.Call) and node.args:
                 function = node.func
                 name = function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
-                value = node.args[0].value
-                if name in makers and isinstance(value, str) and CODE.fullmatch(value):
-                    found[value] = str(path.relative_to(ROOT))
+                if name in makers and (code := code_of(node.args[0])):
+                    found[code] = where
+            found |= dict.fromkeys(with_message(node), where)
             if path.name == "check.py" and isinstance(node, ast.Constant) and isinstance(node.value, str):
                 begun = re.match(rf"({CODE.pattern}): ", node.value)
                 if begun:
-                    found[begun[1]] = str(path.relative_to(ROOT))
+                    found[begun[1]] = where
     return found
+
+
+def with_message(node: ast.AST) -> Iterator[str]:
+    """Codes that stand before the words that explain them, among what is passed or returned."""
+    items = node.args if isinstance(node, ast.Call) else node.elts if isinstance(node, ast.Tuple) else []
+    for item, explains in pairwise(items):
+        is_text = isinstance(explains, ast.JoinedStr) or (
+            isinstance(explains, ast.Constant) and isinstance(explains.value, str) and " " in explains.value
+        )
+        if is_text and (code := code_of(item)):
+            yield code
+
+
+def code_of(node: ast.AST) -> str | None:
+    """The code that this literal is; None when it is none."""
+    value = node.value if isinstance(node, ast.Constant) else None
+    return value if isinstance(value, str) and CODE.fullmatch(value) else None
 
 
 def sources() -> Iterator[Path]:

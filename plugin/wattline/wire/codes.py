@@ -29,6 +29,7 @@ VERSION_REFUSALS = frozenset(
         "bad_locktime",
         "bad_sequence",
         "bad_version",
+        "below_min_increment",
         "credit_cap",
         "dust_output",
         "exposure_cap",

@@ -644,7 +644,8 @@ class VersionRefused(google.protobuf.message.Message):
     """Stable: `bad_version`, `value_not_larger`, `other_inputs`, `wrong_output`, `dust_output`, `fee_too_low`,
     `fee_too_high`, `bad_locktime`, `bad_sequence`, `bad_input`, `not_signed`, `input_unconfirmed`,
     `input_spent`, `input_refused`, `exposure_cap`, `credit_cap`, `policy`, `session_closed`, `not_invited`,
-    `onchain_unavailable`, `too_many_attempts` (not looked at: the message says when to try again).
+    `onchain_unavailable`, `too_many_attempts` (not looked at: the message says when to try again),
+    `below_min_increment` (it grows by less than the session was told within the last minute).
     """
     message: builtins.str
     def __init__(
