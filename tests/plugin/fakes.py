@@ -407,11 +407,26 @@ class Stall:
     journal is read, sessions are saved and refunds are retried when a test says so (or a settlement needs it)."""
 
     def __init__(
-        self, path: Path, *, settles: bool = True, drain_timeout_s: float = 30.0, takes_onchain: bool = False
+        self,
+        path: Path,
+        *,
+        settles: bool = True,
+        drain_timeout_s: float = 30.0,
+        takes_onchain: bool = False,
+        node_on: Callable[[FakeChain], Any] | None = None,
     ) -> None:
+        """``node_on``: what makes the node that signs, pays and holds the funds (tests.plugin.judged_node); else they
+        are in memory."""
         self.settings = socket_settings()
         self.ledger = WatchedLedger(path / "socket.sqlite3")
         self.wallet, self.signer, self.journal, self.hardware = FakeWallet(), FakeSigner(), FakeJournal(), Hardware()
+        self.chain = FakeChain()
+        self.funds = FakeFunds(self.chain)
+        node = node_on(self.chain) if node_on is not None else None
+        self.node: Any = node
+        signer: Any = self.signer if node is None else node.lightning
+        wallet: Any = self.wallet if node is None else node.lightning
+        funds: Any = self.funds if node is None else node.funds
         self.reservations = WatchedReservations()
         self.live = LiveSessions(self.ledger)
         self.streams = Streams(lambda session: self.live.post(session, CableLost()))
@@ -420,7 +435,7 @@ class Stall:
         prices = PriceList(self.ledger, self.settings)
         statements = Statements(self.settings, self.live, self.reservations, self.streams)
         self.copy = OlderCopy(self.ledger, FakeNotes(self.wallet))
-        self.receipts = Receipts(self.ledger, self.signer, SOCKET, self.copy)
+        self.receipts = Receipts(self.ledger, signer, SOCKET, self.copy)
         self.socket = SmartSocket(
             self.ledger,
             self.live,
@@ -433,12 +448,10 @@ class Stall:
             self.copy,
         )
         self.bookkeeper = Bookkeeper(self.journal, self.ledger, self.socket, 1.0)
-        payer = Payer(self.wallet, self.ledger.outgoing, pause=lambda _: None)
-        self.chain = FakeChain()
-        self.funds = FakeFunds(self.chain)
+        payer = Payer(wallet, self.ledger.outgoing, pause=lambda _: None)
         rules = OnchainSettings(enabled=True, watch_interval_ms=50, final_timeout_s=5, confirmations=1)
         self.onchain = (
-            Onchain(rules, SOCKET, "regtest", self.ledger, self.chain, self.funds, self.signer, self.socket, self.copy)
+            Onchain(rules, SOCKET, "regtest", self.ledger, self.chain, funds, signer, self.socket, self.copy)
             if takes_onchain
             else None
         )
@@ -459,7 +472,7 @@ class Stall:
         self.reception = Reception(
             self.settings,
             Identity(SOCKET, "regtest", bytes(32)),
-            self.signer,
+            signer,
             self.ledger,
             self.live,
             {"A1": self.outlet},

@@ -5,10 +5,11 @@ Nothing of it makes an internal error, a log line that is not one plain line, or
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.plugin.fakes import Stall, node_id, wait_until
-from tests.wire.messages import EVIL, either, fit, wild
+from tests.cable.judged_node import zbase_of
+from tests.lightning.judge import ZBASE32
+from tests.plugin.fake_chain import psbt_of
+from tests.plugin.fakes import CABLE, MSAT_PER_WH, SOCKET, Stall, hello, node_id, wait_until
+from tests.plugin.judged_node import SellingNode
+from tests.plugin.still_stall import Wallet
+from tests.wire.messages import EVIL, SHAPES, TEXTS, either, fit, wild
 from wattline.lightning.node import is_node_id
+from wattline.lightning.signing import onchain_content, signed_text
 from wattline.plugin.limits import CountedLog
 from wattline.plugin.service import ChargingService
 from wattline.plugin.streams import QUEUE_LENGTH
@@ -97,7 +104,7 @@ def stall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stall]:
         yield stall
 
 
-def said(stall: Stall, first: pb.ChargeRequest, later: list[pb.ChargeRequest]) -> list[pb.ChargeResponse]:
+def said(stall: Stall, first: pb.ChargeRequest, later: Iterable[pb.ChargeRequest]) -> list[pb.ChargeResponse]:
     """What comes down when this goes up and the cable then hangs up."""
     context, hung_up = Context(), threading.Event()
 
@@ -192,6 +199,72 @@ def test_no_question_outside_a_session_is_an_internal_error(stall: Stall, reques
         admitted(answer)
         if isinstance(answer, pb.GetOfferResponse):
             admitted(pb.Offer.FromString(answer.offer))
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stall]:
+    """Its node fails the test when it is called with something foreign that was not parsed."""
+    with Stall(tmp_path_factory.mktemp("judged"), takes_onchain=True, node_on=SellingNode) as stall:
+        yield stall
+        assert stall.node.broken == []
+
+
+def signed_opening(stall: Stall, method: pb.Method.ValueType, cable_node_id: str, signature: str = "") -> pb.Open:
+    """Signed as that node signs, unless another signature is given."""
+    token = next(NUMBERS).to_bytes(32, "big")
+    request = stall.request(token, method=method, cable_node_id=cable_node_id)
+    text = signed_text("open", request.SerializeToString(deterministic=True))
+    request.signature = signature or zbase_of(text, cable_node_id)
+    return request
+
+
+SIGNATURES = st.one_of(TEXTS, st.sampled_from(SHAPES), st.text(ZBASE32, min_size=104, max_size=104))
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_nothing_of_a_cable_s_reaches_the_node_that_was_not_parsed(judged: Stall, data: Any) -> None:
+    cable_node_id = data.draw(st.one_of(st.just(node_id(next(NUMBERS))), TEXTS, st.sampled_from(SHAPES)))
+    method = data.draw(st.sampled_from([pb.METHOD_KEYSEND, pb.METHOD_ONCHAIN]))
+    signature = data.draw(st.one_of(st.just(""), SIGNATURES))
+    opening = signed_opening(judged, method, cable_node_id, signature)
+    asked, psbt = data.draw(st.one_of(st.just(None), SIGNATURES)), data.draw(st.binary(max_size=300))
+
+    def later() -> Iterator[pb.ChargeRequest]:
+        found = judged.ledger.session_by_token(hashlib.sha256(opening.token).hexdigest())
+        session = found.session.session_id if found is not None else ""
+        good = zbase_of(signed_text("onchain", onchain_content(SOCKET, session)), cable_node_id)
+        yield pb.ChargeRequest(onchain_request=pb.OnchainRequest(signature=good if asked is None else asked))
+        yield pb.ChargeRequest(aggregate_version=pb.AggregateVersion(number=1, psbt=psbt))
+
+    said(judged, pb.ChargeRequest(open=opening), later())
+    end_sessions(judged)
+    assert judged.node.broken == []
+
+
+def test_a_session_of_each_way_of_paying_hands_the_node_only_what_was_parsed(judged: Stall) -> None:
+    session = hello(judged.reception.open(signed_opening(judged, pb.METHOD_KEYSEND, CABLE))).session_id
+    judged.pay(session, 1, 50_000)
+    judged.reception.close(session, "done")
+    wait_until(lambda: judged.is_over(session))
+    assert judged.receipt(session).refunded_msat > 0
+
+    session = hello(judged.reception.open(signed_opening(judged, pb.METHOD_ONCHAIN, CABLE))).session_id
+    signature = zbase_of(signed_text("onchain", onchain_content(SOCKET, session)), CABLE)
+    judged.reception.onchain_request(session, pb.OnchainRequest(signature=signature))
+    aggregate = judged.ledger.aggregate(session)
+    assert aggregate is not None
+    tx = Wallet.of(judged.chain, aggregate.script).sign(aggregate.rules.floor_sat)
+    judged.reception.aggregate_version(session, pb.AggregateVersion(number=1, psbt=psbt_of(tx)))
+    wait_until(lambda: judged.hardware.closed)
+    judged.hardware.energy_uwh += aggregate.rules.floor_sat * 1000 * 10**6 // MSAT_PER_WH
+    wait_until(lambda: judged.session.account.charged_msat >= aggregate.rules.floor_sat * 1000)
+    judged.reception.close(session, "done")
+    wait_until(lambda: tx.txid in judged.chain.mempool, 10.0)
+    assert {"checkmessage", "createonion", "getroutes", "newaddr", "sendonion", "sendpsbt", "signmessage"} <= {
+        *judged.node.asked
+    }
+    assert judged.node.broken == []
 
 
 def end_sessions(stall: Stall) -> None:
