@@ -42,7 +42,7 @@ from wattline.meter import Reading
 from wattline.payment.aggregate import final_value_sat
 from wattline.payment.payer import Payer
 from wattline.session import encode_session_id
-from wattline.tariff import cost_msat
+from wattline.tariff import Tariff, cost_msat
 from wattline.v1 import charging_pb2 as pb
 
 ACCUSED = {CableAggregateStatus.CHEATED, CableAggregateStatus.UNANSWERED}
@@ -55,8 +55,8 @@ ADDRESS, SCRIPT = address_of("socket"), script_of("socket")
 class Trade:
     """One session, over as many runs of the cable as it takes."""
 
-    def __init__(self, ledger: Ledger, method: str) -> None:
-        self.settings = settings_for(method)
+    def __init__(self, ledger: Ledger, method: str, prices: Tariff = TARIFF) -> None:
+        self.settings, self.prices = settings_for(method), prices
         self.begins_with: MethodName = "onchain" if method == "onchain" else "keysend"
         self.ledger, self.node = ledger, JudgedNode(SOCKET_NODE)
         path = str(next(NUMBERS))
@@ -92,7 +92,7 @@ class Trade:
         )
         self.remembered = CableSession(
             token=next(NUMBERS).to_bytes(32, "big").hex(), address="x:1", node_id=SOCKET_NODE, outlet_id="A1",
-            tariff=TARIFF, rated_power_mw=TERMS_HERE.rated_power_mw, created_at=int(self.equipment.now()),
+            tariff=prices, rated_power_mw=TERMS_HERE.rated_power_mw, created_at=int(self.equipment.now()),
         )  # fmt: skip
         ledger.cable_sessions.save(self.remembered)
         self.run: SessionRun | None = None
@@ -105,7 +105,17 @@ class Trade:
         return self.ledger.cable_aggregates.of(self.session_id)
 
     def most_msat(self, allowed_uwh: int) -> int:
-        return cost_msat(TARIFF, self.own_uwh + allowed_uwh, 0, True)
+        return cost_msat(self.prices, self.own_uwh + allowed_uwh, self.most_ms, True)
+
+    @property
+    def most_ms(self) -> int:
+        """For so long, at the most, energy can have been delivered, where time has a price."""
+        return 0
+
+    @property
+    def told_ms(self) -> int:
+        """For so long it was, by the socket."""
+        return max(0, self.now_ms - 1_000)
 
     def signs(self, outputs: list[TxOutput]) -> None:
         """The wallet signs: what it may be, by what the cable itself knows to have flowed."""
@@ -141,7 +151,7 @@ class Trade:
         known = self.ledger.cable_sessions.of(self.session_id) or self.remembered
         assert known.closed_at is None
         offer = Offer(
-            node_id=SOCKET_NODE, network="regtest", tariff=TARIFF, outlets=(), methods=("keysend", "onchain"),
+            node_id=SOCKET_NODE, network="regtest", tariff=self.prices, outlets=(), methods=("keysend", "onchain"),
             expires_at=2**33, credit_cap_msat=10**9, min_increment_msat=10, statement_interval_ms=100, pause_max_s=60,
             open_timeout_s=60, cable_lost_s=60, min_refund_msat=1_000, onchain=RULES,
         )  # fmt: skip
@@ -229,17 +239,28 @@ class Trade:
 
     def statement(self) -> pb.Statement:
         self.sequence += 1
-        charged = cost_msat(TARIFF, self.told_uwh, 0, True)
+        charged = self.charged_msat
         onchain_msat = self.newest[1] * 1000
         credited = onchain_msat + self.keysend_msat
         return pb.Statement(
             session_id=self.session_id, sequence=self.sequence, state=pb.SESSION_STATE_DELIVERING, relay_closed=True,
-            energy_uwh=self.told_uwh, delivered_ms=max(0, self.now_ms - 1_000), power_mw=1_300_000, voltage_mv=48_000,
+            energy_uwh=self.told_uwh, delivered_ms=self.told_ms, power_mw=1_300_000, voltage_mv=48_000,
             current_ma=27_000, credited_msat=credited, charged_msat=charged, balance_msat=credited - charged,
             payments=len(self.credited), onchain_credited_msat=onchain_msat, min_increment_msat=10,
         )  # fmt: skip
 
-    tariff = pb.Tariff(tariff_id=TARIFF.tariff_id, energy_msat_per_kwh=TARIFF.energy_msat_per_kwh)
+    @property
+    def charged_msat(self) -> int:
+        return cost_msat(self.prices, self.told_uwh, self.told_ms, True)
+
+    @property
+    def tariff(self) -> pb.Tariff:
+        prices = self.prices
+        return pb.Tariff(
+            tariff_id=prices.tariff_id,
+            energy_msat_per_kwh=prices.energy_msat_per_kwh,
+            time_msat_per_hour=prices.time_msat_per_hour,
+        )
 
     @property
     def newest(self) -> tuple[int, int]:
@@ -306,14 +327,14 @@ class Trade:
 
     def receipt(self, near: pb.Receipt) -> pb.ChargeResponse:
         """One that is signed, and true but for what ``near`` says otherwise."""
-        charged, row = cost_msat(TARIFF, self.told_uwh, 0, True), self.row
+        charged, row = self.charged_msat, self.row
         newest_sat = value_sat = self.newest[1]
         if row is not None and row.final_sat in self.handed:
             value_sat = row.final_sat
         credited, returned = newest_sat * 1000 + self.keysend_msat, (newest_sat - value_sat) * 1000
         made = pb.Receipt(
             outlet_id="A1", method=pb.METHOD_ONCHAIN, stop_reason="cable_closed", energy_uwh=self.told_uwh,
-            delivered_ms=max(0, self.now_ms - 1_000), tariff=self.tariff, credited_msat=credited, charged_msat=charged,
+            delivered_ms=self.told_ms, tariff=self.tariff, credited_msat=credited, charged_msat=charged,
             refunded_msat=returned, returned_msat=returned, balance_msat=credited - charged - returned,
             payments=len(self.credited), onchain_credited_msat=newest_sat * 1000, onchain_value_sat=value_sat,
             onchain_txid=unsigned_tx(self.handed[value_sat]).txid if value_sat in self.handed else "",
@@ -353,7 +374,7 @@ class Trade:
             case "claim and refuse":
                 self.claim_and_refuse()
             case "final":
-                charged = cost_msat(TARIFF, self.told_uwh, 0, True)
+                charged = self.charged_msat
                 due = final_value_sat(charged, self.keysend_msat, RULES.floor_sat)
                 final = pb.FinalDue(value_sat=due, charged_msat=charged, keysend_msat=self.keysend_msat)
                 self.say(pb.ChargeResponse(final_due=final))

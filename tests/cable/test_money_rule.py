@@ -15,16 +15,19 @@ from tests.cable.test_buyer import STATEMENT, TERMS
 from wattline.cable.account import Account
 from wattline.cable.budget import Caps
 from wattline.cable.buyer import Buyer, Payment
+from wattline.cable.delivery import SLACK_MS, UNSEEN_MS
 from wattline.cable.energy import EnergyTrack
 from wattline.cable.messages import PaymentRefused, SocketState, Statement
 from wattline.cable.purse import Arrived, Failed, InDoubt
 from wattline.cable.reconciliation import Tolerance
 from wattline.cable.rhythm import Pace
-from wattline.tariff import Tariff, cost_msat
+from wattline.tariff import Tariff, cost_msat, left_ms
 from wattline.wire.bounds import BOUNDS
 from wattline.wire.kinds import Whole
 
 TARIFF = Tariff.of(300_000, 36_000, 700)
+DEAR_TIME = Tariff.of(300_000, 3_600_000, 700)
+"""A satoshi a second."""
 CAP_MSAT = 5_000
 TOLERANCE = Tolerance(20_000, 1_000_000)
 HOSTILE = replace(TERMS, tariff=TARIFF, rated_power_mw=10**9, credit_cap_msat=0, statement_interval_ms=60_000)
@@ -56,11 +59,27 @@ class Sent:
     status: str = "underway"
 
 
-class Trade:
-    """A cable, its own meter, its wallet and a clock."""
+@dataclass
+class Gap:
+    """Nobody looked: what can have been delivered by its end."""
 
-    def __init__(self) -> None:
+    most_ms: int = SLACK_MS
+    own_uwh: int = 0
+    handed_over: tuple[int, ...] = ()
+
+
+class Trade:
+    """A cable, its own meter, its wallet and a clock. There is voltage all the time."""
+
+    def __init__(self, tariff: Tariff = TARIFF) -> None:
+        self.tariff = tariff
+        self.terms = replace(HOSTILE, tariff=tariff)
         self.now_ms = 0
+        self.told_ms = 0
+        self.live_ms = 0
+        """Seen since the last gap."""
+        self.read_ms = 0
+        self.gap = Gap()
         self.energy_uwh = 0
         self.sent: dict[int, Sent] = {}
         self.begin()
@@ -69,7 +88,7 @@ class Trade:
         """The cable starts, for the first time or again, with what its ledger knows."""
         arrived = [item.payment.amount_msat for item in self.sent.values() if item.status == "arrived"]
         self.buyer = Buyer(
-            terms=HOSTILE,
+            terms=self.terms,
             caps=Caps(CAP_MSAT, 10**9, 10**9, 50_000),
             pace=Pace(10, 10_000, 4),
             tolerance=TOLERANCE,
@@ -83,18 +102,47 @@ class Trade:
         for number, item in self.sent.items():
             if item.status == "underway":
                 self.buyer.adopt(number, item.payment.amount_msat, item.payment.maxfee_msat)
+        if self.sent:
+            # What was seen before is lost, not what was paid, nor how old the session is.
+            self.nobody_looked(max(self.most_ms, self.now_ms))
+            self.read_ms = self.now_ms
+        self.read()
+
+    def read(self) -> None:
+        passed_ms, self.read_ms = self.now_ms - self.read_ms, self.now_ms
+        if passed_ms > UNSEEN_MS and self.buyer.statement is not None:
+            self.nobody_looked(self.most_ms + passed_ms)
+        else:
+            self.live_ms += passed_ms
         self.buyer.on_reading(self.now_ms, self.energy_uwh, 1_300_000, 48_000)
+
+    def nobody_looked(self, most_ms: int) -> None:
+        handed_over = tuple(number for number, item in self.sent.items() if item.status != "failed")
+        own_uwh = self.energy_uwh + TOLERANCE.drift_uwh(self.energy_uwh)
+        self.gap, self.live_ms = Gap(most_ms, own_uwh, handed_over), 0
+
+    @property
+    def most_ms(self) -> int:
+        """The longest that a socket which keeps to its credit can have delivered."""
+        gap = self.gap
+        paid_msat = sum(
+            self.sent[number].payment.amount_msat for number in gap.handed_over if self.sent[number].status != "failed"
+        )
+        paid_for_ms = left_ms(self.tariff, paid_msat, gap.own_uwh, 0, 0)
+        unseen_ms = min(gap.most_ms, paid_for_ms) if gap.handed_over else gap.most_ms
+        return unseen_ms + self.live_ms + -(-self.live_ms // 50)
 
     def honest(self) -> Statement:
         """Such a one as keeps the session alive."""
         arrived = sum(item.payment.amount_msat for item in self.sent.values() if item.status == "arrived")
         last = self.buyer.statement
-        charged = cost_msat(TARIFF, self.energy_uwh, 0, self.energy_uwh > 0)
+        charged = cost_msat(self.tariff, self.energy_uwh, self.told_ms, self.energy_uwh > 0)
         return replace(
             STATEMENT,
             state=SocketState.DELIVERING,
             sequence=last.sequence + 1 if last is not None else 1,
             energy_uwh=self.energy_uwh,
+            delivered_ms=self.told_ms,
             credited_msat=arrived,
             charged_msat=charged,
             balance_msat=arrived - charged,
@@ -116,6 +164,20 @@ class Trade:
             case _:
                 self.buyer.on_payment(InDoubt(number, amount_msat, "?"), self.now_ms)
 
+    @property
+    def arrived_msat(self) -> int:
+        return sum(item.payment.amount_msat for item in self.sent.values() if item.status == "arrived")
+
+    def resolve_all(self) -> None:
+        for number in [number for number, item in self.sent.items() if item.status == "underway"]:
+            self.resolve(0, "arrive")
+            assert self.sent[number].status in ("arrived", "underway")
+
+    def deliver(self, passed_ms: int, overdraft_ms: int = 0) -> None:
+        """As an honest socket does, up to the credit and by ``overdraft_ms`` beyond."""
+        credit_ms = left_ms(self.tariff, self.arrived_msat, self.energy_uwh, self.told_ms, 0)
+        self.told_ms += min(passed_ms, credit_ms + overdraft_ms)
+
     def decide(self) -> None:
         payments = self.buyer.decide(self.now_ms)
         for payment in payments:
@@ -123,7 +185,7 @@ class Trade:
         if payments:
             out = sum(item.payment.amount_msat for item in self.sent.values() if item.status != "failed")
             own_uwh = self.energy_uwh + TOLERANCE.drift_uwh(self.energy_uwh)
-            delivered = cost_msat(TARIFF, own_uwh, self.now_ms, self.energy_uwh > 0)
+            delivered = cost_msat(self.tariff, own_uwh, self.most_ms, self.energy_uwh > 0)
             assert out - delivered <= CAP_MSAT
 
 
@@ -134,28 +196,42 @@ STEPS = st.one_of(
     st.tuples(st.sampled_from(("arrive", "arrive", "fail", "doubt")), st.integers(0, 9)),
     st.tuples(st.just("refuse"), st.integers(0, 10**18)),
     st.tuples(st.just("wait"), st.integers(0, 5_000)),
+    st.tuples(st.sampled_from(("down", "asleep")), st.integers(0, 4_000_000)),
+    st.tuples(st.just("claim of time"), st.integers(0, 4_000_000)),
     st.tuples(st.sampled_from(("cut", "restart")), st.none()),
+)
+TARIFFS = st.sampled_from([TARIFF, DEAR_TIME]) | st.builds(
+    Tariff.of, st.integers(0, 3_000_000), st.integers(0, 10_000_000), st.integers(0, 1_000)
 )
 
 
-@settings(deadline=None, max_examples=300)
-@given(st.lists(STEPS, max_size=40))
-def test_no_socket_gets_more_in_advance_than_the_cap(steps: list[tuple[str, object]]) -> None:
-    trade = Trade()
+def prove(trade: Trade, steps: list[tuple[str, object]]) -> None:
     for kind, value in steps:
         match kind, value:
             case "claim", Statement() as claim:
                 trade.buyer.on_statement(claim, trade.now_ms)
             case "honest", _:
                 trade.buyer.on_statement(trade.honest(), trade.now_ms)
+            case "claim of time", int(claimed_ms):
+                trade.told_ms += claimed_ms
+                trade.buyer.on_statement(trade.honest(), trade.now_ms)
             case "flow", int(energy_uwh):
                 trade.now_ms += 100
                 trade.energy_uwh += energy_uwh
-                trade.buyer.on_reading(trade.now_ms, trade.energy_uwh, 1_300_000, 48_000)
+                trade.read()
             case "refuse", int(amount_msat):
                 trade.buyer.on_refused(PaymentRefused("", amount_msat, "over_credit_cap", "no"))
             case "wait", int(passed_ms):
                 trade.now_ms += passed_ms
+            case "asleep", int(passed_ms):
+                trade.now_ms += passed_ms
+                trade.read()
+            case "down", int(passed_ms):
+                # The socket says at once that it has delivered all the time.
+                trade.now_ms += passed_ms
+                trade.told_ms += passed_ms
+                trade.begin()
+                trade.buyer.on_statement(trade.honest(), trade.now_ms)
             case "cut", _:
                 trade.buyer.on_cut(trade.now_ms)
             case "restart", _:
@@ -163,6 +239,53 @@ def test_no_socket_gets_more_in_advance_than_the_cap(steps: list[tuple[str, obje
             case how, int(which):
                 trade.resolve(which, how)
         trade.decide()
+
+
+@settings(deadline=None, max_examples=300)
+@given(TARIFFS, st.lists(STEPS, max_size=40))
+def test_no_socket_gets_more_in_advance_than_the_cap(tariff: Tariff, steps: list[tuple[str, object]]) -> None:
+    prove(Trade(tariff), steps)
+
+
+@settings(deadline=None, max_examples=30)
+@given(TARIFFS, st.lists(st.tuples(st.sampled_from(["down", "asleep"]), st.integers(0, 4_000_000)), max_size=8))
+def test_nor_for_delivering_while_the_cable_was_away(tariff: Tariff, gaps: list[tuple[str, int]]) -> None:
+    """Again and again it says so; nothing flows, and each time it is paid for a while as it likes."""
+    trade = Trade(tariff)
+    looks: list[tuple[str, object]] = [("flow", 0), ("honest", None), ("arrive", 0)]
+    for gap in gaps:
+        prove(trade, looks * 3)
+        prove(trade, [gap, ("claim of time", gap[1] if gap[0] == "asleep" else 0)])
+    prove(trade, looks * 6)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(st.sampled_from(["down", "asleep"]), st.integers(0, 4_000_000)), max_size=8), st.booleans())
+def test_a_socket_that_ran_on_up_to_its_credit_is_believed(gaps: list[tuple[str, int]], is_unseen: bool) -> None:
+    """However often; and a session goes on after each."""
+    trade = Trade(DEAR_TIME)
+    for kind, passed_ms in [*gaps, ("asleep", 0)]:
+        paid_before = trade.arrived_msat
+        for _ in range(30):
+            trade.now_ms += 200
+            trade.energy_uwh += 60_000
+            trade.deliver(200)
+            trade.read()
+            trade.buyer.on_statement(trade.honest(), trade.now_ms)
+            trade.decide()
+            trade.resolve_all()
+        assert trade.buyer.stop is None
+        assert trade.arrived_msat > paid_before
+        trade.now_ms += passed_ms
+        trade.deliver(passed_ms, overdraft_ms=200 if is_unseen else 0)
+        if kind == "down":
+            trade.begin()
+        else:
+            trade.read()
+        trade.buyer.on_statement(trade.honest(), trade.now_ms)
+        trade.decide()
+        trade.resolve_all()
+        assert trade.buyer.stop is None
 
 
 def test_a_trade_goes_on_as_long_as_the_socket_is_honest() -> None:
@@ -174,8 +297,6 @@ def test_a_trade_goes_on_as_long_as_the_socket_is_honest() -> None:
         trade.buyer.on_reading(trade.now_ms, trade.energy_uwh, 1_080_000, 48_000)
         trade.buyer.on_statement(trade.honest(), trade.now_ms)
         trade.decide()
-        for number in [number for number, item in trade.sent.items() if item.status == "underway"]:
-            trade.resolve(0, "arrive")
-            assert trade.sent[number].status in ("arrived", "underway")
+        trade.resolve_all()
     assert trade.buyer.stop is None
-    assert sum(item.payment.amount_msat for item in trade.sent.values()) > 2 * CAP_MSAT
+    assert trade.arrived_msat > 2 * CAP_MSAT

@@ -27,6 +27,7 @@ def settings_for(method: str) -> CableSettings:
             "meter": meter,
             "limits": {
                 "max_price_msat_per_kwh": 900_000_000,
+                "max_time_price_msat_per_hour": 36_000_000,
                 "max_prepaid_msat": MAX_PREPAID_MSAT,
                 "max_session_msat": MAX_SESSION_SAT * 1000,
                 "max_day_msat": 10**12,

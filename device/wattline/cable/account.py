@@ -115,6 +115,10 @@ class Account:
         items = [item.amount_msat for item in self._underway.values() if item.method == method]
         return len(items), sum(items)
 
+    def underway_by(self, method: MethodName) -> frozenset[int]:
+        """The payments of that method that are not resolved."""
+        return frozenset(number for number, item in self._underway.items() if item.method == method)
+
     def begin(self, sequence: int, amount_msat: int, maxfee_msat: int, method: MethodName = "keysend") -> None:
         if sequence in self._underway:
             raise ValueError(f"payment {sequence} is under way already")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from wattline.cable.account import Account
 from wattline.cable.budget import Caps, Room, room
-from wattline.cable.delivery import DeliveryWatch
+from wattline.cable.delivery import UNSEEN_MS, DeliveryWatch
 from wattline.cable.energy import EnergyTrack
 from wattline.cable.fallback import LEAD_MS, SHORT_MS, Fallback, Standing
 from wattline.cable.lateness import Lateness
@@ -23,10 +23,11 @@ from wattline.cable.reconciliation import CREDIT_GRACE_MS, Claim, Known, Toleran
 from wattline.cable.rhythm import MAX_BOOST, RESERVE_MS, Conditions, Hold, Latency, Load, Pace, Pay, next_payment
 from wattline.cable.setbacks import Setbacks
 from wattline.cable.settings import OnchainSettings
+from wattline.cable.unseen import Unseen, longest_paid_ms
 from wattline.meter import MIN_VOLTAGE_MV
 from wattline.payment.aggregate import MSAT_PER_SAT
 from wattline.payment.increments import ToldIncrements
-from wattline.tariff import Tariff, cost_msat
+from wattline.tariff import FOREVER_MS, Tariff, cost_msat
 
 BELOW_MINIMUM = "below_min_increment"
 """The socket's code for a payment that is smaller than it asks for."""
@@ -40,7 +41,7 @@ MOST_CLAIMS = 200
 """Statements that wait for an own reading, of which there are ten a second."""
 HELD_TO_S = 30.0
 """What the socket asked for so lately it takes: half of the time for which it does, for the way there."""
-METER_STALE_MS = 2_000
+METER_STALE_MS = UNSEEN_MS
 """Without an own reading as new as this nothing is paid."""
 
 _STOP_OF_HOLD = {
@@ -130,6 +131,7 @@ class Buyer:
         self.track = track
         self._lateness = Lateness(terms.statement_interval_ms)
         self._delivery = DeliveryWatch(min_voltage_mv, terms.rated_power_mw, self._lateness.claim_age_ms)
+        self._unseen = Unseen(terms.tariff)
         self.statement: Statement | None = None
         self.hold: Hold | None = None
         self.stop: Stop | None = None
@@ -170,8 +172,12 @@ class Buyer:
     # What happened.
 
     def on_reading(self, at_ms: int, chip_energy_uwh: int, power_mw: int, voltage_mv: int) -> None:
+        before_ms = self.track.newest_ms
         self.track.add(at_ms, chip_energy_uwh)
         self._delivery.on_reading(at_ms, voltage_mv)
+        if before_ms is not None and at_ms - before_ms > UNSEEN_MS and self.statement is not None:
+            believed_ms = self._unseen.believed_ms(self._delivery.seen_ms)
+            self._look_again(at_ms, believed_ms + at_ms - before_ms)
         self.power_mw = power_mw
         self._reconcile()
 
@@ -179,6 +185,8 @@ class Buyer:
         """The newest one counts; an older one that comes late is dropped."""
         if self.statement is not None and statement.sequence < self.statement.sequence:
             return
+        if self.statement is None and self.account.exposed_msat:
+            self._look_again(at_ms, FOREVER_MS)  # what an earlier run has seen is among what was paid by then
         self.statement = statement
         self._statement_ms = at_ms
         self._cut_since_ms = None
@@ -188,6 +196,20 @@ class Buyer:
         self._asked.tell(statement.min_increment_msat or self.terms.min_increment_msat, at_ms / 1000)
         self._claims.append((statement, at_ms))
         self._reconcile()
+
+    def _look_again(self, at_ms: int, most_ms: int) -> None:
+        """Nobody has looked just before; were all of it delivery, it would have lasted for ``most_ms`` by now."""
+        terms, paid_msat, own_uwh = self.terms, self.account.exposed_msat, self.track.energy_uwh
+        longest_ms = longest_paid_ms(terms.tariff, self._tolerance, terms.rated_power_mw, paid_msat, own_uwh)
+        self._opened_ms = max(self._opened_ms, at_ms - longest_ms)
+        self._unseen = Unseen(
+            tariff=terms.tariff,
+            most_ms=most_ms,
+            paid_msat=paid_msat,
+            own_uwh=own_uwh + self._tolerance.drift_uwh(own_uwh),
+            seen_ms=self._delivery.seen_ms,
+            underway=self.account.underway_by("keysend"),
+        )
 
     def on_cut(self, at_ms: int) -> None:
         if self._cut_since_ms is None:
@@ -223,6 +245,7 @@ class Buyer:
             case Failed():
                 begun_ms = self._begun_ms.get(event.sequence, at_ms)
                 self._forget(event.sequence)
+                self._unseen = self._unseen.failed(event.sequence, event.amount_msat)
                 if self.account.came_back(event.sequence) and method == self.method:
                     self._on_failure(event, begun_ms, at_ms)
             case InDoubt(sequence):
@@ -275,6 +298,7 @@ class Buyer:
         delivered_ms = min(believed.delivered_ms, max(0, self._statement_ms - self._opened_ms))
         seen_ms = self._delivery.most_delivered_ms()
         delivered_ms = delivered_ms if seen_ms is None else min(delivered_ms, seen_ms)
+        delivered_ms = min(delivered_ms, self._unseen.believed_ms(self._delivery.seen_ms))
         own = cost_msat(self.terms.tariff, own_uwh + self._tolerance.drift_uwh(own_uwh), delivered_ms, own_uwh > 0)
         return min(own, believed.charged_msat)
 

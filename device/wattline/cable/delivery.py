@@ -4,7 +4,8 @@ Pure. A socket that cheats, a blown fuse behind its meter and a dead contact loo
 nothing arrives. What it can charge for that is bounded here, whatever it says:
 
 - time: SLACK_MS over a whole run, SWITCH_MS for each time that the own voltage came up, and 2 % of all the time that
-  there was voltage (`Known.most_delivered_ms`); the session ends with the first statement beyond that (``no_voltage``);
+  there was voltage (`Known.most_delivered_ms`); where nobody looked, what was paid for comes instead of all that
+  (:mod:`wattline.cable.unseen`); the session ends with the first statement beyond that (``no_voltage``);
 - energy: what the tolerance grants (``energy_mismatch``), or before that 1/50 of the rated power for as long as no
   current flows (``no_current``).
 """
@@ -22,6 +23,8 @@ SWITCH_MS = 250
 CLOCK_DIVISOR = 50
 IDLE_DIVISOR = 50
 """Less than 1/50 of the rated power may be the offset of the socket's meter."""
+UNSEEN_MS = 2_000
+"""Of what was between two own readings that are further apart, nothing is known: there are ten a second."""
 LEAST_IDLE_MW = 5_000
 """The same where the rated power is small: 100 mA at 48 V, the offset of an INA219 over 1 milliohm."""
 MW_MS_PER_UWH = 3_600
@@ -49,6 +52,8 @@ class DeliveryWatch:
         self._newest: tuple[int, bool] | None = None
         """When the own meter was read last, and whether there was voltage."""
         self._live_ms = 0
+        self._unseen_ms = 0
+        """The part of it in which nobody looked."""
         self._switchings = 0
         self._dark_since_ms: int | None = None
         self._delivering_since_ms: int | None = None
@@ -58,11 +63,17 @@ class DeliveryWatch:
         self._point: _Point | None = None
 
     def on_reading(self, at_ms: int, voltage_mv: int) -> None:
-        """Between two readings of which one shows voltage there was voltage."""
+        """Between two readings of which one shows voltage there was voltage, and there may have been where nobody
+        looked for longer than UNSEEN_MS."""
         has_voltage = voltage_mv >= self._min_voltage_mv
         if self._newest is not None:
             before_ms, had_voltage = self._newest
-            self._live_ms += max(0, at_ms - before_ms) if has_voltage or had_voltage else 0
+            passed_ms = max(0, at_ms - before_ms)
+            if passed_ms > UNSEEN_MS:
+                self._unseen_ms += passed_ms
+                self._dark_since_ms = self._delivering_since_ms = None
+            if has_voltage or had_voltage or passed_ms > UNSEEN_MS:
+                self._live_ms += passed_ms
             self._switchings += has_voltage and not had_voltage
         if has_voltage:
             self._dark_since_ms = None
@@ -74,8 +85,13 @@ class DeliveryWatch:
         """More time than this cannot have been delivered; None before the socket's first word."""
         if self._begun_ms is None:
             return None
-        granted_ms = SLACK_MS + SWITCH_MS * self._switchings + self._live_ms // CLOCK_DIVISOR
-        return self._begun_ms + self._live_ms + granted_ms
+        return self._begun_ms + self.seen_ms + self._unseen_ms + self._unseen_ms // CLOCK_DIVISOR
+
+    @property
+    def seen_ms(self) -> int:
+        """What was delivered of it in this run while somebody looked."""
+        live_ms = self._live_ms - self._unseen_ms
+        return live_ms + SLACK_MS + SWITCH_MS * self._switchings + live_ms // CLOCK_DIVISOR
 
     def begin(self, claim: Claim) -> None:
         """The socket's first word in this run; later ones are held against it."""
