@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -31,7 +30,7 @@ from wattline.cable.service import CableService
 from wattline.cable.settings import CableSettings
 from wattline.cable.stopwish import StopWish
 from wattline.cable.summary import Snapshot, Summary
-from wattline.clock import WallWatch
+from wattline.clock import WallWatch, since_boot_ns
 from wattline.ledger import Ledger, open_ledger
 from wattline.lightning.node import NodeUnavailable
 from wattline.payment.payer import Payer
@@ -141,7 +140,7 @@ class Bench:
             outgoing=self.ledger.outgoing,
             memory=self.ledger.cable_sessions,
             open_meter=lambda max_power_mw: self.meter,
-            clock_ms=lambda: time.monotonic_ns() // 1_000_000,
+            clock_ms=lambda: since_boot_ns() // 1_000_000,
             onchain=OnchainEquipment(self.funds, self.ledger.cable_aggregates),
             sent_payments=self.node,
             wall=self.wall,

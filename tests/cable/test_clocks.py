@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from inspect import signature
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.cable.conftest import Bench
+from tests.cable.test_buyer import TERMS, Desk
 from wattline.cable.evidence import DOWN_MARGIN_MS, UNHEARD_MS, unseen_ms
+from wattline.cable.messages import SocketState
 from wattline.cable.restoring import longest_ms
-from wattline.clock import DAY_S, Clock, Moment, WallWatch, this_boot
-from wattline.ledger import CableSession
-from wattline.tariff import Tariff
+from wattline.cli.cable import _equipment
+from wattline.clock import DAY_S, Clock, Moment, WallWatch, since_boot_ns, this_boot
+from wattline.ledger import CableSession, open_ledger
+from wattline.meter.ina219 import open_ina219
+from wattline.meter.ina226 import open_ina226
+from wattline.meter.ina228 import Ina228
+from wattline.meter.sampling import SampledMeter
+from wattline.tariff import Tariff, cost_msat, left_ms
 from wattline.v1 import charging_pb2 as pb
 
 NOON_S = 1_764_000_000
@@ -133,3 +144,44 @@ def test_a_record_of_an_earlier_wattline_is_judged_by_its_dates() -> None:
     old = session(saved_boot_id="", saved_boot_ms=0, delivered_ms=None)
     now = Moment(NOON_S + 600, "one", 5_000_000)
     assert longest_ms(old, now) == 2 * 600_000 + DOWN_MARGIN_MS
+
+
+def test_a_machine_that_slept_accuses_nobody() -> None:
+    """The socket has delivered on, up to the credit that it held, and time has passed for both."""
+    prices = Tariff.of(0, 360_000)  # a tenth of a satoshi a second
+    desk = Desk(terms=replace(TERMS, tariff=prices))
+    said_ms = 0
+
+    def say(passed_ms: int, state: SocketState) -> None:
+        nonlocal said_ms
+        credited_msat = desk.buyer.account.settled_msat
+        said_ms += min(passed_ms, left_ms(prices, credited_msat, 0, said_ms, 0))
+        charged_msat = cost_msat(prices, 0, said_ms, True)
+        desk.later(
+            passed_ms, state=state, delivered_ms=said_ms, credited_msat=credited_msat, charged_msat=charged_msat,
+            balance_msat=credited_msat - charged_msat,
+        )  # fmt: skip
+        desk.all_arrive()
+
+    for _ in range(600):
+        say(100, SocketState.DELIVERING)
+    say(300_000, SocketState.PAUSED)
+    assert said_ms > 60_000
+    paid_msat = desk.buyer.account.settled_msat
+    for _ in range(600):
+        say(100, SocketState.DELIVERING)
+    assert desk.buyer.stop is None
+    assert desk.buyer.account.settled_msat > paid_msat
+
+
+def test_the_time_that_the_machine_sleeps_passes_for_the_cable_and_for_its_meter(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a session is as old as its socket says, and a count with a gap in it is none."""
+    for opener in (open_ina219, open_ina226, Ina228, SampledMeter):
+        assert signature(opener).parameters["clock_ns"].default is since_boot_ns
+    config = SimpleNamespace(rpc_path=tmp_path / "lightning-rpc", settings=None)
+    with open_ledger(tmp_path / "cable.sqlite3") as ledger:
+        equipment = _equipment(config, ledger)  # type: ignore[arg-type]
+    monkeypatch.setattr("wattline.clock.time.clock_gettime_ns", {time.CLOCK_BOOTTIME: 7 * 10**9}.__getitem__)
+    assert equipment.clock_ms() == 7_000 == equipment.wall.now().boot_ms

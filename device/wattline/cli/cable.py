@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -33,7 +32,7 @@ from wattline.cable.view import LiveView, LogView, ending
 from wattline.cli.error_line import tell_error
 from wattline.cli.interruption import LONGEST_S, handled
 from wattline.cli.meter_config import cable_in
-from wattline.clock import WallWatch
+from wattline.clock import WallWatch, since_boot_ns
 from wattline.errors import StopError, UsageError
 from wattline.ledger import Ledger, LedgerError, open_ledger
 from wattline.lightning.cln import CoreLightning
@@ -148,7 +147,7 @@ def _equipment(cable: CableConfig, ledger: Ledger) -> Equipment:
         outgoing=ledger.outgoing,
         memory=ledger.cable_sessions,
         open_meter=_meter_opener(cable),
-        clock_ms=lambda: time.monotonic_ns() // 1_000_000,
+        clock_ms=lambda: since_boot_ns() // 1_000_000,
         onchain=OnchainEquipment(CoreLightningFunds(rpc), ledger.cable_aggregates),
         sent_payments=CoreLightningNotes(rpc),
         wall=WallWatch(known=latest[0].saved if latest else None),

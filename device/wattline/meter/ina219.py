@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import ClassVar, Literal
 
 from wattline.bus import I2CBus
+from wattline.clock import since_boot_ns
 from wattline.meter import ina219_registers as ina219
 from wattline.meter.link import ChipLink
 from wattline.meter.reading import MeterError, refuse_full
@@ -145,7 +146,7 @@ class Ina219Chip:
 def open_ina219(
     bus: I2CBus,
     settings: Ina219Settings,
-    clock_ns: Callable[[], int] = time.monotonic_ns,
+    clock_ns: Callable[[], int] = since_boot_ns,
     sleep: Callable[[float], None] = time.sleep,
 ) -> SampledMeter:
     """The meter behind an INA219, counting from 0. Raises MeterError."""

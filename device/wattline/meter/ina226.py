@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import ClassVar, Literal
 
 from wattline.bus import I2CBus
+from wattline.clock import since_boot_ns
 from wattline.meter import ina226_registers as ina226
 from wattline.meter.link import ChipLink
 from wattline.meter.reading import MeterError, refuse_full
@@ -104,7 +105,7 @@ class Ina226Chip:
 def open_ina226(
     bus: I2CBus,
     settings: Ina226Settings,
-    clock_ns: Callable[[], int] = time.monotonic_ns,
+    clock_ns: Callable[[], int] = since_boot_ns,
     sleep: Callable[[float], None] = time.sleep,
 ) -> SampledMeter:
     """The meter behind an INA226, counting from 0. Raises MeterError."""

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from wattline.bus import I2CBus
+from wattline.clock import since_boot_ns
 from wattline.meter import ina228_registers as ina228
 from wattline.meter.ina228_calibration import Calibration, Ina228Settings, voltage_mv
 from wattline.meter.link import ChipLink
@@ -63,7 +64,7 @@ class Ina228:
         self,
         bus: I2CBus,
         settings: Ina228Settings,
-        clock_ns: Callable[[], int] = time.monotonic_ns,
+        clock_ns: Callable[[], int] = since_boot_ns,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Check the chip and configure it when needed. Raises MeterError."""

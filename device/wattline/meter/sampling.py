@@ -12,12 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from wattline.clock import since_boot_ns
 from wattline.meter.reading import MeterError, Reading
 
 MS_NS = 1_000_000
 OVERDUE_LOOKS = 4
 LONGEST_GAP_MS = 1000
-"""As long as the longest lease of a relay: in a longer gap the relay has opened, and nobody knows when."""
+"""As long as the longest lease of a relay: in a longer gap the relay has opened, and nobody knows when. The time
+that the machine slept is a gap, too."""
 UW_NS_PER_UWH = 3_600_000_000_000
 """Microwatts times nanoseconds in a microwatt-hour: both are 1e-6 of something, and an hour has that many ns."""
 
@@ -81,7 +83,7 @@ class SampledMeter:
         self,
         chip: SamplingChip,
         shunt_nohm: int,
-        clock_ns: Callable[[], int] = time.monotonic_ns,
+        clock_ns: Callable[[], int] = since_boot_ns,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Wait for a first conversion. Raises MeterError."""

@@ -1,6 +1,7 @@
 """What time it is, and for how long: two different questions with two different clocks.
 
-A duration comes from the monotonic clock, across a restart of the process from CLOCK_BOOTTIME of the same boot. The
+A duration that is held against what the other side did comes from CLOCK_BOOTTIME, which goes on while the machine
+sleeps, also across a restart of the process in the same boot; other durations come from the monotonic clock. The
 wall clock only dates records: a machine without a clock chip starts in 1970, and people and NTP set it as they like.
 """
 
@@ -28,6 +29,11 @@ def this_boot() -> str:
         return ""
 
 
+def since_boot_ns() -> int:
+    """CLOCK_BOOTTIME: with the time that the machine slept."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+
+
 @dataclass(frozen=True, slots=True)
 class Moment:
     """When something was written down, for whoever reads it after a restart."""
@@ -52,7 +58,7 @@ class Clock:
 
     wall: Callable[[], float] = lambda: time.time()
     """Unix seconds."""
-    boot_ns: Callable[[], int] = lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+    boot_ns: Callable[[], int] = since_boot_ns
     boot_id: Callable[[], str] = this_boot
 
     def moment(self) -> Moment:
