@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from tests.plugin.fake_chain import psbt_of
 from tests.plugin.fakes import (
     CABLE,
+    MSAT_PER_WH,
     SOCKET,
     Stall,
     WatchedLock,
@@ -22,9 +24,11 @@ from tests.plugin.fakes import (
     session_id,
     wait_until,
 )
+from tests.plugin.still_stall import Wallet
 from wattline.ledger import LedgerError, SessionRecord
 from wattline.lightning.node import NodeUnavailable
-from wattline.lightning.signing import signed_text
+from wattline.lightning.signing import onchain_content, signed_text
+from wattline.plugin.limits import Limits
 from wattline.plugin.outlet_view import Condition
 from wattline.plugin.service import Refused
 from wattline.relay import RelayError
@@ -122,6 +126,29 @@ def test_no_open_waits_while_the_node_signs_or_looks_at_a_signature_for_another_
         assert hello(other.result(3)).session_id
         goes_on.set()
         assert (first.exception(5) is not None) is (asks == "verify")
+
+
+def test_a_cable_whose_version_cost_it_nothing_counts_as_one_that_has_not_paid(tmp_path: Path) -> None:
+    with Stall(tmp_path, takes_onchain=True) as stall:
+        limits: Limits = vars(stall.reception)["_limits"]
+        for number, cost_msat in ((1, 0), (2, 5_000)):
+            request = stall.request(number.to_bytes(32, "big"), method=pb.METHOD_ONCHAIN)
+            request.signature = signature(request, CABLE)
+            session = hello(stall.reception.open(request)).session_id
+            said = f"{CABLE} says {signed_text('onchain', onchain_content(SOCKET, session))}"
+            stall.reception.onchain_request(session, pb.OnchainRequest(signature=said))
+            aggregate = stall.ledger.aggregate(session)
+            assert aggregate is not None
+            tx = Wallet.of(stall.chain, aggregate.script).sign(aggregate.rules.floor_sat)
+            stall.reception.aggregate_version(session, pb.AggregateVersion(number=1, psbt=psbt_of(tx)))
+            wait_until(lambda: stall.hardware.closed)
+            stall.hardware.energy_uwh += cost_msat * 10**6 // MSAT_PER_WH
+            wait_until(lambda cost_msat=cost_msat: stall.session.account.charged_msat >= cost_msat)  # type: ignore[misc]
+            refusal(stall, token=b"\x05" * 32)  # at each open it is looked at who has paid
+            assert limits.has_paid(CABLE) is (cost_msat > 0)
+            if not cost_msat:
+                stall.reception.close(session, "done")
+                wait_until(lambda session=session: stall.is_over(session))  # type: ignore[misc]
 
 
 def test_an_open_with_the_token_of_a_session_is_answered_with_it(stall: Stall) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from urllib.parse import unquote
 
 from wattline.offering import LimitSettings
+from wattline.session import Method, Session
 
 log = logging.getLogger(__name__)
 
@@ -201,6 +202,11 @@ class Limits:
     def has_paid(self, node_id: str) -> bool:
         with self._lock:
             return node_id in self._payers
+
+
+def has_cost(session: Session) -> bool:
+    """Its cable has paid: a version that was handed over costs nothing as long as nothing is charged."""
+    return session.was_paid and (session.method is not Method.ONCHAIN or session.account.charged_msat > 0)
 
 
 def _remember(names: OrderedDict[str, None], name: str) -> None:

@@ -17,7 +17,7 @@ from wattline.lightning.node import Signer, is_node_id
 from wattline.lightning.signing import is_signed_by, sign
 from wattline.offering import SocketSettings
 from wattline.plugin.aggregates import Aggregates, rules_message
-from wattline.plugin.limits import MAX_PAYERS, CountedLog, Limits, UnpaidOpens, address_of
+from wattline.plugin.limits import MAX_PAYERS, CountedLog, Limits, UnpaidOpens, address_of, has_cost
 from wattline.plugin.live_sessions import CALL_TIMEOUT_S, LiveSessions
 from wattline.plugin.messages import METHODS, outlet_message, tariff_message, why_unavailable
 from wattline.plugin.outlet import OutletLoop
@@ -99,7 +99,7 @@ class Reception:
         """Changed with ``_opening`` held."""
         self._lines = CountedLog(clock)
         for record in reversed(ledger.sessions(MAX_PAYERS)):
-            if record.session.was_paid:
+            if has_cost(record.session):
                 self._limits.paid("", record.cable_node_id)
         self._opening = threading.Lock()
         self._pause = threading.Event()
@@ -157,8 +157,7 @@ class Reception:
             request.outlet_id,
             request.cable_node_id,
         )
-        detail = {"outlet_id": request.outlet_id, "cable": request.cable_node_id}
-        self._live.note(session_id, "opened", detail)
+        self._live.note(session_id, "opened", {"outlet_id": request.outlet_id, "cable": request.cable_node_id})
         return self._attend(session_id, token_sha256, resumed=False)
 
     def resume(self, request: pb.Resume) -> Stream:
@@ -263,10 +262,12 @@ class Reception:
 
     def _note_paid(self) -> None:
         """Sessions that have been paid for since they were opened cost no budget."""
-        waiting = [each for outlet in self._outlets.values() for each in outlet.view.waiting]
-        for session_id, address in self._unpaid.keep(each.session_id for each in waiting if each.state.is_live):
+        views = [outlet.view for outlet in self._outlets.values()]
+        served = [each for view in views for each in (view.session, *view.waiting) if each is not None]
+        unpaid = [each.session_id for each in served if each.state.is_live and not has_cost(each)]
+        for session_id, address in self._unpaid.keep(unpaid):
             record = self._live.record(session_id)
-            if record is not None and record.session.was_paid:
+            if record is not None and has_cost(record.session):
                 self._limits.paid(address, record.cable_node_id)
 
     def _crowd_out(self) -> None:
