@@ -169,7 +169,9 @@ def test_killed_at_any_write_the_next_start_ends_the_session_rightly(history: li
     at_every_write(history, before_write, Killed)
 
 
-@SESSIONS
+@pytest.mark.parametrize(
+    "history", [pytest.param(ON_CHAIN, marks=pytest.mark.long), KEYSEND], ids=["on-chain", "keysend"]
+)
 @pytest.mark.parametrize(
     ("is_border", "fault"),
     [(before_ledger_write, disk_full), (after_ledger_write, connection_lost)],
