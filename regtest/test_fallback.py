@@ -44,6 +44,8 @@ DRY_SAT = 800
 INCREMENT_MSAT = 200_000
 """The largest that is paid over Lightning at a time."""
 LARGE_MSAT = 600_000
+BOTH_CHANNELS_SINCE = (25, 9)
+"""An older getroutes may find no single path though the second channel could carry the payment."""
 """No dust on a commitment transaction (BOLT #3): of that a channel can carry somewhat more than it says."""
 TWIN_SAT = LARGE_MSAT // MSAT_PER_SAT + 400
 """In each of two channels: one large increment, and a rest that makes another only together with the other's."""
@@ -145,8 +147,10 @@ def test_where_two_channels_could_only_together_carry_an_increment_it_goes_over_
     session_id = live["session_id"]
     left_msat = [channel.spendable_msat for channel in channels(wallet, scene.node)]
     by_keysend_msat = keysend_msat(scene, session_id)
-    assert max(left_msat) < LARGE_MSAT <= sum(left_msat)
-    assert by_keysend_msat == 2 * LARGE_MSAT, "both channels were used up first"
+    if scene.node.program.version >= BOTH_CHANNELS_SINCE:
+        assert max(left_msat) < LARGE_MSAT <= sum(left_msat)
+        assert by_keysend_msat == 2 * LARGE_MSAT, "both channels were used up first"
+    assert by_keysend_msat >= LARGE_MSAT
     session_when(scene, session_id, "on-chain", lambda session: charged_beyond_lightning(session, by_keysend_msat))
     settlement, _ = end(scene, cable, session_id)
     check_both_methods(scene, wallet, path, session_id, settlement, moves)

@@ -26,6 +26,9 @@ pytestmark = pytest.mark.lightningd
 
 COIN_SAT = 100_000
 FEE_SAT = 1_000
+EXACT_WEIGHT_SINCE = (25, 9)
+LESS_EXACT = 41
+"""An older fundpsbt reckons so many weight units more for a P2TR input; the fee is then that of ten vbytes higher."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +146,8 @@ def test_a_version_is_the_smallest_transaction_with_these_outputs_and_bitcoind_t
         assert verdict.allowed, verdict.reason
         # The smallest that there is with one P2TR input and two P2TR outputs, which weigh 172 each.
         assert tx.vsize == 154
-        assert base.inputs_weight == 154 * 4 - 2 * 172
+        too_much = base.inputs_weight - (154 * 4 - 2 * 172)
+        assert 0 <= too_much <= (0 if cable.node.program.version >= EXACT_WEIGHT_SINCE else LESS_EXACT)
     cable.funds.release(base)
 
 

@@ -238,7 +238,7 @@ def test_a_payment_whose_invoice_is_deleted_at_once_is_credited_as_lightningd_to
 
     while not scene.status()["journal"]["unlisted_payments"]:
         tries += 1
-        assert tries < 10, "the journal was always quicker than the deletion"
+        assert tries < 60, "the journal was always quicker than the deletion"
         amount_msat = 1_000 + tries
         assert arrived(cable.pay(amount_msat))
         for row in scene.node.rpc.listinvoices()["invoices"]:
