@@ -207,7 +207,7 @@ def test_every_offer_that_is_taken_on_chain_comes_to_deliver(data: st.DataObject
         check_onchain_begins(chosen, rules, cable.onchain, scope)
     except OnchainRefused:
         caps_sat = SMALLEST_OUTPUT_SAT, limits.max_session_msat // 1000 - chosen.fee_sat
-        assert begin_msat(tariff, 1_000) > min(caps_sat) * 1000
+        assert max(begin_msat(tariff, 1_000), SMALLEST_OUTPUT_SAT * 1000) > min(caps_sat) * 1000
         return
     most_sat = min(chosen.most_sat, rules.exposure_cap_sat)
     assert delivers(cable, socket_terms(tariff), 1, OnchainTerms(rules.floor_sat, most_sat, 10**9, chosen.fee_sat))

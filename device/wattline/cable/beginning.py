@@ -50,7 +50,7 @@ def check_keysend(settings: CableSettings, offer: Offer, rated_power_mw: int) ->
 
 def check_onchain_begins(chosen: Funding, rules: OnchainRules, settings: OnchainSettings, scope: Scope) -> None:
     """Whether a session that is paid on-chain from ``chosen`` can begin. Raises OnchainRefused ``prepaid_limit``."""
-    need_sat = -(-begin_msat(scope.tariff, scope.rated_power_mw) // MSAT_PER_SAT)
+    need_sat = max(rules.floor_sat, -(-begin_msat(scope.tariff, scope.rated_power_mw) // MSAT_PER_SAT))
     caps = (
         (rules.floor_sat + settings.max_prepaid_sat, "the floor and onchain.max_prepaid_sat allow"),
         (min(rules.credit_cap_sat, rules.exposure_cap_sat), "its own caps allow"),
@@ -66,6 +66,6 @@ def check_onchain_begins(chosen: Funding, rules: OnchainRules, settings: Onchain
     if cap_sat - unreachable_part(settings.min_increment_sat, first_sat, cap_sat) < need_sat:
         raise OnchainRefused(
             "prepaid_limit",
-            f"the socket wants {need_sat} sat in advance ({scope.tariff.session_fee_msat} msat of it for the session); "
-            f"{name} {cap_sat} sat",
+            f"the socket wants {need_sat} sat in advance (at least its floor of {rules.floor_sat} sat, and "
+            f"{scope.tariff.session_fee_msat} msat for the session); {name} {cap_sat} sat",
         )
