@@ -21,6 +21,8 @@ from wattline.practice.waiting import wait_until
 
 pytestmark = pytest.mark.lightningd
 
+DELETED_IN_TIME_SINCE = (25, 9)
+
 
 @pytest.fixture(scope="module")
 def scene(module_network: RegtestNetwork) -> Iterator[Scene]:
@@ -238,7 +240,9 @@ def test_a_payment_whose_invoice_is_deleted_at_once_is_credited_as_lightningd_to
 
     while not scene.status()["journal"]["unlisted_payments"]:
         tries += 1
-        assert tries < 60, "the journal was always quicker than the deletion"
+        if tries > 10 and scene.node.program.version < DELETED_IN_TIME_SINCE:
+            pytest.skip("this lightningd tells of a payment before its invoice can be deleted")
+        assert tries < 20, "the journal was always quicker than the deletion"
         amount_msat = 1_000 + tries
         assert arrived(cable.pay(amount_msat))
         for row in scene.node.rpc.listinvoices()["invoices"]:
