@@ -83,6 +83,8 @@ def from_street(command: list[str], buyer: str, payment_msat: int = 10) -> Calla
     def make(desk: Desk) -> list[str]:
         street = desk.fixture("street")
         desk.monkeypatch.setattr("wattline.cable.service.CHANNEL_MS", 300)
+        for name, value in street.scene.network.environment.items():
+            desk.monkeypatch.setenv(name, value)  # cable and socket measure in one world
         changes = {
             "payment": {"min_increment_msat": payment_msat, "max_increment_msat": max(10_000, payment_msat)},
             "limits": {
@@ -206,7 +208,12 @@ CHANNELS = (
         1,
         ("channel_too_small", "30 000.000 sat"),
         # What follows from it.
-        beside=(*WELL, "problem  route    no_route: for 30 000.000 sat", "problem  refund   no_way_back: "),
+        beside=(
+            *WELL,
+            "problem  prepaid  prepaid_limit: payments of payment.min_increment_msat, 30000000 msat,",
+            "problem  route    no_route: for 30 000.000 sat",
+            "problem  refund   no_way_back: ",
+        ),
     ),
     Mistake(
         "a channel with too little, at a run",
@@ -224,7 +231,7 @@ CHANNELS = (
     ),
     Mistake(
         "no way back for a refund, at a run",
-        from_street(["cable", "run", "--for", "1", "--config"], "fresh"),
+        from_street(["cable", "run", "--for", "3", "--config"], "fresh"),
         0,
         ("warning: no_way_back", "5.000 sat", "stays owed until"),
         beside=("done: the time is up", *ENDED),

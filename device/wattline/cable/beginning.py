@@ -35,6 +35,12 @@ def check_keysend(settings: CableSettings, offer: Offer, rated_power_mw: int) ->
     cap_msat, name = limits.max_prepaid_msat, "limits.max_prepaid_msat"
     if 0 < offer.credit_cap_msat < cap_msat:
         cap_msat, name = offer.credit_cap_msat, "its own cap on unused credit"
+    if payment.min_increment_msat > cap_msat:
+        raise OfferError(
+            "prepaid_limit",
+            f"payments of payment.min_increment_msat, {payment.min_increment_msat} msat, or more; "
+            f"{name} allows {cap_msat} msat",
+        )
     lost_msat = unreachable_part(payment.min_increment_msat, payment.max_increment_msat, cap_msat)
     if cap_msat - lost_msat < need_msat:
         steps = f", in payments of {payment.min_increment_msat} msat or more" if lost_msat else ""
