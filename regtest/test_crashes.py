@@ -41,6 +41,8 @@ MACHINE_MS = 500
 """For a small, busy machine to schedule the guard."""
 SAVED_EVERY_MS = 1000
 """A crash may lose the delivered time, but never the energy, since the session was last written to the ledger."""
+EDGE_UWH = 400
+"""An INA228 measures voltage and current in turn: it may miscount 1.05 ms of 1300 W at each switching."""
 PRICE_MSAT_PER_KWH = 300_000
 PAID_MSAT = 20_000
 """Lasts about three minutes of toast."""
@@ -120,12 +122,19 @@ def has_agreed(scene: Scene, wallet: Node, session_id: str) -> Books:
     return wait_until("ledger, socket's node and cable's node agree", look, 20)
 
 
-def end(scene: Scene, cable: HandCable, wallet: Node, true_uwh: int) -> pb.Receipt:
-    """Close, and prove that energy and money of the session are right; ``true_uwh`` left the socket before it began."""
+def begin(scene: Scene) -> tuple[int, int]:
+    """What has left the socket, in uWh, and how often the relay has moved, before a session."""
+    return scene.world.energy_uwh(0), len(scene.world.history(0))
+
+
+def end(scene: Scene, cable: HandCable, wallet: Node, begun: tuple[int, int]) -> pb.Receipt:
+    """Close, and prove that energy and money of the session are right; ``begun``: of :func:`begin`."""
     cable.close()
     receipt = cable.receipt()
+    true_uwh, moves = begun
     delivered_uwh = scene.world.energy_uwh(0) - true_uwh
-    assert abs(receipt.energy_uwh - delivered_uwh) <= max(200, delivered_uwh // 500), "what flowed is what is charged"
+    most_uwh = max(200, delivered_uwh // 500) + EDGE_UWH * (len(scene.world.history(0)) - moves)
+    assert abs(receipt.energy_uwh - delivered_uwh) <= most_uwh, "what flowed is what is charged"
     tariff = Tariff.of(
         energy_msat_per_kwh=PRICE_MSAT_PER_KWH,
         time_msat_per_hour=0,
@@ -154,7 +163,7 @@ def goes_on(scene: Scene, cable: HandCable, before: pb.Statement) -> pb.Statemen
 def test_a_killed_plugin_opens_the_relay_comes_back_by_itself_and_goes_on_with_the_session(
     scene: Scene, cable: HandCable, wallet: Node
 ) -> None:
-    true_uwh = scene.world.energy_uwh(0)
+    begun = begin(scene)
     before = deliver(cable)
     pid, guard_pid = scene.plugin_pid(), scene.guard_pid()
     killed_ms = now_ms()
@@ -166,13 +175,13 @@ def test_a_killed_plugin_opens_the_relay_comes_back_by_itself_and_goes_on_with_t
     assert scene.guard_pid() == guard_pid, "the guard outlives the plugin"
     assert arrived(cable.pay(1_000))
     cable.statement(lambda s: s.credited_msat == PAID_MSAT + 1_000)
-    end(scene, cable, wallet, true_uwh)
+    end(scene, cable, wallet, begun)
 
 
 def test_a_plugin_that_hangs_loses_its_lease_and_goes_on_when_it_wakes(
     scene: Scene, cable: HandCable, wallet: Node
 ) -> None:
-    true_uwh = scene.world.energy_uwh(0)
+    begun = begin(scene)
     before = deliver(cable)
     pid = scene.plugin_pid()
     stopped_ms = now_ms()
@@ -183,13 +192,13 @@ def test_a_plugin_that_hangs_loses_its_lease_and_goes_on_when_it_wakes(
         os.kill(pid, signal.SIGCONT)
     assert opened_ms <= LEASE_MS + MACHINE_MS
     cable.statement(lambda s: s.relay_closed and s.energy_uwh > before.energy_uwh + 50_000)
-    end(scene, cable, wallet, true_uwh)
+    end(scene, cable, wallet, begun)
 
 
 def test_a_plugin_stopped_and_started_in_mid_session_opens_at_once_and_goes_on(
     scene: Scene, cable: HandCable, wallet: Node
 ) -> None:
-    true_uwh = scene.world.energy_uwh(0)
+    begun = begin(scene)
     before = deliver(cable)
     guard_pid = scene.guard_pid()
     stopped_ms = now_ms()
@@ -200,7 +209,7 @@ def test_a_plugin_stopped_and_started_in_mid_session_opens_at_once_and_goes_on(
     wait_gone("the guard", guard_pid)
     scene.load_plugin()
     assert goes_on(scene, cable, before).credited_msat == PAID_MSAT
-    end(scene, cable, wallet, true_uwh)
+    end(scene, cable, wallet, begun)
 
 
 def test_a_killed_lightningd_takes_relay_plugin_and_guard_with_it_and_the_session_goes_on_afterwards(
@@ -210,7 +219,7 @@ def test_a_killed_lightningd_takes_relay_plugin_and_guard_with_it_and_the_sessio
     channel: Channel,
     module_network: RegtestNetwork,
 ) -> None:
-    true_uwh = scene.world.energy_uwh(0)
+    begun = begin(scene)
     before = deliver(cable)
     pid, guard_pid = scene.plugin_pid(), scene.guard_pid()
     outcome = cable.pay_without_waiting(3_000)
@@ -229,7 +238,7 @@ def test_a_killed_lightningd_takes_relay_plugin_and_guard_with_it_and_the_sessio
     goes_on(scene, cable, before)
     cable.statement(lambda s: s.credited_msat == credited_msat)
     module_network.wait_for_route(scene.node, wallet)
-    end(scene, cable, wallet, true_uwh)
+    end(scene, cable, wallet, begun)
 
 
 def test_a_killed_guard_ends_the_session_and_a_new_one_opens_the_relay(
@@ -246,15 +255,15 @@ def test_a_killed_guard_ends_the_session_and_a_new_one_opens_the_relay(
     assert receipt.credited_msat == receipt.charged_msat + receipt.refunded_msat == PAID_MSAT
     assert has_agreed(scene, wallet, cable.session_id).credited
     with HandCable(scene, wallet) as next_one:
-        true_uwh = scene.world.energy_uwh(0)
+        begun = begin(scene)
         deliver(next_one)
-        end(scene, next_one, wallet, true_uwh)
+        end(scene, next_one, wallet, begun)
 
 
 def test_after_plugin_and_guard_died_together_the_new_guard_opens_the_relay_first(
     scene: Scene, cable: HandCable, wallet: Node
 ) -> None:
-    true_uwh = scene.world.energy_uwh(0)
+    begun = begin(scene)
     before = deliver(cable)
     pid = scene.plugin_pid()
     killed_ms = now_ms()
@@ -268,7 +277,7 @@ def test_after_plugin_and_guard_died_together_the_new_guard_opens_the_relay_firs
     goes_on(scene, cable, before)
     moves = [move.closed for move in scene.world.history(0) if move.at_ms >= killed_ms]
     assert moves == [False, True]
-    end(scene, cable, wallet, true_uwh)
+    end(scene, cable, wallet, begun)
 
 
 def settled(scene: Scene, cable: HandCable, wallet: Node) -> None:
