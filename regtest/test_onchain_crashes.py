@@ -321,7 +321,7 @@ def test_a_plugin_killed_at_any_moment_between_close_and_broadcast_broadcasts_on
     session = scene.session(session_id)
     check_settled(scene, session_id, settlement, is_final=session["returned_msat"] > 0)
     status, summary = cable.result()
-    # After Ctrl-C it waits for a socket that is away for 3 s only; the receipt of one that came back later it never saw.
+    # After Ctrl-C it waits 3 s for a socket that is away; the receipt of one that came back later it never saw.
     assert (status, summary["objections"]) in ((0, []), (1, ["the socket gave no receipt"])), cable.log_text()
     row = cable_row(path, session_id)
     # It may have ended before the block came; and of the newest version it is owed what is not due.

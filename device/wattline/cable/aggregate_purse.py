@@ -27,6 +27,7 @@ from wattline.ledger import CableAggregate, LedgerBusy
 from wattline.lightning.onchain import PayingFunds
 from wattline.lightning.signing import onchain_content, sign
 from wattline.payment.aggregate import MSAT_PER_SAT
+from wattline.payment.increments import BELOW_MIN_INCREMENT
 
 ANSWER_S = 10.0
 """How long the socket may take to answer a version; one takes some ten milliseconds."""
@@ -34,7 +35,7 @@ OUT_OF_STEP = frozenset({"bad_version", "value_not_larger"})
 """The socket holds something else than this side believes: it is asked what."""
 LATER = frozenset({"onchain_unavailable", "too_many_attempts"})
 """The socket did not look at what was asked for."""
-PASSING = OUT_OF_STEP | LATER | {"exposure_cap", "credit_cap", "policy", "session_closed", "below_min_increment"}
+PASSING = OUT_OF_STEP | LATER | {"exposure_cap", "credit_cap", "policy", "session_closed", BELOW_MIN_INCREMENT}
 """What a later version may not be refused for. All other reasons hold for every version of this transaction."""
 
 

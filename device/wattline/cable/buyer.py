@@ -26,11 +26,9 @@ from wattline.cable.settings import OnchainSettings
 from wattline.cable.unseen import Unseen, longest_paid_ms
 from wattline.meter import MIN_VOLTAGE_MV
 from wattline.payment.aggregate import MSAT_PER_SAT
-from wattline.payment.increments import ToldIncrements
+from wattline.payment.increments import BELOW_MIN_INCREMENT, ToldIncrements
 from wattline.tariff import FOREVER_MS, Tariff, cost_msat
 
-BELOW_MINIMUM = "below_min_increment"
-"""The socket's code for a payment that is smaller than it asks for."""
 STARVED_MS = 2_000
 """The session stands still for want of a payment that may not be made: after this long it is given up."""
 UNSTARTED_MS = 1_500
@@ -54,12 +52,15 @@ _STOP_OF_HOLD = {
         "a channel on the way carries nothing as small as max_increment_msat and max_prepaid_msat allow",
     ),
     Hold.NO_ROUTE: ("payment_failed", "no single route carries even the smallest payment"),
-    Hold.BELOW_MINIMUM: ("below_min_increment", "the socket takes no payment as small as payment.max_increment_msat"),
+    Hold.BELOW_MINIMUM: (BELOW_MIN_INCREMENT, "the socket takes no payment as small as payment.max_increment_msat"),
     Hold.EXPOSURE: ("onchain_limit", "the socket's exposure cap or the value of the cable's inputs is used up"),
 }
 _ONCHAIN_STOP_OF_HOLD = _STOP_OF_HOLD | {
     Hold.PREPAID: ("prepaid_limit", "what the socket wants in advance exceeds onchain.max_prepaid_sat or its own cap"),
-    Hold.BELOW_MINIMUM: (BELOW_MINIMUM, "the socket takes no version that pays only onchain.max_increment_sat more"),
+    Hold.BELOW_MINIMUM: (
+        BELOW_MIN_INCREMENT,
+        "the socket takes no version that pays only onchain.max_increment_sat more",
+    ),
 }
 _OWN_LEDGER = frozenset({"ledger_busy", "ledger_full", "ledger_not_writable", "ledger_damaged", "ledger_failed"})
 """Failures before anything was sent, for want of a record."""
@@ -218,7 +219,7 @@ class Buyer:
     def on_refused(self, refused: PaymentRefused) -> None:
         """The socket's reason for failing a payment; the failure itself is told by the own node."""
         self.last_refusal = refused
-        if refused.code == BELOW_MINIMUM:
+        if refused.code == BELOW_MIN_INCREMENT:
             self._is_held_to_asked = True
             self._ask_anew(refused.min_increment_msat)
 
@@ -492,7 +493,7 @@ class Buyer:
         if failed.final:
             self.end("payment_failed", f"payment {failed.sequence} cannot be made: {failed.message}")
             return
-        if failed.code == BELOW_MINIMUM and self.statement is not None:
+        if failed.code == BELOW_MIN_INCREMENT and self.statement is not None:
             self._ask_anew(self.statement.min_increment_msat)
         self._setbacks.on_failure(failed, begun_ms, at_ms)
         if self.fallback is not None and self._onchain is None and self.fallback.on_failure(failed, begun_ms, at_ms):

@@ -4,7 +4,8 @@ lightningd's database is never put back, ours may be. So the number of every rec
 told of it, and a ledger that has signed fewer is an older copy: what was signed, paid back and delivered since is not
 in it. Sessions that it takes for unfinished may be over, with a receipt that the cable holds. So nothing is delivered
 for them, their new receipt says what it was made from, and what it calls owed by Lightning is not sent before somebody
-has looked; and nothing at all is paid back twice, because the node is asked first what it has sent.
+has looked. Whether or not it was noticed, the node is asked before a new refund what it has sent already; what it has
+deleted since (autoclean) it cannot tell.
 """
 
 from __future__ import annotations
