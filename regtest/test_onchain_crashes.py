@@ -35,7 +35,7 @@ from wattline.practice.settlement import confirmed, seen_in_block, settlement_of
 from wattline.practice.waiting import wait_until
 from wattline.relay.process import process_start_time
 
-pytestmark = [pytest.mark.lightningd, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.lightningd, pytest.mark.long, pytest.mark.timeout(180)]
 
 OUTPUTS = 6
 
@@ -289,7 +289,6 @@ def no_revival(scene: Scene) -> None:
     scene.wait_running()
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_plugin_killed_at_any_moment_between_close_and_broadcast_broadcasts_one_version_the_right_one(
     scene: Scene, path: Path, seed: int, no_revival: None

@@ -64,6 +64,7 @@ def small() -> Iterator[SmallMempool]:
         yield made
 
 
+@pytest.mark.long
 def test_a_floor_that_rises_towards_the_fee_rate_has_the_session_settled_before(
     small: SmallMempool, tmp_path: Path
 ) -> None:
@@ -83,6 +84,7 @@ def test_a_floor_that_rises_towards_the_fee_rate_has_the_session_settled_before(
     small.calm()
 
 
+@pytest.mark.long
 def test_a_floor_that_jumps_above_the_fee_rate_has_the_settlement_mined_once_it_falls(
     small: SmallMempool, tmp_path: Path
 ) -> None:
@@ -102,6 +104,7 @@ def test_a_floor_that_jumps_above_the_fee_rate_has_the_settlement_mined_once_it_
         assert check_books(stall, cable) == 0
 
 
+@pytest.mark.long
 def test_a_settlement_that_is_driven_out_of_the_mempool_is_mined_once_the_floor_falls(
     small: SmallMempool, tmp_path: Path
 ) -> None:

@@ -93,7 +93,7 @@ def prove(ledger: Ledger, method: str, history: list[tuple[str, Any]], which: in
             assert row.status in ACCUSED, (value_sat, trade.due_sat(row), row)
 
 
-@pytest.mark.parametrize("method", ["onchain", "auto"])
+@pytest.mark.parametrize("method", ["onchain", pytest.param("auto", marks=pytest.mark.long)])
 @settings(deadline=None, max_examples=30, suppress_health_check=list(HealthCheck))
 @given(history=histories, which=st.integers(0, 50))
 def test_no_socket_s_message_breaks_a_rule_of_a_session_paid_on_chain(

@@ -131,7 +131,9 @@ def test_a_socket_is_not_paid_again_for_time_that_nobody_saw(
             assert row.status in ACCUSED
 
 
-@pytest.mark.parametrize("method", ["keysend", "onchain", "auto"])
+@pytest.mark.parametrize(
+    "method", ["keysend", *(pytest.param(each, marks=pytest.mark.long) for each in ("onchain", "auto"))]
+)
 @settings(deadline=None, max_examples=4, suppress_health_check=list(HealthCheck))
 @given(gaps=gaps)
 def test_a_socket_that_delivered_up_to_its_credit_meanwhile_goes_on_selling(

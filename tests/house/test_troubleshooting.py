@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -50,14 +51,15 @@ def errors(kind: type[WattlineError] = WattlineError) -> Iterator[str]:
             yield from errors(inner)
 
 
+@cache
 def codes() -> dict[str, str]:
     """Every code that the sources give to an error, a refusal or an end of a session, and where."""
     makers = {*errors(), "__init__", "end", "SendFailure", "OnchainFailed", "Refuse", "refusal"}
     found = {str(reason): "StopReason" for reason in (*StopReason, *Breach)}
     found |= dict.fromkeys(SOCKET_CODES, "wattline.wire.codes")
     for path in sources():
+        where = str(path.relative_to(ROOT))
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            where = str(path.relative_to(ROOT))
             if isinstance(node, ast.Call) and node.args:
                 function = node.func
                 name = function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
@@ -102,7 +104,8 @@ def told() -> set[str]:
 
 
 def test_every_code_that_a_person_can_meet_is_in_the_page() -> None:
-    missing = {code: where for code, where in codes().items() if code not in told() | OURS}
+    known = told() | OURS
+    missing = {code: where for code, where in codes().items() if code not in known}
     assert missing == {}
 
 
