@@ -125,7 +125,7 @@ def now_ms() -> int:
     return time.monotonic_ns() // 1_000_000
 
 
-def wait_until(what: Callable[[], bool], timeout_s: float = 3.0) -> None:
+def wait_until(what: Callable[[], bool], timeout_s: float = 10.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not what():
         assert time.monotonic() < deadline, "still waiting"

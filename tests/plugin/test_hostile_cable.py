@@ -260,10 +260,10 @@ def test_a_session_of_each_way_of_paying_hands_the_node_only_what_was_parsed(jud
     judged.hardware.energy_uwh += aggregate.rules.floor_sat * 1000 * 10**6 // MSAT_PER_WH
     wait_until(lambda: judged.session.account.charged_msat >= aggregate.rules.floor_sat * 1000)
     judged.reception.close(session, "done")
-    wait_until(lambda: tx.txid in judged.chain.mempool, 10.0)
-    assert {"checkmessage", "createonion", "getroutes", "newaddr", "sendonion", "sendpsbt", "signmessage"} <= {
-        *judged.node.asked
-    }
+    wait_until(lambda: tx.txid in judged.chain.mempool)
+    # lightningd hears of it after bitcoind.
+    every = {"checkmessage", "createonion", "getroutes", "newaddr", "sendonion", "sendpsbt", "signmessage"}
+    wait_until(lambda: every <= {*judged.node.asked})
     assert judged.node.broken == []
 
 
