@@ -11,14 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyln.client import RpcException
 
-from tests.plugin.fakes import CABLE, session_id
+from tests.plugin.fakes import CABLE, new_session, session_id
 from wattline.plugin.parameters import INVALID_PARAMETERS
 from wattline.plugin.report import Json
 from wattline.plugin.rpc import add_methods
+from wattline.session import Session
 from wattline.tariff import MAX_PRICE_MSAT, Tariff
 
 LEDGER_MAX = 2**63 - 1
-SESSION = session_id(1)
+SESSION, OVER = session_id(1), session_id(2)
 EVIL = "\x1b[2J\n\u202e" + "x" * 5_000
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.just(EVIL) | st.just("9" * 5_000),
@@ -36,13 +37,13 @@ class Told:
     def change_tariff(self, tariff: Tariff) -> None:
         assert isinstance(tariff, Tariff)
 
-    def stop_session(self, session_id: str) -> bool:
-        return self._known(session_id)
+    def stop_session(self, session_id: str) -> Session | None:
+        return new_session() if self._known(session_id) else None
 
     def sessions(self, session_id: str | None, limit: int) -> list[Json]:
         assert type(limit) is int
         assert 1 <= limit <= LEDGER_MAX
-        return [{}] if session_id is None or self._known(session_id) else []
+        return [{"stop_reason": "not_paid"}] if session_id in (None, OVER) or self._known(session_id) else []
 
     def totals(self, start: int, end: int) -> Json:
         assert 0 <= start <= end <= LEDGER_MAX
@@ -155,3 +156,19 @@ def test_a_wrong_parameter_is_told_with_what_is_allowed(name: str, value: object
     answer = METHODS.call(name, value)
     assert isinstance(answer, RpcException)
     assert allowed in answer.message
+
+
+def test_a_stop_says_how_the_session_stands_or_why_there_is_nothing_to_stop() -> None:
+    assert METHODS.call("wattline-stop", SESSION) == {
+        "session_id": SESSION,
+        "stopped": True,
+        "state": "open",
+        "stop_reason": None,
+    }
+    for session, why in (
+        (OVER, "no live session of that id: it is over (not_paid)"),
+        (session_id(3), "no live session of that id"),
+    ):
+        answer = METHODS.call("wattline-stop", session)
+        assert isinstance(answer, RpcException)
+        assert answer.message == f"session_id: {why}"

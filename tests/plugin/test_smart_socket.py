@@ -147,17 +147,30 @@ def test_the_journal_credits_what_the_hook_did_not_see(stall: Stall) -> None:
     assert not stall.socket.take(session_id(9), payment_hash(2), 5000)
 
 
-def test_the_operator_ends_a_session_once(stall: Stall) -> None:
+def test_the_operator_ends_a_session_and_may_say_so_again_while_it_is_ending(stall: Stall) -> None:
     session = stall.open()
-    assert stall.socket.stop_session(session)
-    assert stall.session.stop_reason is StopReason.OPERATOR_STOPPED
-    assert not stall.socket.stop_session(session_id(9))
+    stall.credit(session, 1, 5000)
+    for _ in range(2):
+        ended = stall.socket.stop_session(session)
+        assert ended is not None
+        assert (ended.state, ended.stop_reason) == (State.SETTLING, StopReason.OPERATOR_STOPPED)
+    assert stall.socket.stop_session(session_id(9)) is None
+
+
+def test_a_session_that_the_operator_ends_before_it_was_paid_is_over_at_once_and_cannot_be_ended_again(
+    stall: Stall,
+) -> None:
+    session = stall.open()
+    ended = stall.socket.stop_session(session)
+    assert ended is not None
+    assert (ended.state, ended.stop_reason) == (State.CLOSED, StopReason.OPERATOR_STOPPED)
+    assert stall.socket.stop_session(session) is None
 
 
 def test_the_first_reason_of_an_end_stands(stall: Stall) -> None:
     session = stall.open()
     stall.credit(session, 1, 5000)
     stall.reception.close(session, "done")
-    stall.socket.stop_session(session)
+    assert stall.socket.stop_session(session) == stall.session
     assert stall.session.state is State.SETTLING
     assert stall.session.stop_reason is StopReason.CABLE_CLOSED

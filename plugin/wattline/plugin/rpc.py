@@ -83,11 +83,20 @@ def add_methods(plugin: Plugin, shop: Shop) -> None:
         return tariff_object(shop.seller.tariff)
 
     def stop(session_id: str) -> Json:
-        """End a session now: the relay opens, unused credit is refunded, the cable gets its receipt."""
+        """End a session now: the relay opens, unused credit is refunded, the cable gets its receipt.
+
+        One that is ending already goes on doing so, for the reason that is shown."""
         session_id = parameters.session_id("session_id", session_id)
-        if not shop.seller.stop_session(session_id):
-            raise parameters.invalid("session_id", "no live session of that id")
-        return {"session_id": session_id, "stopped": True}
+        session = shop.seller.stop_session(session_id)
+        if session is None:
+            over = [f"it is over ({found['stop_reason']})" for found in shop.report.sessions(session_id, 1)]
+            raise parameters.invalid("session_id", ": ".join(["no live session of that id", *over]))
+        return {
+            "session_id": session_id,
+            "stopped": True,
+            "state": session.state.value,
+            "stop_reason": session.stop_reason.value if session.stop_reason else None,
+        }
 
     def report(start_time: int | None = None, end_time: int | None = None) -> Json:
         """Totals of the sessions opened between {start_time} and {end_time} (Unix seconds; default: all)."""

@@ -290,12 +290,16 @@ class SmartSocket:
         change = pb.TariffChange(tariff=tariff_message(tariff), effective_at=effective_at)
         self._streams.broadcast(pb.ChargeResponse(tariff_change=change))
 
-    def stop_session(self, session_id: str) -> bool:
-        """End a live session; False when there is none of that id, or it is ending already."""
-        view = self._live.view_of(session_id)
-        if view is None or view.session is None or not view.session.state.is_live:
-            return False
-        return self.post(session_id, OperatorStopped())
+    def stop_session(self, session_id: str) -> Session | None:
+        """End a session that is not over; how it stands then: one that was ending already goes on doing so. None when
+        it is over, or there never was one of that id."""
+        record = self._live.live(session_id)
+        if record is None or record.session.state is State.CLOSED:
+            return None
+        if record.session.state.is_live:
+            self.post(session_id, OperatorStopped())
+        record = self._live.record(session_id)
+        return record.session if record is not None else None
 
     # What the outlets' loops tell (wattline.plugin.outlet.SessionSink).
 
