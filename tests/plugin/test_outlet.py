@@ -12,6 +12,7 @@ import pytest
 
 from wattline.meter import Meter, MeterError, Reading
 from wattline.payment.keysend import Reservations
+from wattline.plugin.jobs import LoopEnded
 from wattline.plugin.outlet import OutletLoop
 from wattline.plugin.outlet_view import Condition, OutletView
 from wattline.plugin.supply import SupplyWatch
@@ -23,6 +24,7 @@ SESSION = "0123456789ABCDEFGHJKMNPQRS"
 OTHER = "7ZZZZZZZZZZZZZZZZZZZZZZZZZ"
 POWER_MW = 1_000_000
 INTERVAL_MS = 20
+PATIENCE_S = 10
 
 
 def now_ms() -> int:
@@ -142,7 +144,7 @@ class Rig:
 
     def serve(self, session: Session | None = None) -> None:
         self.wait(lambda: self.loop.view.condition is Condition.AVAILABLE)
-        assert self.loop.attach(session or new_session()).result(1)
+        assert self.loop.attach(session or new_session()).result(PATIENCE_S)
 
 
 def new_session(session_id: str = SESSION) -> Session:
@@ -171,7 +173,7 @@ def rig() -> Iterator[Rig]:
 def test_the_first_credit_closes_the_relay_and_the_last_of_it_opens_it_before_the_balance_is_negative(rig: Rig) -> None:
     rig.serve()
     assert not rig.wiring.closed
-    assert rig.loop.credit(SESSION, "aa", 400_000).result(1)
+    assert rig.loop.credit(SESSION, "aa", 400_000).result(PATIENCE_S)
     rig.wait(lambda: rig.session.state is State.DELIVERING)
     assert rig.wiring.closed
     rig.wait(lambda: rig.session.state is State.PAUSED)
@@ -182,7 +184,7 @@ def test_the_first_credit_closes_the_relay_and_the_last_of_it_opens_it_before_th
 
 def test_the_charge_is_the_exact_cost_of_the_energy(rig: Rig) -> None:
     rig.serve()
-    rig.loop.credit(SESSION, "aa", 300_000).result(1)
+    rig.loop.credit(SESSION, "aa", 300_000).result(PATIENCE_S)
     rig.wait(lambda: rig.session.state is State.PAUSED)
     session = rig.session
     assert session.energy_uwh > 0
@@ -195,19 +197,19 @@ def test_a_payment_told_by_hook_and_journal_is_credited_once_in_either_order(rig
     rig.serve()
     rig.reservations.reserve("aa", SESSION, 100, lambda _: True)
     rig.loop.credit_reserved(SESSION, "aa", 100)
-    assert rig.loop.credit(SESSION, "aa", 100).result(1)
+    assert rig.loop.credit(SESSION, "aa", 100).result(PATIENCE_S)
     rig.reservations.reserve("bb", SESSION, 100, lambda _: True)
-    assert rig.loop.credit(SESSION, "bb", 100).result(1)
+    assert rig.loop.credit(SESSION, "bb", 100).result(PATIENCE_S)
     rig.loop.booked(["bb"])
     rig.loop.credit_reserved(SESSION, "bb", 100)
-    rig.loop.credit(SESSION, "cc", 1).result(1)
+    rig.loop.credit(SESSION, "cc", 1).result(PATIENCE_S)
     assert rig.session.account.credited_msat == 201
     assert rig.reservations.in_flight_msat(SESSION) == 0
 
 
 def test_a_credit_for_another_session_is_not_taken(rig: Rig) -> None:
     rig.serve()
-    assert not rig.loop.credit(OTHER, "aa", 100).result(1)
+    assert not rig.loop.credit(OTHER, "aa", 100).result(PATIENCE_S)
     assert rig.session.account.credited_msat == 0
 
 
@@ -216,16 +218,16 @@ def test_of_two_sessions_that_wait_the_one_that_pays_first_has_the_outlet_from_t
     rig.serve(new_session(OTHER))
     rig.wiring.energy_mwms += 777 * 3600
     rig.wait(lambda: rig.loop.view.reading is not None and rig.loop.view.reading.energy_uwh == rig.wiring.energy_uwh)
-    assert rig.loop.credit(OTHER, "aa", 100).result(1)
-    assert not rig.loop.credit(SESSION, "bb", 900).result(1), "it is to be given back"
+    assert rig.loop.credit(OTHER, "aa", 100).result(PATIENCE_S)
+    assert not rig.loop.credit(SESSION, "bb", 900).result(PATIENCE_S), "it is to be given back"
     assert rig.session.session_id == OTHER
     assert rig.session.account.credited_msat == 100
     assert rig.loop.view.meter_base_uwh == rig.wiring.energy_uwh
     (displaced,) = rig.sink.receipts
     assert (displaced.session_id, displaced.state) == (SESSION, State.CLOSED)
     assert displaced.stop_reason is StopReason.OUTLET_TAKEN
-    assert not rig.loop.attach(new_session("7ZZZZZZZZZZZZZZZZZZZZZZZZZ")).result(1)
-    assert rig.loop.detach(SESSION).result(1)
+    assert not rig.loop.attach(new_session("7ZZZZZZZZZZZZZZZZZZZZZZZZZ")).result(PATIENCE_S)
+    assert rig.loop.detach(SESSION).result(PATIENCE_S)
     assert rig.loop.view.waiting == ()
     assert rig.sink.settled == [], "there is nothing to settle"
 
@@ -236,21 +238,21 @@ def test_a_session_that_ends_while_its_first_payment_is_on_its_way_is_credited_a
     rig.serve()
     rig.serve(new_session(OTHER))
     rig.reservations.reserve("aa", SESSION, 100, lambda _: True)
-    assert rig.loop.post(SESSION, CableClosed()).result(1)
+    assert rig.loop.post(SESSION, CableClosed()).result(PATIENCE_S)
     assert [each.session_id for each in rig.sink.settled] == [SESSION]
-    assert rig.loop.credit(SESSION, "aa", 100).result(1)
-    assert not rig.loop.close_books(SESSION).result(1), "the ledger does not hold it yet"
+    assert rig.loop.credit(SESSION, "aa", 100).result(PATIENCE_S)
+    assert not rig.loop.close_books(SESSION).result(PATIENCE_S), "the ledger does not hold it yet"
     rig.loop.booked(["aa"])
-    assert rig.loop.close_books(SESSION).result(1)
+    assert rig.loop.close_books(SESSION).result(PATIENCE_S)
     assert rig.sink.refunds == [100]
     assert rig.loop.view.session is None
-    assert rig.loop.credit(OTHER, "bb", 100).result(1)
+    assert rig.loop.credit(OTHER, "bb", 100).result(PATIENCE_S)
     assert rig.session.session_id == OTHER
 
 
 def test_a_meter_that_fails_opens_the_relay_and_ends_the_session_with_its_own_reason(rig: Rig) -> None:
     rig.serve()
-    rig.loop.credit(SESSION, "aa", 500_000).result(1)
+    rig.loop.credit(SESSION, "aa", 500_000).result(PATIENCE_S)
     rig.wait(lambda: rig.session.state is State.DELIVERING)
     rig.wiring.meter_error = MeterError("meter_saturated", "at the end of its range")
     rig.wait(lambda: rig.session.state is State.SETTLING)
@@ -262,19 +264,19 @@ def test_a_meter_that_fails_opens_the_relay_and_ends_the_session_with_its_own_re
 def test_a_relay_that_fails_ends_the_session(rig: Rig) -> None:
     rig.serve()
     rig.wiring.relay_error = RelayError("guard_lost", "the guard is gone")
-    rig.loop.credit(SESSION, "aa", 500_000).result(1)
+    rig.loop.credit(SESSION, "aa", 500_000).result(PATIENCE_S)
     rig.wait(lambda: rig.session.state is State.SETTLING)
     assert rig.session.stop_reason is StopReason.GUARD_LOST
 
 
 def test_the_last_energy_is_charged_before_the_books_are_closed(rig: Rig) -> None:
     rig.serve()
-    rig.loop.credit(SESSION, "aa", 900_000).result(1)
+    rig.loop.credit(SESSION, "aa", 900_000).result(PATIENCE_S)
     rig.wait(lambda: rig.session.state is State.DELIVERING and rig.session.energy_uwh > 0)
-    assert not rig.loop.close_books(SESSION).result(1) or rig.session.state is State.DELIVERING
+    assert not rig.loop.close_books(SESSION).result(PATIENCE_S) or rig.session.state is State.DELIVERING
     rig.loop.booked(["aa"])
-    assert rig.loop.post(SESSION, CableClosed()).result(1)
-    rig.wait(lambda: rig.loop.close_books(SESSION).result(1))
+    assert rig.loop.post(SESSION, CableClosed()).result(PATIENCE_S)
+    rig.wait(lambda: rig.loop.close_books(SESSION).result(PATIENCE_S))
     assert not rig.wiring.closed
     assert rig.session.energy_uwh == rig.wiring.energy_uwh - 1_000_000
     assert rig.sink.refunds == [rig.session.account.balance_msat]
@@ -291,7 +293,7 @@ def test_a_session_of_an_earlier_process_is_charged_for_what_flowed_meanwhile(ri
     )
     session, effects = restored(before, now_ms())
     # The chip counted 200 uWh more since the last save, until the lease ran out.
-    rig.loop.go_on(session, effects, chip_uwh=1_000_000 - 200).result(1)
+    rig.loop.go_on(session, effects, chip_uwh=1_000_000 - 200).result(PATIENCE_S)
     rig.wait(lambda: rig.session.energy_uwh >= 700)
     assert rig.session.account.charged_msat >= 700 * 3600 // 1000
 
@@ -301,8 +303,8 @@ def test_a_session_that_was_paid_just_before_the_process_was_killed_is_charged_f
     rig.wait(lambda: rig.loop.view.condition is Condition.AVAILABLE)
     for session_id in (OTHER, SESSION):
         session, effects = restored(new_session(session_id), now_ms())
-        rig.loop.go_on(session, effects, chip_uwh=1_000_000 - 200).result(1)
-    assert rig.loop.credit(SESSION, "aa", 900_000).result(1)
+        rig.loop.go_on(session, effects, chip_uwh=1_000_000 - 200).result(PATIENCE_S)
+    assert rig.loop.credit(SESSION, "aa", 900_000).result(PATIENCE_S)
     rig.wait(lambda: rig.session.started)
     assert rig.session.energy_uwh >= 200
     assert rig.session.account.charged_msat >= 200 * 3600 // 1000
@@ -314,13 +316,13 @@ def test_current_through_an_open_relay_makes_the_outlet_faulted(rig: Rig) -> Non
         rig.wiring.held_until_ms = now_ms() + 60_000
     rig.wait(lambda: rig.loop.view.condition is Condition.FAULTED)
     assert "stuck" in rig.loop.view.fault
-    assert not rig.loop.attach(new_session()).result(1)
+    assert not rig.loop.attach(new_session()).result(PATIENCE_S)
 
 
 def test_a_free_outlet_whose_relay_does_not_answer_serves_nobody_until_it_does(rig: Rig) -> None:
     rig.wait(lambda: rig.loop.view.condition is Condition.AVAILABLE)
     rig.wiring.open_error = RelayError("relay_bus_error", "no chip answers")
-    assert not rig.loop.attach(new_session()).result(1), "the relay is asked before anybody pays"
+    assert not rig.loop.attach(new_session()).result(PATIENCE_S), "the relay is asked before anybody pays"
     assert rig.loop.view.condition is Condition.FAULTED
     assert rig.loop.view.fault == "no chip answers"
     assert rig.loop.view.relay_closed, "nobody knows that it is open"
@@ -328,21 +330,21 @@ def test_a_free_outlet_whose_relay_does_not_answer_serves_nobody_until_it_does(r
     rig.wait(lambda: rig.loop.view.condition is Condition.AVAILABLE)
     assert rig.loop.view.fault == ""
     assert not rig.loop.view.relay_closed
-    assert rig.loop.attach(new_session()).result(1)
+    assert rig.loop.attach(new_session()).result(PATIENCE_S)
 
 
 def test_an_outlet_is_free_for_the_next_session_as_soon_as_the_last_one_has_left(rig: Rig) -> None:
     rig.serve()
-    assert rig.loop.detach(SESSION).result(1)
-    assert rig.loop.attach(new_session(OTHER)).result(1)
+    assert rig.loop.detach(SESSION).result(PATIENCE_S)
+    assert rig.loop.attach(new_session(OTHER)).result(PATIENCE_S)
 
 
 def test_an_outlet_whose_meter_failed_is_faulted_when_the_session_has_left(rig: Rig) -> None:
     rig.serve()
-    rig.loop.credit(SESSION, "aa", 100).result(1)
+    rig.loop.credit(SESSION, "aa", 100).result(PATIENCE_S)
     rig.wiring.meter_error = MeterError("meter_frozen", "it stands still")
     rig.wait(lambda: rig.session.state is State.SETTLING)
-    assert rig.loop.detach(SESSION).result(1)
+    assert rig.loop.detach(SESSION).result(PATIENCE_S)
     assert rig.loop.view.condition is Condition.FAULTED
     assert rig.loop.view.fault == "it stands still"
 
@@ -364,3 +366,41 @@ def test_a_fault_that_counts_is_logged_once_and_shown_as_it_stands(
     rig.wait(lambda: rig.loop.view.condition is Condition.AVAILABLE)
     rig.wiring.meter_error = MeterError("meter_frozen", "another thing")
     rig.wait(lambda: len(caplog.records) == 2)
+
+
+def test_an_outlet_that_stops_keeps_nobody_waiting(rig: Rig) -> None:
+    rig.serve()
+    held, hold = threading.Event(), threading.Event()
+
+    def read() -> Reading:
+        held.set()
+        assert hold.wait(PATIENCE_S)
+        return Wiring.read(rig.wiring)
+
+    rig.wiring.read = read  # type: ignore[method-assign]
+    assert held.wait(PATIENCE_S)
+    waiting = rig.loop.credit(SESSION, "aa", 100)
+    rig.loop.leave()
+    hold.set()
+    with pytest.raises(LoopEnded, match="outlet A1 has stopped"):
+        waiting.result(PATIENCE_S)
+    with pytest.raises(LoopEnded):
+        rig.loop.post(SESSION, CableClosed()).result(0)
+    assert rig.session.account.credited_msat == 0
+
+
+def test_an_outlet_whose_loop_fails_takes_no_payment_and_keeps_nobody_waiting(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig.serve()
+
+    def fails(view: OutletView, *, important: bool) -> None:
+        raise RuntimeError("whatever is told, it is lost")
+
+    assert rig.loop.credit(SESSION, "aa", 100).result(PATIENCE_S)
+    rig.sink.changed = fails  # type: ignore[method-assign]
+    rig.wait(lambda: "has ended" in rig.loop.view.fault)
+    with pytest.raises(LoopEnded):
+        rig.loop.attach(new_session(OTHER)).result(PATIENCE_S)
+    rig.wait(lambda: not rig.wiring.closed)
+    assert "whatever is told, it is lost" in caplog.text

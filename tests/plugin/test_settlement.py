@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from tests.plugin.fakes import (
     wait_until,
 )
 from wattline.ledger import Booking, Cursor, Intent, Kind, Purpose
-from wattline.lightning.node import NodeUnavailable, SendStatus, SentPayment
+from wattline.lightning.node import NodeUnavailable, PaidInvoice, SendStatus, SentPayment
 from wattline.plugin import bookkeeper as bookkeeping
 from wattline.plugin import outlet as outlets
 from wattline.plugin.receipts import REFUND_SEQUENCE
@@ -295,6 +296,31 @@ def test_a_payment_in_flight_that_never_comes_in_does_not_hold_the_outlet_for_ev
         stall.let_pass(session, 2, 7000)
         assert end(stall, session).credited_msat == PAID_MSAT
         assert stall.reservations.in_flight_msat(session) == 0
+
+
+def test_a_settlement_whose_outlet_stops_waits_for_the_next_process_without_a_complaint(
+    stall: Stall, caplog: pytest.LogCaptureFixture
+) -> None:
+    session = stall.open()
+    stall.pay(session, 1, PAID_MSAT)
+    asked, goes_on = threading.Event(), threading.Event()
+
+    def read(updated_index: int, limit: int) -> Sequence[PaidInvoice]:
+        asked.set()
+        assert goes_on.wait(10)
+        return []
+
+    stall.journal.paid_since = read  # type: ignore[method-assign]
+    stall.reception.close(session, "done")
+    assert asked.wait(10)
+    stall.outlet.stop()
+    goes_on.set()
+    wait_until(lambda: "outlet A1 has stopped" in caplog.text)
+    stall.settlement.stop()
+    assert not [line for line in caplog.records if line.exc_info]
+    record = stall.ledger.session(session)
+    assert record is not None
+    assert record.session.state is State.SETTLING
 
 
 def test_the_books_stay_open_while_the_relay_stays_closed(stall: Stall) -> None:

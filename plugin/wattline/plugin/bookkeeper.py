@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from wattline.errors import RetryError
 from wattline.ledger import Booking, Cursor, Kind, Ledger
-from wattline.lightning.node import Journal, NodeUnavailable, PaidInvoice
+from wattline.lightning.node import Journal, PaidInvoice
 from wattline.lightning.record import Record, RecordError, parse_record
 from wattline.payment.keysend import DESCRIPTION_PREFIX
 
@@ -195,8 +196,8 @@ class Bookkeeper:
         while not self._stopping:
             try:
                 self.read_to_end()
-            except NodeUnavailable as error:
-                log.warning("the journal cannot be read now: %s", error)
+            except RetryError as error:
+                log.warning("the journal cannot be booked now: %s", error)
             except Exception:
                 log.exception("the journal could not be booked")
             self._wake.clear()

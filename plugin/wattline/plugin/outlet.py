@@ -10,7 +10,6 @@ threads hand in events and read the last published :class:`OutletView`.
 from __future__ import annotations
 
 import logging
-import queue
 import re
 import threading
 import time
@@ -21,6 +20,7 @@ from typing import TypeVar
 
 from wattline.meter import Meter, MeterError, Reading, next_look_ms
 from wattline.payment.keysend import Reservations
+from wattline.plugin.jobs import Jobs
 from wattline.plugin.outlet_view import Condition, Holder, OutletView, SessionSink
 from wattline.plugin.supply import SupplyWatch
 from wattline.plugin.waiting import WaitingSessions, settle
@@ -85,7 +85,7 @@ class OutletLoop:
         self._sink = sink
         self._reservations = reservations
         self._supply = supply or SupplyWatch()
-        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._jobs = Jobs(f"outlet {outlet_id}")
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"outlet {outlet_id}", daemon=True)
         self._meter: Meter | None = None
@@ -115,7 +115,7 @@ class OutletLoop:
     def leave(self) -> None:
         """Begin to end: no relay is held from now on, and that the guard goes is no fault of the session's."""
         self._stopping.set()
-        self._jobs.put(lambda: None)
+        self._jobs.wake()
 
     def stop(self) -> None:
         """End the loop; the relay is left to the guard."""
@@ -167,33 +167,27 @@ class OutletLoop:
         self._call(lambda: self._forget_credited(payment_hashes))
 
     def _call(self, work: Callable[[], T]) -> Future[T]:
-        future: Future[T] = Future()
-
-        def job() -> None:
-            try:
-                future.set_result(work())
-            except Exception as error:  # noqa: BLE001 - belongs to whoever waits for it
-                future.set_exception(error)
-
-        self._jobs.put(job)
-        return future
+        """Raises LoopEnded, in the future, when the loop has ended or ends before it."""
+        return self._jobs.call(work)
 
     # The loop's own thread from here on.
 
     def _run(self) -> None:
         due_ms = _now_ms()
-        while not self._stopping.is_set():
-            try:
-                job = self._jobs.get(timeout=max(0, due_ms - _now_ms()) / 1000)
-            except queue.Empty:
-                pass
-            else:
-                job()
-            if _now_ms() >= due_ms:
-                wait_ms = next_look_ms(self.view.reading, self._interval_ms)
-                due_ms = max(due_ms + wait_ms, _now_ms() + wait_ms // 2)
-                self._measure_or_fault()
-        self._close_meter()
+        try:
+            while not self._stopping.is_set():
+                self._jobs.work((due_ms - _now_ms()) / 1000)
+                if _now_ms() >= due_ms:
+                    wait_ms = next_look_ms(self.view.reading, self._interval_ms)
+                    due_ms = max(due_ms + wait_ms, _now_ms() + wait_ms // 2)
+                    self._measure_or_fault()
+        except Exception:
+            log.exception("outlet %s: the loop has ended", self.outlet_id)
+            # Its relay opens by itself: nobody holds it any more.
+            self.view = replace(self.view, fault="the outlet's loop has ended, see the log")
+        finally:
+            self._jobs.end()
+            self._close_meter()
 
     def _measure_or_fault(self) -> None:
         try:

@@ -344,15 +344,14 @@ class Reception:
         )
         self._live.add(record, outlet)
         deadline = time.monotonic() + ENDING_S
-        while not outlet.attach(session).result(CALL_TIMEOUT_S):
-            if not _is_ending(outlet.view) or time.monotonic() > deadline:
-                self._never_opened(session_id)
-                raise _why_not(outlet.view)
-            self._pause.wait(ENDING_LOOK_S)
         try:
+            while not outlet.attach(session).result(CALL_TIMEOUT_S):
+                if not _is_ending(outlet.view) or time.monotonic() > deadline:
+                    raise _why_not(outlet.view)
+                self._pause.wait(ENDING_LOOK_S)
             self._live.save(session_id)
         except BaseException:
-            outlet.detach(session_id).result(CALL_TIMEOUT_S)
+            outlet.detach(session_id)  # or as soon as it gets there
             self._never_opened(session_id)
             raise
         return record

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn, Protocol, TypeVar
 
@@ -14,6 +15,7 @@ from google.protobuf.message import Message
 
 from wattline.errors import RetryError, StopError, WattlineError
 from wattline.plugin.certificate import Certificate
+from wattline.plugin.jobs import LoopEnded
 from wattline.plugin.streams import Stream, refusal
 from wattline.v1 import charging_pb2 as pb
 from wattline.v1 import charging_pb2_grpc
@@ -36,7 +38,7 @@ class Refused(StopError):
 
 
 class Seller(Protocol):
-    """What the service needs of the socket. Every method raises Refused."""
+    """What the service needs of the socket. Every method raises Refused; what asks an outlet raises LoopEnded, too."""
 
     def offer(self, nonce: bytes, peer: str) -> pb.GetOfferResponse:
         """``peer``: whom gRPC says that it talks to. Raises RetryError ``too_many_offers``, too."""
@@ -140,7 +142,8 @@ class ChargingService(charging_pb2_grpc.ChargingServiceServicer):
         try:
             yield from stream
         finally:
-            self._seller.gone(stream)
+            with suppress(LoopEnded):  # the next process takes every session up without its cable
+                self._seller.gone(stream)
 
     def _begin(self, first: pb.ChargeRequest | None, peer: str) -> Stream:
         match _admitted(first).WhichOneof("message") if first is not None else None:
@@ -171,7 +174,7 @@ class ChargingService(charging_pb2_grpc.ChargingServiceServicer):
                         stream.put(refusal("bad_request", f"{other or 'an empty message'} is not allowed here"))
                         stream.end()
                         return
-        except Refused as error:
+        except (Refused, LoopEnded) as error:
             stream.put(refusal(error.code, error.message))
             stream.end()
         except grpc.RpcError:

@@ -175,8 +175,6 @@ class Settlement:
                     log.warning("a settlement waits: %s", error)
                     self._stopping.wait(RETRY_S)
                 except Exception:
-                    if self._stopping.is_set():
-                        return  # the outlets have stopped; the next start takes it up
                     log.exception("a settlement failed; it is taken up again")
                     self._stopping.wait(RETRY_S * 5)
                 else:

@@ -133,6 +133,8 @@ class Shop:
         if self._stopping.is_set():
             return
         self._stopping.set()
+        if self._settlement is not None:
+            self._settlement.stop()  # an outlet that has stopped closes no books
         for outlet in self._outlets:
             outlet.leave()
         if self._holder is not None:
@@ -147,8 +149,6 @@ class Shop:
             self._onchain.stop()
         if self._preconditions is not None:
             self._preconditions.stop()
-        if self._settlement is not None:
-            self._settlement.stop()
         if self._bookkeeper is not None:
             self._bookkeeper.stop()
         if self._live is not None:
