@@ -16,8 +16,10 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.plugin.fake_chain import FakeChain, FakeFunds
-from wattline.ledger import Ledger, LedgerError, SessionRecord
+from tests.plugin.fake_chain import FakeChain, FakeFunds, psbt_of
+from tests.session import samples
+from wattline.bitcoin.chain import Tx
+from wattline.ledger import Aggregate, Ledger, LedgerError, SessionRecord
 from wattline.ledger.database import open_database
 from wattline.ledger.payment import Booked, Booking, Cursor
 from wattline.lightning.node import (
@@ -34,6 +36,7 @@ from wattline.lightning.node import (
 )
 from wattline.lightning.notes import LabelledPayment
 from wattline.lightning.record import PREIMAGE_TLV_TYPE, RECORD_TLV_TYPE
+from wattline.lightning.signing import onchain_content, signed_text
 from wattline.lightning.tlv import encode_bigsize, encode_tlv_stream
 from wattline.meter import Meter, MeterError, Reading
 from wattline.offering import OnchainSettings, SocketSettings
@@ -53,25 +56,15 @@ from wattline.plugin.statements import Statements
 from wattline.plugin.streams import Stream, Streams
 from wattline.plugin.tariffs import PriceList
 from wattline.relay import RelayError, RelayState
-from wattline.session import CableLost, Method, Session, State, Terms, encode_session_id, opened
+from wattline.session import CableLost, Method, Session, State, encode_session_id, opened
 from wattline.settings import parse_settings
-from wattline.tariff import Tariff
 from wattline.v1 import charging_pb2 as pb
 
 CAP_MSAT = 100_000
 INTERVAL_MS = 20
 MSAT_PER_WH = 300
 """At the price that the stall sells for."""
-TERMS = Terms(
-    tariff=Tariff.of(300_000),
-    rated_power_mw=1000,
-    meter_interval_ms=INTERVAL_MS,
-    pause_max_s=60,
-    open_timeout_s=60,
-    cable_lost_s=60,
-    credit_cap_msat=CAP_MSAT,
-    min_refund_msat=1000,
-)
+TERMS = replace(samples.TERMS, meter_interval_ms=INTERVAL_MS, min_refund_msat=1000)
 
 
 def node_id(number: int) -> str:
@@ -538,6 +531,25 @@ class Stall:
         self.credit(session, number, amount_msat)
         self.journal.add(session, number, amount_msat)
         self.bookkeeper.read_to_end()
+
+    def ask_for_address(self, session: str, sign: Callable[[str, str], str] | None = None) -> Aggregate:
+        """What the cable is to pay to on the chain. ``sign``: the signature of a text by a node; else it is the fake
+        signer's."""
+        text = signed_text("onchain", onchain_content(SOCKET, session))
+        signature = sign(text, CABLE) if sign is not None else f"{CABLE} says {text}"
+        self.reception.onchain_request(session, pb.OnchainRequest(signature=signature))
+        aggregate = self.ledger.aggregate(session)
+        assert aggregate is not None, "it was refused"
+        return aggregate
+
+    def hand_over(self, session: str, number: int, tx: Tx) -> None:
+        self.reception.aggregate_version(session, pb.AggregateVersion(number=number, psbt=psbt_of(tx)))
+
+    def deliver(self, amount_msat: int) -> None:
+        """Energy worth so much flows and is charged."""
+        wait_until(lambda: self.hardware.closed)
+        self.hardware.energy_uwh += amount_msat * 10**6 // MSAT_PER_WH
+        wait_until(lambda: self.session.account.charged_msat >= amount_msat)
 
     # What there is to see.
 

@@ -21,8 +21,7 @@ from hypothesis import strategies as st
 
 from tests.cable.judged_node import zbase_of
 from tests.lightning.judge import ZBASE32
-from tests.plugin.fake_chain import psbt_of
-from tests.plugin.fakes import CABLE, MSAT_PER_WH, SOCKET, Stall, hello, node_id, wait_until
+from tests.plugin.fakes import CABLE, SOCKET, Stall, hello, node_id, wait_until
 from tests.plugin.judged_node import SellingNode
 from tests.plugin.still_stall import Wallet
 from tests.wire.messages import EVIL, SHAPES, TEXTS, either, fit, wild
@@ -250,15 +249,10 @@ def test_a_session_of_each_way_of_paying_hands_the_node_only_what_was_parsed(jud
     assert judged.receipt(session).refunded_msat > 0
 
     session = hello(judged.reception.open(signed_opening(judged, pb.METHOD_ONCHAIN, CABLE))).session_id
-    signature = zbase_of(signed_text("onchain", onchain_content(SOCKET, session)), CABLE)
-    judged.reception.onchain_request(session, pb.OnchainRequest(signature=signature))
-    aggregate = judged.ledger.aggregate(session)
-    assert aggregate is not None
+    aggregate = judged.ask_for_address(session, zbase_of)
     tx = Wallet.of(judged.chain, aggregate.script).sign(aggregate.rules.floor_sat)
-    judged.reception.aggregate_version(session, pb.AggregateVersion(number=1, psbt=psbt_of(tx)))
-    wait_until(lambda: judged.hardware.closed)
-    judged.hardware.energy_uwh += aggregate.rules.floor_sat * 1000 * 10**6 // MSAT_PER_WH
-    wait_until(lambda: judged.session.account.charged_msat >= aggregate.rules.floor_sat * 1000)
+    judged.hand_over(session, 1, tx)
+    judged.deliver(aggregate.rules.floor_sat * 1000)
     judged.reception.close(session, "done")
     wait_until(lambda: tx.txid in judged.chain.mempool)
     # lightningd hears of it after bitcoind.

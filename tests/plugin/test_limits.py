@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.session.samples import TERMS
 from wattline.offering import LimitSettings
 from wattline.plugin.limits import (
     BURST_SHARE,
@@ -19,8 +20,7 @@ from wattline.plugin.limits import (
     UnpaidOpens,
     address_of,
 )
-from wattline.session import Method, Occupancy, Terms, encode_session_id, opened
-from wattline.tariff import Tariff
+from wattline.session import Method, Occupancy, encode_session_id, opened
 
 RULES = LimitSettings()
 HONEST = "192.0.2.1"
@@ -102,18 +102,6 @@ def test_a_campsite_behind_one_address_that_pays_is_never_kept_waiting() -> None
         now[0] += 0.05
         assert limits.open(HONEST, f"cable {number}", claims_to_be=False) == 0
         limits.paid(HONEST, f"cable {number}")
-
-
-TERMS = Terms(
-    tariff=Tariff.of(300_000),
-    rated_power_mw=1000,
-    meter_interval_ms=100,
-    pause_max_s=60,
-    open_timeout_s=60,
-    cable_lost_s=60,
-    credit_cap_msat=100_000,
-    min_refund_msat=100,
-)
 
 
 @settings(deadline=None, max_examples=30)

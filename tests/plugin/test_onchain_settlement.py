@@ -23,7 +23,7 @@ from tests.plugin.still_stall import (
 )
 from wattline.bitcoin.chain import Tx
 from wattline.ledger import AggregateStatus
-from wattline.lightning.signing import onchain_content, sign, signed_text
+from wattline.lightning.signing import sign, signed_text
 from wattline.payment.aggregate import MSAT_PER_SAT
 from wattline.plugin.report import Report
 from wattline.plugin.rpc import add_methods
@@ -588,9 +588,9 @@ def heard(stream: Stream, what: str) -> Any:
 def invited(stall: Stall) -> tuple[str, Stream, Wallet]:
     stream = stall.reception.open(signed_open(stall))
     session = heard(stream, "opened").session_id
-    signature = f"{CABLE} says {signed_text('onchain', onchain_content(SOCKET, session))}"
-    stall.reception.onchain_request(session, pb.OnchainRequest(signature=signature))
-    return session, stream, Wallet.of(stall.chain, heard(stream, "onchain_invitation").script)
+    aggregate = stall.ask_for_address(session)
+    assert heard(stream, "onchain_invitation").script == aggregate.script
+    return session, stream, Wallet.of(stall.chain, aggregate.script)
 
 
 def test_the_offer_names_the_method_and_its_rules(shop: Stall) -> None:
@@ -608,10 +608,10 @@ def test_an_open_that_pays_on_the_chain_must_be_signed(shop: Stall) -> None:
 def test_a_cable_hands_over_is_credited_and_pays_exactly_what_it_owes(shop: Stall) -> None:
     session, stream, wallet = invited(shop)
     first = wallet.sign(1000)
-    shop.reception.aggregate_version(session, pb.AggregateVersion(number=1, psbt=psbt_of(first)))
+    shop.hand_over(session, 1, first)
     accepted = heard(stream, "version_accepted")
     assert (accepted.number, accepted.value_sat) == (1, 1000)
-    shop.reception.aggregate_version(session, pb.AggregateVersion(number=2, psbt=psbt_of(wallet.sign(900))))
+    shop.hand_over(session, 2, wallet.sign(900))
     refused = heard(stream, "version_refused")
     assert (refused.number, refused.code) == (2, "value_not_larger")
     wait_until(lambda: shop.session.state is State.DELIVERING)
@@ -638,7 +638,7 @@ def test_a_cable_hands_over_is_credited_and_pays_exactly_what_it_owes(shop: Stal
 
 def test_a_double_spend_opens_the_relay_within_moments_and_closes_the_door(shop: Stall) -> None:
     session, stream, wallet = invited(shop)
-    shop.reception.aggregate_version(session, pb.AggregateVersion(number=1, psbt=psbt_of(wallet.sign(1000))))
+    shop.hand_over(session, 1, wallet.sign(1000))
     wait_until(lambda: shop.hardware.closed)
     shop.chain.offer(wallet.double_spend(1000))
     wait_until(lambda: not shop.hardware.closed)

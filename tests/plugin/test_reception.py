@@ -10,10 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.plugin.fake_chain import psbt_of
 from tests.plugin.fakes import (
     CABLE,
-    MSAT_PER_WH,
     SOCKET,
     Stall,
     WatchedLock,
@@ -27,7 +25,8 @@ from tests.plugin.fakes import (
 from tests.plugin.still_stall import Wallet
 from wattline.ledger import LedgerError, SessionRecord
 from wattline.lightning.node import NodeUnavailable
-from wattline.lightning.signing import onchain_content, signed_text
+from wattline.lightning.signing import signed_text
+from wattline.plugin.jobs import LoopEnded
 from wattline.plugin.limits import Limits
 from wattline.plugin.outlet_view import Condition
 from wattline.plugin.service import Refused
@@ -135,15 +134,9 @@ def test_a_cable_whose_version_cost_it_nothing_counts_as_one_that_has_not_paid(t
             request = stall.request(number.to_bytes(32, "big"), method=pb.METHOD_ONCHAIN)
             request.signature = signature(request, CABLE)
             session = hello(stall.reception.open(request)).session_id
-            said = f"{CABLE} says {signed_text('onchain', onchain_content(SOCKET, session))}"
-            stall.reception.onchain_request(session, pb.OnchainRequest(signature=said))
-            aggregate = stall.ledger.aggregate(session)
-            assert aggregate is not None
-            tx = Wallet.of(stall.chain, aggregate.script).sign(aggregate.rules.floor_sat)
-            stall.reception.aggregate_version(session, pb.AggregateVersion(number=1, psbt=psbt_of(tx)))
-            wait_until(lambda: stall.hardware.closed)
-            stall.hardware.energy_uwh += cost_msat * 10**6 // MSAT_PER_WH
-            wait_until(lambda cost_msat=cost_msat: stall.session.account.charged_msat >= cost_msat)  # type: ignore[misc]
+            aggregate = stall.ask_for_address(session)
+            stall.hand_over(session, 1, Wallet.of(stall.chain, aggregate.script).sign(aggregate.rules.floor_sat))
+            stall.deliver(cost_msat)
             refusal(stall, token=b"\x05" * 32)  # at each open it is looked at who has paid
             assert limits.has_paid(CABLE) is (cost_msat > 0)
             if not cost_msat:
@@ -175,6 +168,15 @@ def test_an_open_that_cannot_be_saved_leaves_its_outlet_free_and_nothing_behind(
     stored = stall.ledger.session(session)
     assert stored is not None
     assert stored.session.state is State.OPEN
+
+
+def test_an_open_at_an_outlet_that_has_stopped_is_refused_at_once_and_leaves_nothing_behind(stall: Stall) -> None:
+    stall.outlet.stop()
+    with pytest.raises(LoopEnded) as caught:
+        stall.reception.open(stall.request(TOKEN))
+    assert caught.value.code == "shutting_down"
+    stall.live.save_changed()  # no statement of a session that the ledger does not know
+    assert list(stall.ledger.sessions(10)) == []
 
 
 def test_an_open_is_in_the_ledger_before_the_cable_hears_of_it(stall: Stall) -> None:

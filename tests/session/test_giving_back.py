@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from tests.meter.test_mixed_flow import Load, counted, repeated
-from wattline.cable.reconciliation import Claim, Known, Tolerance, compare
-from wattline.session import CreditArrived, MeterValue, Method, Terms, Tick, opened, step
-from wattline.tariff import Tariff, cost_msat
+from dataclasses import replace
 
-TARIFF = Tariff.of(300_000)
-TERMS = Terms(
-    tariff=TARIFF,
-    rated_power_mw=1_400_000,
-    meter_interval_ms=100,
-    pause_max_s=60,
-    open_timeout_s=60,
-    cable_lost_s=60,
-    credit_cap_msat=100_000,
-    min_refund_msat=100,
-)
+from tests.meter.test_mixed_flow import Load, counted, repeated
+from tests.session import samples
+from wattline.cable.reconciliation import Claim, Known, Tolerance, compare
+from wattline.session import CreditArrived, MeterValue, Method, Tick, opened, step
+from wattline.tariff import cost_msat
+
+TERMS = replace(samples.TERMS, rated_power_mw=1_400_000)
 CREDIT_MSAT = 200
 INTERVAL_MSAT = 12
 """1400 W for 100 ms, rounded up."""
@@ -44,7 +37,7 @@ def test_a_load_that_gives_back_at_the_readings_gets_what_it_has_paid_for_and_no
 def test_two_honest_meters_with_offsets_either_way_agree_on_a_load_that_switches() -> None:
     socket_uwh, _ = counted(lambda ms: 20.0 if ms % 1000 < 500 else 0.001, 20)
     cable_uwh, _ = counted(lambda ms: 20.0 if ms % 1000 < 500 else -0.001, 20)
-    charged_msat = cost_msat(TARIFF, socket_uwh, 20_000, True)
+    charged_msat = cost_msat(TERMS.tariff, socket_uwh, 20_000, True)
     claim = Claim(socket_uwh, 20_000, 10**6, charged_msat, 0, 10**6 - charged_msat)
     known = Known(cable_uwh, cable_uwh, 21_000, 10**6)
-    assert compare(claim, known, TARIFF, Tolerance(50_000, 50_000)) is None
+    assert compare(claim, known, TERMS.tariff, Tolerance(50_000, 50_000)) is None

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.session.samples import TERMS
 from wattline.payment.keysend import CLAIM_S, Reservations
 from wattline.session import (
     Account,
@@ -18,26 +19,14 @@ from wattline.session import (
     Session,
     State,
     StopReason,
-    Terms,
     encode_session_id,
     needs_outlet,
     opened,
     step,
 )
-from wattline.tariff import Tariff
 
 NAMES = [encode_session_id(number.to_bytes(16, "big")) for number in range(4)]
 A, B, C, D = NAMES
-TERMS = Terms(
-    tariff=Tariff.of(300_000),
-    rated_power_mw=1000,
-    meter_interval_ms=100,
-    pause_max_s=60,
-    open_timeout_s=60,
-    cable_lost_s=60,
-    credit_cap_msat=100_000,
-    min_refund_msat=100,
-)
 
 
 def new(session_id: str) -> Session:
