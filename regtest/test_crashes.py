@@ -32,7 +32,7 @@ from wattline.relay.process import process_start_time
 from wattline.tariff import Tariff, cost_msat
 from wattline.v1 import charging_pb2 as pb
 
-pytestmark = pytest.mark.lightningd
+pytestmark = [pytest.mark.lightningd, pytest.mark.long]
 
 log = logging.getLogger(__name__)
 

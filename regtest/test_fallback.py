@@ -33,7 +33,7 @@ from wattline.practice.scene import Json, Scene
 from wattline.practice.settlement import Settlement
 from wattline.practice.waiting import wait_until
 
-pytestmark = [pytest.mark.lightningd, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.lightningd, pytest.mark.long, pytest.mark.timeout(180)]
 
 CHEAPER = replace(TRADE, energy_msat_per_kwh=400_000_000)
 """1300 W cost 144 sat a second."""

@@ -19,6 +19,8 @@ from wattline.practice.attacker import Coin, Draft, Wallet, large, spend
 from wattline.practice.waiting import wait_until
 from wattline.session import StopReason
 
+pytestmark = pytest.mark.long
+
 BUSY_MS = 400
 """For the few questions of one look, on a machine that has other things to do."""
 AT_ONCE_MS = WATCH_INTERVAL_MS + METER_INTERVAL_MS + BUSY_MS

@@ -17,6 +17,8 @@ from wattline.bitcoin.chain import TxInput, TxOutput
 from wattline.practice.attacker import REPLACEABLE, Coin, Draft, spend
 from wattline.practice.waiting import wait_until
 
+pytestmark = pytest.mark.long
+
 FIRST_SAT, SECOND_SAT = 3_000, 3_100
 PSBT_LIMIT = 32 * 1024
 

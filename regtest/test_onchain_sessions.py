@@ -29,7 +29,7 @@ from wattline.practice.scene import CableProcess, Json, Scene, Trade
 from wattline.practice.settlement import confirmed, seen_in_block, settlement_of, transaction, wait_sent
 from wattline.practice.waiting import wait_until
 
-pytestmark = [pytest.mark.lightningd, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.lightningd, pytest.mark.long, pytest.mark.timeout(180)]
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import replace
 from inspect import signature
@@ -88,9 +89,9 @@ def test_a_clock_that_is_set_while_energy_flows_is_told_once_and_changes_nothing
     bench.until(payments=8)
     summary = bench.finish()
     assert summary.is_good, summary
-    assert [line for line in bench.listener.lines if "the clock of this machine" in line] == [
-        "the clock of this machine was set back by 3600 s; nothing is measured by it"
-    ]
+    (told,) = (line for line in bench.listener.lines if "the clock of this machine" in line)
+    # Of whole seconds, each read a moment apart.
+    assert re.fullmatch(r"the clock of this machine was set back by 3(599|600|601) s; nothing is measured by it", told)
 
 
 def test_what_was_paid_before_the_clock_was_set_forward_counts_for_the_day(bench: Bench) -> None:
