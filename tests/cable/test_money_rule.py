@@ -71,8 +71,10 @@ class Gap:
 class Trade:
     """A cable, its own meter, its wallet and a clock. There is voltage all the time."""
 
-    def __init__(self, tariff: Tariff = TARIFF) -> None:
-        self.tariff = tariff
+    def __init__(self, tariff: Tariff = TARIFF, tolerance: Tolerance = TOLERANCE) -> None:
+        self.tariff, self.tolerance = tariff, tolerance
+        self.over_uwh = 0
+        """By so much the socket's meter is ahead."""
         self.terms = replace(HOSTILE, tariff=tariff)
         self.now_ms = 0
         self.told_ms = 0
@@ -91,7 +93,7 @@ class Trade:
             terms=self.terms,
             caps=Caps(CAP_MSAT, 10**9, 10**9, 50_000),
             pace=Pace(10, 10_000, 4),
-            tolerance=TOLERANCE,
+            tolerance=self.tolerance,
             max_failures_in_a_row=10**6,
             account=Account(sum(arrived), sum(arrived), len(arrived)),
             track=EnergyTrack(0),
@@ -118,8 +120,14 @@ class Trade:
 
     def nobody_looked(self, most_ms: int) -> None:
         handed_over = tuple(number for number, item in self.sent.items() if item.status != "failed")
-        own_uwh = self.energy_uwh + TOLERANCE.drift_uwh(self.energy_uwh)
-        self.gap, self.live_ms = Gap(most_ms, own_uwh, handed_over), 0
+        self.gap, self.live_ms = Gap(most_ms, self.most_uwh, handed_over), 0
+
+    @property
+    def most_uwh(self) -> int:
+        """What the own energy and the tolerance come to, but for the part of the tolerance that the cap itself bears."""
+        absolute_uwh, price_msat = self.tolerance.absolute_uwh, self.tariff.energy_msat_per_kwh
+        borne_uwh = CAP_MSAT // 2 * 10**9 // price_msat if price_msat else absolute_uwh
+        return self.energy_uwh + self.tolerance.drift_uwh(self.energy_uwh) + max(0, absolute_uwh - borne_uwh)
 
     @property
     def most_ms(self) -> int:
@@ -136,12 +144,13 @@ class Trade:
         """Such a one as keeps the session alive."""
         arrived = sum(item.payment.amount_msat for item in self.sent.values() if item.status == "arrived")
         last = self.buyer.statement
-        charged = cost_msat(self.tariff, self.energy_uwh, self.told_ms, self.energy_uwh > 0)
+        told_uwh = self.energy_uwh + self.over_uwh
+        charged = cost_msat(self.tariff, told_uwh, self.told_ms, told_uwh > 0)
         return replace(
             STATEMENT,
             state=SocketState.DELIVERING,
             sequence=last.sequence + 1 if last is not None else 1,
-            energy_uwh=self.energy_uwh,
+            energy_uwh=told_uwh,
             delivered_ms=self.told_ms,
             credited_msat=arrived,
             charged_msat=charged,
@@ -184,8 +193,7 @@ class Trade:
             self.sent[payment.sequence] = Sent(payment)
         if payments:
             out = sum(item.payment.amount_msat for item in self.sent.values() if item.status != "failed")
-            own_uwh = self.energy_uwh + TOLERANCE.drift_uwh(self.energy_uwh)
-            delivered = cost_msat(self.tariff, own_uwh, self.most_ms, self.energy_uwh > 0)
+            delivered = cost_msat(self.tariff, self.most_uwh, self.most_ms, self.energy_uwh > 0)
             assert out - delivered <= CAP_MSAT
 
 
@@ -203,6 +211,7 @@ STEPS = st.one_of(
 TARIFFS = st.sampled_from([TARIFF, DEAR_TIME]) | st.builds(
     Tariff.of, st.integers(0, 3_000_000), st.integers(0, 10_000_000), st.integers(0, 1_000)
 )
+TOLERANCES = st.just(TOLERANCE) | st.builds(Tolerance, st.integers(0, 100_000), st.integers(0, 100_000_000))
 
 
 def prove(trade: Trade, steps: list[tuple[str, object]]) -> None:
@@ -242,9 +251,47 @@ def prove(trade: Trade, steps: list[tuple[str, object]]) -> None:
 
 
 @settings(deadline=None, max_examples=300)
-@given(TARIFFS, st.lists(STEPS, max_size=40))
-def test_no_socket_gets_more_in_advance_than_the_cap(tariff: Tariff, steps: list[tuple[str, object]]) -> None:
-    prove(Trade(tariff), steps)
+@given(TARIFFS, TOLERANCES, st.lists(STEPS, max_size=40))
+def test_no_socket_gets_more_in_advance_than_the_cap(
+    tariff: Tariff, tolerance: Tolerance, steps: list[tuple[str, object]]
+) -> None:
+    """What a cap cannot bear of the tolerance that its owner grants comes on top, once."""
+    prove(Trade(tariff, tolerance), steps)
+
+
+def test_the_tolerance_as_it_is_shipped_adds_nothing_to_the_cap() -> None:
+    assert Trade().most_uwh == 0
+
+
+flows = st.tuples(st.integers(1_000, 3_000_000), st.integers(0, 200), st.booleans())
+"""Own energy, what the socket counts of it in percent, and whether the cable starts anew."""
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.sampled_from([TARIFF, Tariff.of(3_000_000)]), TOLERANCES, st.lists(flows, min_size=10, max_size=60))
+def test_a_socket_whose_count_is_within_the_tolerance_has_half_of_the_cap_to_deliver_from(
+    tariff: Tariff, tolerance: Tolerance, flows: list[tuple[int, int, bool]]
+) -> None:
+    """Be that a ratio or an absolute part; so a session does not stand still for what its owner has allowed."""
+    trade = Trade(tariff, tolerance)
+    trade.buyer.on_statement(trade.honest(), trade.now_ms)
+    trade.decide()
+    trade.resolve_all()
+    for energy_uwh, percent, starts_anew in flows:
+        trade.now_ms += 1_000
+        trade.energy_uwh += energy_uwh
+        allowed_uwh = tolerance.allowed_uwh(trade.energy_uwh)
+        over_uwh = trade.over_uwh + energy_uwh * (percent - 100) // 100
+        trade.over_uwh = min(max(over_uwh, -min(allowed_uwh, trade.energy_uwh)), allowed_uwh)
+        if starts_anew:
+            trade.begin()
+        trade.read()
+        said = trade.honest()
+        trade.buyer.on_statement(said, trade.now_ms)
+        trade.decide()
+        trade.resolve_all()
+        assert trade.buyer.stop is None
+        assert trade.arrived_msat - said.charged_msat > CAP_MSAT // 2 - 20
 
 
 @settings(deadline=None, max_examples=30)

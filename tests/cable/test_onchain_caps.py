@@ -96,7 +96,8 @@ class Fate:
 class Trade:
     """A cable that may die and a socket that may do anything, joined by hand."""
 
-    def __init__(self) -> None:
+    def __init__(self, tolerance: Tolerance = TOLERANCE) -> None:
+        self.tolerance = tolerance
         self.memory, self.funds, self.fate = Memory(), FakeFunds(), Fate()
         self.energy_uwh = 0
         self.now_ms = 0
@@ -166,7 +167,7 @@ class Trade:
             terms=TERMS_HERE,
             caps=Caps(1_000_000, MAX_SESSION_SAT * 1000, MAX_SESSION_SAT * 1000, 50_000),
             pace=Pace(10, 10_000, 4),
-            tolerance=TOLERANCE,
+            tolerance=self.tolerance,
             max_failures_in_a_row=10**6,
             account=account,
             track=EnergyTrack(0),
@@ -229,10 +230,13 @@ class Trade:
         return cost_msat(TARIFF, self.energy_uwh if energy_uwh is None else energy_uwh, 0, True)
 
     def check_caps(self, value_sat: int) -> None:
-        """By what the cable itself knows to have flowed, with what two honest meters drift apart."""
-        most_msat = self.charge_msat(self.energy_uwh + TOLERANCE.drift_uwh(self.energy_uwh))
+        """By what the cable itself knows to have flowed, with what two honest meters are apart, but for the part of it
+        that the cap itself bears."""
+        cap_msat = (RULES.floor_sat + ONCHAIN.max_prepaid_sat) * 1000
+        beyond_uwh = max(0, self.tolerance.absolute_uwh - cap_msat // 2 * 10**9 // TARIFF.energy_msat_per_kwh)
+        most_msat = self.charge_msat(self.energy_uwh + self.tolerance.drift_uwh(self.energy_uwh) + beyond_uwh)
         owed_msat = max(0, most_msat - self.keysend_msat)
-        assert value_sat * 1000 <= owed_msat + (RULES.floor_sat + ONCHAIN.max_prepaid_sat) * 1000
+        assert value_sat * 1000 <= owed_msat + cap_msat
         assert value_sat + self.memory.rows[SESSION].fee_sat + -(-self.keysend_msat // 1000) <= MAX_SESSION_SAT
 
     # What a history is made of.
@@ -297,11 +301,11 @@ lying_histories = st.lists(st.tuples(st.sampled_from(KINDS + LIES), st.integers(
 
 
 @settings(deadline=None, max_examples=150)
-@given(lying_histories, st.integers(0, 900_000))
+@given(lying_histories, st.integers(0, 900_000), st.sampled_from([10_000, 1_000_000, 4_000_000]))
 def test_no_history_hands_more_over_than_the_charge_the_floor_and_the_prepaid_cap(
-    history: list[tuple[str, int]], keysend_msat: int
+    history: list[tuple[str, int]], keysend_msat: int, absolute_uwh: int
 ) -> None:
-    trade = Trade()
+    trade = Trade(Tolerance(20_000, absolute_uwh))
     trade.keysend_msat = keysend_msat
     trade.begin()
     for kind, amount in history:

@@ -207,7 +207,7 @@ class Buyer:
             tariff=terms.tariff,
             most_ms=most_ms,
             paid_msat=paid_msat,
-            own_uwh=own_uwh + self._tolerance.drift_uwh(own_uwh),
+            own_uwh=self._believed_uwh,
             seen_ms=self._delivery.seen_ms,
             underway=self.account.underway_by("keysend"),
         )
@@ -289,19 +289,25 @@ class Buyer:
     @property
     def charged_low_msat(self) -> int:
         """What was delivered for the money, as far as the caps believe it: the charge of the newest claim that was held
-        against an own reading, and no more than the own energy comes to with what two honest meters drift apart over
-        it. An honest socket's drift must not eat up the caps in a long session; a dishonest one, whatever it claims,
-        gains that part of what it has really delivered and nothing else. The session fee counts once energy flows."""
+        against an own reading, and no more than the own energy comes to with what two honest meters may be apart
+        (:meth:`wattline.cable.reconciliation.Tolerance.believed_uwh`). An honest socket's meter must not eat up the
+        caps; a dishonest one, whatever it claims, gains that much and nothing else. The session fee counts once energy
+        flows."""
         believed = self._believed
         if believed is None:
             return 0
-        own_uwh = self.track.energy_uwh
         delivered_ms = min(believed.delivered_ms, max(0, self._statement_ms - self._opened_ms))
         seen_ms = self._delivery.most_delivered_ms()
         delivered_ms = delivered_ms if seen_ms is None else min(delivered_ms, seen_ms)
         delivered_ms = min(delivered_ms, self._unseen.believed_ms(self._delivery.seen_ms))
-        own = cost_msat(self.terms.tariff, own_uwh + self._tolerance.drift_uwh(own_uwh), delivered_ms, own_uwh > 0)
+        own = cost_msat(self.terms.tariff, self._believed_uwh, delivered_ms, self.track.energy_uwh > 0)
         return min(own, believed.charged_msat)
+
+    @property
+    def _believed_uwh(self) -> int:
+        """The most that the socket's meter may have counted, as far as the caps believe it."""
+        cap_msat = self._caps.max_prepaid_msat if self._onchain is None else self._onchain.max_prepaid_msat
+        return self._tolerance.believed_uwh(self.track.energy_uwh, cap_msat, self.terms.tariff)
 
     def most_charge_msat(self, now_ms: int) -> int:
         """The highest charge that an honest socket can have come to by now: the own energy and all that the tolerance

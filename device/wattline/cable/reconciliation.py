@@ -11,6 +11,7 @@ from enum import StrEnum
 from wattline.cable.budget import PPM
 from wattline.tariff import Tariff, cost_msat
 
+UWH_PER_KWH = 10**9
 TIME_SLACK_MS = 2_000
 CREDIT_GRACE_MS = 15_000
 """A payment that completed this long before a claim was made must be in it; the socket books within a few seconds."""
@@ -53,6 +54,14 @@ class Tolerance:
     def drift_uwh(self, energy_uwh: int) -> int:
         """The part of it that grows with the energy."""
         return energy_uwh * self.ratio_ppm // PPM
+
+    def believed_uwh(self, energy_uwh: int, cap_msat: int, tariff: Tariff) -> int:
+        """The most that a socket's meter may have counted, as far as the caps believe it. A cap of ``cap_msat`` on what
+        is prepaid bears up to a half of itself, so that as much is left to pay with; only what the absolute part comes
+        to beyond that makes room, and once, however many claims and restarts there are."""
+        price_msat = tariff.energy_msat_per_kwh
+        borne_uwh = cap_msat // 2 * UWH_PER_KWH // price_msat if price_msat else self.absolute_uwh
+        return energy_uwh + self.drift_uwh(energy_uwh) + max(0, self.absolute_uwh - borne_uwh)
 
 
 @dataclass(frozen=True, slots=True)

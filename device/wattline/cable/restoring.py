@@ -14,6 +14,7 @@ from wattline.cable.messages import Opened
 from wattline.cable.offer import OfferError, check_prices
 from wattline.cable.opening import Agreement, Equipment
 from wattline.cable.purse import PURPOSE
+from wattline.cable.reconciliation import UWH_PER_KWH
 from wattline.cable.settings import CableSettings, LimitSettings
 from wattline.cable.spending import DaySpending
 from wattline.clock import Moment
@@ -21,8 +22,6 @@ from wattline.ledger import CableSession, Intent, IntentStatus
 from wattline.meter import Reading
 from wattline.payment.aggregate import MSAT_PER_SAT
 from wattline.wire.bounds import MAX_ENERGY_UWH
-
-UWH_PER_KWH = 10**9
 
 
 @dataclass(frozen=True, slots=True)
