@@ -63,6 +63,7 @@ class Trade:
         NODES[path] = self.node
         self.session_id = encode_session_id(next(NUMBERS).to_bytes(16, "big"))
         self.now_ms, self.own_uwh, self.told_uwh = 1_000, 0, 0
+        self.voltage_mv = 48_000
         self.keysend_msat = 0
         self.sequence = 0
         self.answers = "accept"
@@ -199,7 +200,7 @@ class Trade:
             self.run = None
 
     def read_meter(self, run: SessionRun) -> None:
-        run._handle(self.now_ms, Reading(CHIP_BASE_UWH + self.own_uwh, 1_300_000, 48_000, 27_000, self.now_ms))
+        run._handle(self.now_ms, Reading(CHIP_BASE_UWH + self.own_uwh, 1_300_000, self.voltage_mv, 27_000, self.now_ms))
 
     def turn(self) -> None:
         for _ in range(2):

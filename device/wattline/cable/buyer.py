@@ -311,7 +311,7 @@ class Buyer:
 
     def most_charge_msat(self, now_ms: int) -> int:
         """The highest charge that an honest socket can have come to by now: the own energy and all that the tolerance
-        grants to the socket's meter, and all the time since its last word."""
+        grants to the socket's meter, and all the time that delivery can have lasted."""
         delivered_ms = self.most_delivered_ms(now_ms)
         if delivered_ms is None:
             return 0
@@ -319,11 +319,15 @@ class Buyer:
         return cost_msat(self.terms.tariff, energy_uwh, delivered_ms, True)
 
     def most_delivered_ms(self, now_ms: int) -> int | None:
-        """The longest that delivery can have lasted by now; None before the socket's first word."""
+        """The longest that delivery can have lasted by now: by the socket's last word, by the age of the session, and
+        by the own meter, each with the time since; None before the socket's first word."""
+        seen_ms, newest_ms = self._delivery.most_delivered_ms(), self.track.newest_ms
         if self.statement is None:
             return None
-        delivered_ms = self.statement.delivered_ms + max(0, now_ms - self._statement_ms)
-        return min(delivered_ms, max(0, now_ms - self._opened_ms))
+        told_ms = self.statement.delivered_ms + max(0, now_ms - self._statement_ms)
+        if seen_ms is not None and newest_ms is not None:
+            told_ms = min(told_ms, seen_ms + max(0, now_ms - newest_ms))
+        return min(told_ms, max(0, now_ms - self._opened_ms))
 
     def charged_high_msat(self, now_ms: int) -> int:
         """The higher of both at this moment: what the credit is kept up against."""
