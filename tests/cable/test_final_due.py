@@ -1,5 +1,5 @@
-"""The final version that a socket asks for, with the real session and its ledger, over kills and resumptions: whatever it
-says, what is signed is due by all that the cable has saved; and an honest one gets what it is owed."""
+"""The final version that a socket asks for, with the real session and its ledger, over kills and resumptions: whatever
+it says, what is signed is due by all that the cable has saved; and an honest one gets what it is owed."""
 
 from __future__ import annotations
 

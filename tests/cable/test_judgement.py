@@ -162,7 +162,7 @@ class Life:
         if version not in self.held:
             self.held.append(version)
         if is_final:
-            # Whatever was asked for, and in whichever run: by the own meter it can be due, and it is no more than before.
+            # Whatever was asked for, and in whichever run: by the own meter it can be due, and it is less than before.
             most_uwh = self.energy_uwh + TOLERANCE.allowed_uwh(self.energy_uwh)
             assert value_sat <= final_value_sat(charge(most_uwh), 0, RULES.floor_sat)
             assert value_sat < self.memory.row.signed_sat

@@ -124,7 +124,7 @@ class Trade:
 
     @property
     def most_uwh(self) -> int:
-        """What the own energy and the tolerance come to, but for the part of the tolerance that the cap itself bears."""
+        """What the own energy and the tolerance come to, but for the part of that which the cap itself bears."""
         absolute_uwh, price_msat = self.tolerance.absolute_uwh, self.tariff.energy_msat_per_kwh
         borne_uwh = CAP_MSAT // 2 * 10**9 // price_msat if price_msat else absolute_uwh
         return self.energy_uwh + self.tolerance.drift_uwh(self.energy_uwh) + max(0, absolute_uwh - borne_uwh)
