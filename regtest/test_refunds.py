@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -196,3 +199,74 @@ def test_the_report_and_the_books_of_all_nodes_agree(scene: Scene, cable: HandCa
     for name in ("sessions", "payments", "energy_uwh", "credited_msat", "charged_msat", "refunded_msat"):
         assert totals[name] == getattr(sums, name), name
     assert totals["balance_msat"] == sums.balance_msat
+
+
+def copy_of(ledger: Path) -> bytes:
+    """As an operator's backup makes it while the socket runs."""
+    with closing(sqlite3.connect(ledger)) as source, closing(sqlite3.connect(":memory:")) as copy:
+        source.backup(copy)
+        return copy.serialize()
+
+
+def delete_sent(scene: Scene, cable: HandCable) -> int:
+    """What autoclean does to the payments that went back for the session; how many those were."""
+    mark = f"wattline:1:{cable.session_id}:"
+    rows = [row for row in scene.node.rpc.listsendpays()["payments"] if row.get("label", "").startswith(mark)]
+    for row in rows:
+        scene.node.rpc.call("delpay", {"payment_hash": row["payment_hash"], "status": row["status"]})
+    return len(rows)
+
+
+@pytest.mark.real_only
+def test_an_older_copy_of_the_ledger_pays_nothing_back_twice_though_lightningd_has_deleted_what_it_sent(
+    scene: Scene, cable: HandCable, wallets: dict[str, Node]
+) -> None:
+    cable.open()
+    pay(cable, 3_000)
+    cable.close()
+    assert cable.receipt().refund_status == pb.REFUND_STATUS_SENT
+    with HandCable(scene, wallets["cable"]) as other:
+        other.open()
+        pay(other, 7_000)
+        other.statement(lambda s: s.credited_msat == 7_000)
+        copy = copy_of(scene.ledger_path)
+        other.close()
+        assert other.receipt().refund_status == pb.REFUND_STATUS_SENT
+        scene.unload_plugin()
+        pay(cable, 5_000)  # the session is over, and nobody is there to refuse it
+        scene.load_plugin()
+        scene.wait_running()
+        wait_until("what came too late went back", lambda: len(cable.payments_back()) == 2, 30)
+        wait_until("it is written down", lambda: "orphan_refunded" in kinds_of_events(scene), 30)
+        scene.unload_plugin()
+        assert (delete_sent(scene, cable), delete_sent(scene, other)) == (2, 1)
+        for path in scene.ledger_path.parent.glob(f"{scene.ledger_path.name}*"):
+            path.unlink()
+        scene.ledger_path.write_bytes(copy)
+        scene.load_plugin()
+        status = scene.wait_running()
+        assert status["ledger_restored_at"]
+        wait_until("both are held", lambda: scene.status()["refunds_held"] == 2, 30)
+        assert scene.status()["held_sessions"] == sorted([cable.session_id, other.session_id])
+        for each in (cable, other):
+            wait_until("it was tried", lambda each=each: f"{each.session_id}: " in held_lines(scene), 30)  # type: ignore[misc]
+            scene.node.rpc.call("wattline-resolve", [each.session_id, "keep", "both nodes were looked at"])
+        assert (scene.status()["refunds_held"], owed(scene)) == (0, 0)
+        assert sorted(amount_msat for _, amount_msat in cable.payments_back()) == [3_000, 5_000]
+        assert [amount_msat for _, amount_msat in other.payments_back()] == [7_000]
+
+        # A restart is no older copy, and the newest note stands.
+        scene.unload_plugin()
+        scene.load_plugin()
+        assert scene.wait_running()["ledger_restored_at"] == status["ledger_restored_at"]
+        (note,) = scene.node.rpc.call("listdatastore", {"key": ["wattline", "ledger"]})["datastore"]
+        assert note["string"].split(":")[1], "the copy has a name of its own"
+
+
+def kinds_of_events(scene: Scene) -> set[str]:
+    with closing(sqlite3.connect(f"file:{scene.ledger_path}?mode=ro", uri=True)) as ledger:
+        return {row[0] for row in ledger.execute("SELECT kind FROM events")}
+
+
+def held_lines(scene: Scene) -> str:
+    return "\n".join(line for line in scene.node.log_tail(2_000).splitlines() if "is held until" in line)

@@ -20,7 +20,7 @@ from wattline.payment.keysend import Reservations
 from wattline.payment.payer import Payer
 from wattline.plugin.bookkeeper import Bookkeeper
 from wattline.plugin.live_sessions import LiveSessions
-from wattline.plugin.older_copy import OlderCopy
+from wattline.plugin.older_copy import NotedRefunds, OlderCopy
 from wattline.plugin.onchain import Onchain
 from wattline.plugin.outlet import OutletLoop
 from wattline.plugin.outlet_view import Condition
@@ -81,7 +81,8 @@ class Stall:
         streams = Streams(lambda session_id: live.post(session_id, CableLost()))
         prices = PriceList(self.ledger, settings)
         statements = Statements(settings, live, reservations, streams)
-        copy = self.copy = OlderCopy(self.ledger, notes or KeptNotes())
+        wallet = NoChannels()
+        copy = self.copy = OlderCopy(self.ledger, notes or KeptNotes(), wallet.forgets_sent_after_s)
         copy.look()
         receipts = Receipts(self.ledger, signer, SOCKET, copy)
         self.seller = SmartSocket(self.ledger, live, prices, statements, receipts, streams, reservations, ready, copy)
@@ -89,7 +90,7 @@ class Stall:
         self.onchain = Onchain(
             settings.onchain, SOCKET, "regtest", self.ledger, chain, funds, signer, self.seller, copy
         )
-        payer = Payer(NoChannels(), self.ledger.outgoing)
+        payer = Payer(wallet, NotedRefunds(self.ledger.outgoing, copy))
         self._settlement = Settlement(
             self.seller, payer, self.ledger, reservations, bookkeeper, 10.0, 60.0, copy, self.onchain
         )

@@ -26,6 +26,7 @@ from wattline.lightning.node import (
     ChannelBalance,
     Hop,
     NodeInfo,
+    NodeRefused,
     NodeUnavailable,
     NoRoute,
     PaidInvoice,
@@ -44,7 +45,7 @@ from wattline.payment.keysend import Htlc, Reservations
 from wattline.payment.payer import Payer
 from wattline.plugin.bookkeeper import Bookkeeper
 from wattline.plugin.live_sessions import LiveSessions
-from wattline.plugin.older_copy import OlderCopy
+from wattline.plugin.older_copy import NotedRefunds, OlderCopy
 from wattline.plugin.onchain import Onchain
 from wattline.plugin.outlet import OutletLoop
 from wattline.plugin.outlet_view import Condition
@@ -196,6 +197,7 @@ class FakeWallet:
         self.record: dict[str, SentPayment] = {}
         self._labels: dict[str, tuple[str, str, str]] = {}
         """Label, destination and preimage by payment_hash."""
+        self.forgets_after_s: int | None = None
 
     def info(self) -> NodeInfo:
         return NodeInfo(SOCKET, "regtest", "v26.06.6", 100)
@@ -241,8 +243,14 @@ class FakeWallet:
             rows.append(LabelledPayment(label, destination, 2**40, sent))
         return rows
 
+    def autoclean(self) -> None:
+        """What has arrived is deleted, however new it is."""
+        for payment_hash, sent in list(self.record.items()):
+            if sent.status is SendStatus.COMPLETE:
+                del self.record[payment_hash], self._labels[payment_hash]
+
     def forgets_sent_after_s(self) -> int | None:
-        return None
+        return self.forgets_after_s
 
 
 class FakeNotes:
@@ -252,13 +260,17 @@ class FakeNotes:
         self._wallet = wallet
         self.notes: dict[str, str] = {}
         self.gone = False
+        self.refuses = False
+        """Neither told nor written down."""
 
     def note(self, name: str) -> str | None:
         self._answer()
+        self._obey()
         return self.notes.get(name)
 
     def write_note(self, name: str, text: str) -> None:
         self._answer()
+        self._obey()
         self.notes[name] = text
 
     def sent_since(self, created_at: int) -> Sequence[LabelledPayment]:
@@ -268,6 +280,10 @@ class FakeNotes:
     def _answer(self) -> None:
         if self.gone:
             raise NodeUnavailable("node_unavailable", "connection refused")
+
+    def _obey(self) -> None:
+        if self.refuses:
+            raise NodeRefused("datastore_refused", "no")
 
 
 class FakeSigner:
@@ -427,7 +443,8 @@ class Stall:
         self.ready.set()
         prices = PriceList(self.ledger, self.settings)
         statements = Statements(self.settings, self.live, self.reservations, self.streams)
-        self.copy = OlderCopy(self.ledger, FakeNotes(self.wallet))
+        self.copy = OlderCopy(self.ledger, FakeNotes(self.wallet), wallet.forgets_sent_after_s)
+        self.copy.look()
         self.receipts = Receipts(self.ledger, signer, SOCKET, self.copy)
         self.socket = SmartSocket(
             self.ledger,
@@ -441,7 +458,7 @@ class Stall:
             self.copy,
         )
         self.bookkeeper = Bookkeeper(self.journal, self.ledger, self.socket, 1.0)
-        payer = Payer(wallet, self.ledger.outgoing, pause=lambda _: None)
+        payer = Payer(wallet, NotedRefunds(self.ledger.outgoing, self.copy), pause=lambda _: None)
         rules = OnchainSettings(enabled=True, watch_interval_ms=50, final_timeout_s=5, confirmations=1)
         self.onchain = (
             Onchain(rules, SOCKET, "regtest", self.ledger, self.chain, funds, signer, self.socket, self.copy)

@@ -46,7 +46,7 @@ from wattline.payment.keysend import Reservations
 from wattline.payment.payer import Payer
 from wattline.plugin.bookkeeper import Bookkeeper
 from wattline.plugin.live_sessions import LiveSessions
-from wattline.plugin.older_copy import OlderCopy
+from wattline.plugin.older_copy import NotedRefunds, OlderCopy
 from wattline.plugin.onchain import Onchain
 from wattline.plugin.outlet import OutletLoop
 from wattline.plugin.receipts import Receipts
@@ -261,7 +261,9 @@ class StillStall:
         self.live = LiveSessions(ledger)
         streams = Streams(lambda session: None)
         statements = Statements(settings, self.live, self.reservations, streams)
-        self.copy = OlderCopy(ledger, self.tripwire.around(self.notes), lambda: self.time_s)
+        self.copy = OlderCopy(
+            ledger, self.tripwire.around(self.notes), self.wallet.forgets_sent_after_s, lambda: self.time_s
+        )
         self.copy.look()
         self.receipts = Receipts(ledger, self.signer, SOCKET, self.copy)
         ready = threading.Event()
@@ -294,9 +296,8 @@ class StillStall:
         )
         self.desk, self.watch = self.onchain.desk, self.onchain.watch
         self.desk.trouble = ""
-        payer = Payer(
-            self.wallet, ledger.outgoing, lambda: self.time_s, lambda: float(self.time_s), pause=lambda _: None
-        )
+        refunds = NotedRefunds(ledger.outgoing, self.copy)
+        payer = Payer(self.wallet, refunds, lambda: self.time_s, lambda: float(self.time_s), pause=lambda _: None)
         self.settlement = StillSettlement(
             self.socket, payer, ledger, self.reservations, self.bookkeeper, 0.0, 60.0, self.copy, self.onchain
         )

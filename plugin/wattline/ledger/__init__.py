@@ -11,13 +11,15 @@ from wattline.ledger.document import SavedReceipt, SavedStatement
 from wattline.ledger.event import LoggedEvent
 from wattline.ledger.ledger import Ledger, open_ledger
 from wattline.ledger.outgoing import AlreadyPaying, Intent, IntentStatus, Outgoing, Purpose
-from wattline.ledger.payment import Booked, Booking, Cursor, Kind, PaymentMismatch
+from wattline.ledger.payment import ORPHAN_KEPT, ORPHAN_REFUNDED, Booked, Booking, Cursor, Kind, PaymentMismatch
 from wattline.ledger.refused_cable import RefusedCable
 from wattline.ledger.report import Totals
 from wattline.ledger.session_record import SessionRecord
 from wattline.ledger.tariff_history import TariffEntry
 
 __all__ = [
+    "ORPHAN_KEPT",
+    "ORPHAN_REFUNDED",
     "Aggregate",
     "AggregateInput",
     "AggregateStatus",

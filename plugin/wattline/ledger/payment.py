@@ -8,13 +8,16 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, exists, func, insert, select, update
+from sqlalchemy.sql import ColumnElement
 
 from wattline.errors import StopError
-from wattline.ledger.schema import journal_cursor, payments, sessions
+from wattline.ledger.schema import events, journal_cursor, payments, sessions
 from wattline.ledger.store import Store
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+ORPHAN_REFUNDED, ORPHAN_KEPT = "orphan_refunded", "orphan_kept"
+"""The events with which an orphan is done with; their detail names its payment_hash."""
 _LOOKUP = 500
 """Hashes per query; SQLite takes up to 32 766 values."""
 
@@ -139,8 +142,23 @@ class PaymentStore(Store):
             return [_booking(row) for row in rows]
 
     def orphans(self) -> Sequence[Booking]:
-        """All orphans, oldest first; whether one was given back is in the intents (``orphan_refund``)."""
-        query = select(payments).where(payments.c.kind == Kind.ORPHAN)
+        """All orphans, oldest first, whatever became of them."""
+        return self._orphans(payments.c.kind == Kind.ORPHAN)
+
+    def orphans_to_return(self, session_id: str | None = None) -> Sequence[Booking]:
+        """Those (of one session) that were neither given back nor kept, and of whose session the cable's node is known;
+        oldest first."""
+        done = exists().where(
+            events.c.session_id == payments.c.session_id,
+            events.c.kind.in_((ORPHAN_REFUNDED, ORPHAN_KEPT)),
+            events.c.detail.contains(payments.c.payment_hash),
+        )
+        has_payer = exists().where(sessions.c.session_id == payments.c.session_id, sessions.c.cable_node_id != "")
+        where = [payments.c.kind == Kind.ORPHAN, has_payer, ~done]
+        return self._orphans(*where, *([payments.c.session_id == session_id] if session_id is not None else []))
+
+    def _orphans(self, *where: ColumnElement[bool]) -> Sequence[Booking]:
+        query = select(payments).where(*where)
         with self._database.view() as connection:
             rows = connection.execute(query.order_by(payments.c.pay_index, payments.c.updated_index))
             return [_booking(row) for row in rows]

@@ -16,6 +16,8 @@ from wattline.plugin.smart_socket import SmartSocket
 from wattline.tariff import Tariff
 
 Json = dict[str, Any]
+MOST_SHOWN = 100
+"""So many sessions of which a refund is held."""
 
 
 def outlet_object(view: OutletView) -> Json:
@@ -139,7 +141,7 @@ class Report:
         self._onchain = onchain
 
     def status(self) -> Json:
-        cursor, owed = self._ledger.cursor(), self._ledger.owed_refunds()
+        cursor, held = self._ledger.cursor(), self._copy.held()
         return {
             **self._identity,
             "state": "running" if self._seller.is_ready else "starting",
@@ -152,8 +154,9 @@ class Report:
                 "unlisted_payments": self._bookkeeper.unlisted_payments,
             },
             "problems": list(self._problems()),
-            "refunds_owed": len(owed),
-            "refunds_held": sum(1 for record in owed if self._copy.holds(record.session.session_id)),
+            "refunds_owed": len(self._ledger.owed_refunds()),
+            "refunds_held": len(held),
+            "held_sessions": sorted(set(held))[:MOST_SHOWN],
             "ledger_restored_at": self._copy.noticed_at,
             "onchain": self._onchain_status(),
         }

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from enum import StrEnum
 
 from wattline.errors import UsageError
-from wattline.ledger import AggregateStatus, Ledger
+from wattline.ledger import ORPHAN_KEPT, AggregateStatus, Ledger, Purpose
 from wattline.payment.aggregate import MSAT_PER_SAT
-from wattline.plugin.older_copy import RESOLVED, OlderCopy
+from wattline.plugin.older_copy import KEPT, RESOLVED, OlderCopy
 from wattline.plugin.onchain import Onchain
 from wattline.session import RefundKept, RefundStatus
 
@@ -25,7 +25,7 @@ class Outcome(StrEnum):
     PAID = "paid"  # what the session is owed on the chain has come
     LOST = "lost"  # what it is owed on the chain, and was not mined, will not come
     REFUND = "refund"  # what is held is sent back
-    KEEP = "keep"  # what is held is not sent back
+    KEEP = KEPT  # what is held is not sent back
     ACCEPT = "accept"  # the chain that bitcoind shows is the right one
 
 
@@ -86,8 +86,16 @@ class Resolving:
     def _end_refund(self, session_id: str, outcome: Outcome, reason: str) -> None:
         record = self._ledger.session(session_id)
         is_owed = record is not None and record.session.refund_status is RefundStatus.OWED
-        if not is_owed or not self._copy.holds(session_id):
+        is_held = record is not None and is_owed and self._copy.holds(Purpose.REFUND, record)
+        orphans = self._ledger.orphans_to_return(session_id)
+        if record is None or not self._copy.holds(Purpose.ORPHAN_REFUND, record):
+            orphans = []
+        if not is_held and not orphans:
             raise UsageError("not_resolvable", f"no refund of session {session_id} is held")
-        self._ledger.append_event(self._now(), session_id, RESOLVED, {"outcome": outcome, "reason": reason})
-        if outcome is Outcome.KEEP:
+        with self._ledger.unit():
+            self._ledger.append_event(self._now(), session_id, RESOLVED, {"outcome": outcome, "reason": reason})
+            for orphan in orphans if outcome is Outcome.KEEP else []:
+                kept = {"payment_hash": orphan.payment_hash, "amount_msat": orphan.amount_msat}
+                self._ledger.append_event(self._now(), session_id, ORPHAN_KEPT, kept)
+        if is_held and outcome is Outcome.KEEP:
             self._keep(session_id, RefundKept())

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Protocol
 
 from wattline.errors import RetryError, StopError
-from wattline.ledger import Booking, IntentStatus, Ledger, Purpose, SessionRecord
+from wattline.ledger import ORPHAN_REFUNDED, Booking, IntentStatus, Ledger, Purpose, SessionRecord
 from wattline.lightning.node import NodeRefused, NodeUnavailable, SendStatus
 from wattline.lightning.record import format_record
 from wattline.payment.aggregate import MSAT_PER_SAT
@@ -267,7 +267,14 @@ class Settlement:
                 return None
             if sent is not None:
                 return sent if not isinstance(sent, RefundOwed) else None
-            if purpose is Purpose.REFUND and self._copy.holds(session_id):
+            if self._copy.holds(purpose, record):
+                self._lines.info(
+                    f"held {session_id}",
+                    "session %s: %s of up to %d msat is held until wattline-resolve says what becomes of it",
+                    session_id,
+                    purpose,
+                    budget_msat,
+                )
                 return None
             fee_msat = 0
             for _ in range(3):
@@ -342,10 +349,13 @@ class Settlement:
 
     def retry(self, is_due: Callable[[str], bool] = lambda _: True) -> None:
         """Try once whatever is still to be paid back and ``is_due``, by session or payment_hash."""
-        for record in self._ledger.owed_refunds():
+        owed, orphans = self._ledger.owed_refunds(), self._ledger.orphans_to_return()
+        waiting = {*(record.session.session_id for record in owed), *(orphan.payment_hash for orphan in orphans)}
+        self._retries = {key: due for key, due in self._retries.items() if key in waiting}
+        for record in owed:
             if is_due(record.session.session_id):
                 self._on_its_own(partial(self._refund_owed, record))
-        for orphan in self._ledger.orphans():
+        for orphan in orphans:
             if is_due(orphan.payment_hash):
                 self._on_its_own(partial(self._refund_orphan, orphan))
 
@@ -366,19 +376,16 @@ class Settlement:
             self._sessions.settle_owed(session.session_id, sent)
 
     def _refund_orphan(self, orphan: Booking) -> None:
-        if orphan.session_id is None:
-            return  # nobody to give it back to
         record = self._sessions.record(orphan.session_id)
+        if record is None:
+            return  # nobody to give it back to
         # What has no index in the journal is told from others by its hash.
         sequence = orphan.pay_index or int(orphan.payment_hash[:15], 16)
-        done = self._ledger.outgoing.of(Purpose.ORPHAN_REFUND, orphan.session_id, sequence)
-        if record is None or (done is not None and done.status is IntentStatus.COMPLETE):
-            return  # nobody to give it back to, or given back
         sent = self._pay_back(Purpose.ORPHAN_REFUND, record, sequence, orphan.amount_msat)
         if isinstance(sent, RefundSent):
             self._ledger.append_event(
                 int(time.time()),
                 orphan.session_id,
-                "orphan_refunded",
+                ORPHAN_REFUNDED,
                 {"payment_hash": orphan.payment_hash, "amount_msat": sent.amount_msat, "fee_msat": sent.fee_msat},
             )

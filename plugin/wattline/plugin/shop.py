@@ -38,7 +38,7 @@ from wattline.plugin.bookkeeper import Bookkeeper
 from wattline.plugin.certificate import Certificate, load_or_make
 from wattline.plugin.guarding import NoRelay, RelayHolder
 from wattline.plugin.live_sessions import LiveSessions
-from wattline.plugin.older_copy import OlderCopy
+from wattline.plugin.older_copy import NotedRefunds, OlderCopy
 from wattline.plugin.onchain import Onchain
 from wattline.plugin.outlet import OutletLoop
 from wattline.plugin.outlet_view import Holder
@@ -234,7 +234,7 @@ class Shop:
         self._warn_of_autoclean(node)
         self._holder = RelayHolder(lambda: guard_for(self._guard_settings(premises)))
         self._patiently(self._holder.start)
-        copy = OlderCopy(ledger, CoreLightningNotes(node.rpc))
+        copy = OlderCopy(ledger, CoreLightningNotes(node.rpc), node.forgets_sent_after_s)
         self._patiently(copy.look)
         live = self._live = LiveSessions(ledger)
         prices = PriceList(ledger, settings)
@@ -244,7 +244,7 @@ class Shop:
         ready = threading.Event()
         seller = SmartSocket(ledger, live, prices, statements, receipts, streams, self.reservations, ready, copy)
         bookkeeper = Bookkeeper(node, ledger, seller, settings.payment.journal_interval_s)
-        payer = Payer(node, ledger.outgoing)
+        payer = Payer(node, NotedRefunds(ledger.outgoing, copy))
         onchain = self._onchain = self._take_onchain(premises, info, node, seller, copy)
         settlement = Settlement(
             seller,

@@ -1,4 +1,4 @@
-"""Older copies of the ledger that nobody notices, since no receipt was signed after they were made."""
+"""Older copies of the ledger from which no receipt is missing, but a refund."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.plugin.fakes import CABLE
 from tests.plugin.still_stall import StillStall
 
 
-def test_an_orphan_is_not_given_back_twice_though_the_older_copy_is_not_noticed(tmp_path: Path) -> None:
+def test_an_orphan_is_not_given_back_twice_though_the_older_copy_lacks_no_receipt(tmp_path: Path) -> None:
     with StillStall(tmp_path / "socket.sqlite3") as stall:
         session = stall.open()
         assert stall.pay(session, 1, 60_000)
@@ -20,7 +20,7 @@ def test_an_orphan_is_not_given_back_twice_though_the_older_copy_is_not_noticed(
         copy = stall.copy_of_ledger()
         stall.settlement.retry()
         stall.put_back(copy)
-        assert stall.copy.noticed_at is None
+        assert stall.copy.noticed_at is not None
         for _ in range(3):
             stall.work()
             stall.settlement.retry()
@@ -39,7 +39,7 @@ def test_a_refund_is_not_sent_twice_though_the_machine_died_before_its_receipt(t
         stall.signer.gone = False
         assert stall.wallet.sends == [(CABLE, 60_000)]
         stall.put_back(copy)
-        assert stall.copy.noticed_at is None
+        assert stall.copy.noticed_at is not None
         stall.close_session(session)
         for _ in range(3):
             stall.work()
