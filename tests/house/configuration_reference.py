@@ -11,7 +11,6 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from wattline.cable.settings import CableSettings
 from wattline.offering import SocketSettings
@@ -84,7 +83,7 @@ def _name(annotation: Any) -> str:
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    value = field.default if field.default is not PydanticUndefined else field.get_default(call_default_factory=True)
+    value = field.get_default(call_default_factory=True)
     if value is None:
         return ""
     if isinstance(value, bool):

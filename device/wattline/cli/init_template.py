@@ -7,7 +7,6 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from wattline.settings import models_in
 
@@ -57,7 +56,7 @@ def _key(name: str, field: FieldInfo, path: str, examples: Examples, lines: list
     else:
         default = field.get_default(call_default_factory=True)
         # TOML has no word for "nothing": what the key would look like stands there instead.
-        shown = _value(name, default) if default not in (None, PydanticUndefined) else '"..."'
+        shown = _value(name, default) if default is not None else '"..."'
         lines.append(f"#{name} = {shown}")
 
 
