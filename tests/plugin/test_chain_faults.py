@@ -180,6 +180,25 @@ def test_on_another_chain_nothing_is_believed_and_nobody_accused(
     assert stall.hardware["A1"].closed
 
 
+@pytest.mark.parametrize("length", [1, 2, 5, 13, 14, 200])
+def test_another_regtest_with_the_same_first_block_is_noticed_from_the_second_start_on_by_a_socket_that_holds_nothing(
+    tmp_path: Path, length: int
+) -> None:
+    with StillStall(tmp_path / "socket.sqlite3") as stall:
+        first = stall.chain.blocks[:1]
+        stall.chain.blocks = list(first)
+        stall.chain.mine(count=length)
+        assert stall.look()
+        own = stall.chain.blocks
+        stall.chain.blocks = list(first)
+        stall.chain.mine(count=length + 100)
+        stall.kill()
+        assert not stall.look()
+        assert stall.trouble == "bitcoind_other_chain"
+        stall.chain.blocks = own
+        assert stall.look()
+
+
 def test_the_operator_may_take_another_chain_for_the_right_one(stall: StillStall) -> None:
     stall.look()
     stall.chain.reorg(14)
