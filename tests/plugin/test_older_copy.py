@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.plugin.fakes import CABLE
-from tests.plugin.still_stall import CONFIRMATIONS, CREDIT_CAP_SAT, FLOOR_SAT, StillStall, Wallet
+from tests.plugin.still_stall import CONFIRMATIONS, CREDIT_CAP_SAT, FLOOR_SAT, Killed, StillStall, Wallet
 from wattline.errors import UsageError
 from wattline.ledger import AggregateStatus, IntentStatus, Purpose
 from wattline.lightning.node import SendStatus
@@ -225,6 +225,132 @@ def test_a_restart_is_no_older_copy_and_an_empty_ledger_is_one(
     assert "2 receipt(s) were signed after it was made" in caplog.text
     stall.kill()
     assert stall.events("ledger_restored") == 1, "it is noticed once"
+
+
+def test_sessions_that_never_paid_are_not_among_those_that_an_older_copy_takes_for_unfinished(
+    stall: StillStall,
+) -> None:
+    for number in range(2, 5):
+        stall.close_session(stall.open(number))
+        stall.work()
+    copy = stall.copy_of_ledger()
+    session = stall.open(1)
+    assert stall.pay(session, 1, 20_000)
+    stall.close_session(session)
+    stall.work()
+    stall.put_back(copy)
+    assert stall.copy.noticed_at is not None
+    assert stall.events("ledger_restored") == 1
+
+
+def late_payment(stall: StillStall) -> tuple[str, bytes]:
+    """4,000 msat came for a session that was over, and went back, after the copy was made; lightningd has forgotten."""
+    session = stall.open()
+    assert stall.pay(session, 1, 5_000)
+    stall.close_session(session)
+    stall.work()
+    copy = stall.copy_of_ledger()
+    stall.journal.add(session, 9, 4_000)
+    stall.bookkeeper.read_to_end()
+    stall.settlement.retry()
+    assert stall.wallet.sends[-1] == (CABLE, 4_000)
+    assert not stall.ledger.orphans_to_return()
+    stall.wallet.autoclean()
+    stall.time_s += 10
+    return session, copy
+
+
+@pytest.mark.parametrize("outcome", ["refund", "keep"])
+def test_what_came_too_late_and_may_have_gone_back_waits_for_the_operator(stall: StillStall, outcome: str) -> None:
+    session, copy = late_payment(stall)
+    stall.put_back(copy)
+    sends = list(stall.wallet.sends)
+    end(stall)
+    assert (stall.wallet.sends, stall.copy.held()) == (sends, [session])
+    resolving(stall).resolve(session, outcome, "looked at the cable's node")
+    end(stall)
+    assert stall.wallet.sends == sends + ([(CABLE, 4_000)] if outcome == "refund" else [])
+    assert not stall.copy.held()
+    assert not stall.ledger.orphans_to_return()
+    later = stall.open(2)  # a session that the copy did not know
+    stall.close_session(later)
+    stall.work()
+    stall.journal.add(later, 10, 6_000)
+    stall.bookkeeper.read_to_end()
+    stall.settlement.retry()
+    assert stall.wallet.sends[-1] == (CABLE, 6_000)
+
+
+def test_each_copy_is_noticed_once_each_time_that_it_is_put_back(stall: StillStall) -> None:
+    _, older = late_payment(stall)
+    newer = stall.copy_of_ledger()
+    for number, copy in enumerate([older, newer, older, newer], start=1):
+        stall.put_back(copy)
+        at = stall.copy.noticed_at
+        # (The newer one alone would be the one that ran last; not once the older one has run.)
+        assert at == stall.time_s, number
+        stall.time_s += 10
+        stall.kill()
+        assert stall.copy.noticed_at == at, "a restart is no older copy"
+        stall.time_s += 10
+
+
+def test_a_process_that_dies_while_it_notices_a_copy_notices_it_once(stall: StillStall) -> None:
+    _, copy = late_payment(stall)
+    stall.tripwire.counts = lambda call, is_after: call == "write_note" and not is_after
+    stall.tripwire.left = 0
+    stall.happen(lambda: stall.put_back(copy))
+    stall.kill()
+    assert stall.events("ledger_restored") == 1
+
+
+def test_what_the_operator_keeps_is_not_sent_though_the_process_dies_at_his_word(stall: StillStall) -> None:
+    session, copy = keysend_session(stall)
+    stall.close_session(session)
+    stall.work()
+    stall.wallet.autoclean()
+    stall.put_back(copy)
+    end(stall)
+    stall.tripwire.counts = lambda call, is_after: call == "save_session" and not is_after
+    stall.tripwire.left = 0
+    with pytest.raises(Killed):
+        Resolving(stall.tripwire.around(stall.ledger), stall.copy, None, stall.socket.settle_owed).resolve(
+            session, "keep", "seen"
+        )
+    stall.kill()
+    stall.settlement.retry()
+    assert len(stall.wallet.sends) == 1
+    resolving(stall).resolve(session, "keep", "seen")
+    assert stall.saved(session).refund_status is RefundStatus.KEPT
+
+
+@pytest.mark.parametrize("forgets_after_s", [None, 86_400])
+def test_a_refund_that_cannot_be_noted_is_sent_only_by_a_node_that_forgets_nothing(
+    stall: StillStall, forgets_after_s: int | None
+) -> None:
+    session = stall.open()
+    assert stall.pay(session, 1, 20_000)
+    stall.notes.refuses, stall.wallet.forgets_after_s = True, forgets_after_s
+    stall.close_session(session)
+    stall.work()
+    assert len(stall.wallet.sends) == (1 if forgets_after_s is None else 0)
+    stall.notes.refuses = False
+    stall.settlement.retry()
+    assert stall.wallet.sends == [(CABLE, 20_000)]
+    assert stall.saved(session).refund_status is RefundStatus.SENT
+
+
+def test_the_note_of_an_earlier_wattline_is_read(stall: StillStall) -> None:
+    session = stall.open()
+    assert stall.pay(session, 1, 20)
+    copy = stall.copy_of_ledger()
+    stall.close_session(session)
+    stall.work()
+    stall.notes.notes = {"receipts": "1"}
+    stall.kill()
+    assert stall.copy.noticed_at is None
+    stall.put_back(copy)
+    assert stall.copy.noticed_at == stall.time_s
 
 
 def test_a_node_that_notes_nothing_holds_up_no_receipt_but_one_that_does_not_answer_does(stall: StillStall) -> None:

@@ -463,3 +463,7 @@ def test_a_refund_that_no_channel_carries_is_tried_less_and_less_often(tmp_path:
         assert tries == [True, False, False]
         _, wait_s = stall.settlement._retries[session]
         assert wait_s == 120.0, "twice as long as the first time"
+        stall.wallet.blocked = False
+        stall.settlement.retry()
+        stall.settlement.retry()
+        assert not stall.settlement._retries, "what is done is forgotten"
