@@ -218,6 +218,7 @@ def delete_sent(scene: Scene, cable: HandCable) -> int:
 
 
 @pytest.mark.real_only
+@pytest.mark.timeout(300)
 def test_an_older_copy_of_the_ledger_pays_nothing_back_twice_though_lightningd_has_deleted_what_it_sent(
     scene: Scene, cable: HandCable, wallets: dict[str, Node]
 ) -> None:
