@@ -13,7 +13,8 @@ import pytest
 
 from tests.cable.conftest import Bench
 from tests.cable.test_buyer import TERMS, Desk
-from wattline.cable.evidence import DOWN_MARGIN_MS, UNHEARD_MS, unseen_ms
+from wattline.cable.evidence import DOWN_MARGIN_MS, unseen_ms
+from wattline.cable.lateness import lost_s
 from wattline.cable.messages import SocketState
 from wattline.cable.restoring import longest_ms
 from wattline.cli.cable import _equipment
@@ -130,7 +131,7 @@ def session(**changes: int | str | None) -> CableSession:
     [
         (Moment(NOON_S - DAY_S, "one", 57_000), 7_000),
         (Moment(NOON_S + DAY_S, "one", 57_000), 7_000),
-        (Moment(NOON_S - DAY_S, "two", 5_000), UNHEARD_MS),
+        (Moment(NOON_S - DAY_S, "two", 5_000), 120_000),
         (Moment(NOON_S - DAY_S, "two", 900_000), 900_000),
         (Moment(NOON_S + DAY_S, "two", 5_000), DAY_S * 1000),
     ],
@@ -139,6 +140,23 @@ def session(**changes: int | str | None) -> CableSession:
 def test_the_time_that_nobody_saw_is_known_within_a_boot_and_bounded_across_one(now: Moment, unseen: int) -> None:
     assert unseen_ms(session(), now) == unseen + DOWN_MARGIN_MS
     assert longest_ms(session(), now) == 9_000 + unseen + DOWN_MARGIN_MS
+
+
+@pytest.mark.parametrize(("cable_lost_s", "unheard_s"), [(0, 65), (60, 120), (300, 360), (86_400, 660)])
+def test_across_a_boot_as_much_counts_as_that_socket_delivers_to_nobody_within_what_a_cable_believes(
+    cable_lost_s: int, unheard_s: int
+) -> None:
+    behind = Moment(NOON_S - DAY_S, "two", 5_000)
+    known = session(cable_lost_s=lost_s(cable_lost_s))
+    assert unseen_ms(known, behind) == unheard_s * 1000 + DOWN_MARGIN_MS
+
+
+def test_a_session_remembers_how_long_its_socket_goes_on_without_it(bench: Bench) -> None:
+    bench.socket.cable_lost_s = 86_400
+    bench.start()
+    bench.until(payments=1)
+    bench.finish()
+    assert saved(bench).cable_lost_s == lost_s(86_400) == 600
 
 
 def test_a_record_of_an_earlier_wattline_is_judged_by_its_dates() -> None:

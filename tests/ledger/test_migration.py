@@ -113,7 +113,7 @@ def test_no_row_of_a_ledger_of_version_1_changes(place: str) -> None:
     for row in before["sessions"]:
         row["returned_msat"] = 0
     for row in before["cable_sessions"]:
-        row |= {"delivered_ms": None, "min_refund_msat": 0, "saved_boot_id": "", "saved_boot_ms": 0}
+        row |= {"delivered_ms": None, "min_refund_msat": 0, "saved_boot_id": "", "saved_boot_ms": 0, "cable_lost_s": 60}
     assert {name: table for name, table in after.items() if table} == before
 
 

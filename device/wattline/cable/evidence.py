@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from wattline.cable.lateness import unheard_ms
 from wattline.cable.messages import SignedReceipt
 from wattline.cable.receipt import Receipt, read_receipt
 from wattline.cable.reconciliation import Tolerance
@@ -20,8 +21,6 @@ from wattline.tariff import cost_msat
 
 DOWN_MARGIN_MS = 2_000
 """Times of the record are whole seconds."""
-UNHEARD_MS = 120_000
-"""For so long a socket may well deliver without a word from its cable: twice its usual `session.cable_lost_s`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +96,7 @@ def unseen_ms(session: CableSession, now: Moment) -> int:
     if passed_ms is None:
         written_s = max(session.saved_at, session.opened_at or session.created_at)
         up_ms = now.boot_ms if session.saved_boot_id else 0
-        passed_ms = max((now.wall_s - written_s) * 1000, up_ms, UNHEARD_MS)
+        passed_ms = max((now.wall_s - written_s) * 1000, up_ms, unheard_ms(session.cable_lost_s))
     return passed_ms + DOWN_MARGIN_MS
 
 

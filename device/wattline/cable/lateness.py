@@ -13,6 +13,9 @@ SILENT_INTERVALS = 5
 SILENT_MS = 5_000
 MOST_SILENT_MS = 150_000
 """Two and a half of the longest interval between two statements."""
+LEAST_LOST_S, MOST_LOST_S = 5, 600
+NOTICED_MS = 60_000
+"""A socket may take so long to see that its cable is gone: it asks every 10 s, and nobody need answer for 5 s more."""
 MAKING_MS = 3_000
 """A statement may be this old before it leaves the socket and after it has arrived: meter intervals, a busy machine."""
 
@@ -32,6 +35,17 @@ class Lateness:
     def claim_age_ms(self) -> int:
         """What a statement says was true at most so long before it was read."""
         return self.silence_ms + MAKING_MS
+
+
+def lost_s(cable_lost_s: int) -> int:
+    """So long, as far as it is believed, a session outlives its connection where the socket's offer says
+    ``cable_lost_s``: a cut stream is tried to be taken up again, and the cable, back after that, finds it over."""
+    return min(max(LEAST_LOST_S, cable_lost_s), MOST_LOST_S)
+
+
+def unheard_ms(cable_lost_s: int) -> int:
+    """So long such a socket may deliver without a word of its cable."""
+    return cable_lost_s * 1000 + NOTICED_MS
 
 
 LONGEST_CLAIM_AGE_MS = MOST_SILENT_MS + MAKING_MS

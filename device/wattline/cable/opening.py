@@ -9,6 +9,7 @@ from typing import Protocol
 
 from wattline.cable.aggregate_end import check_honest
 from wattline.cable.beginning import check_keysend
+from wattline.cable.lateness import lost_s
 from wattline.cable.memory import AggregateMemory, AllSent, OutgoingRecord, SentRecord, SessionMemory
 from wattline.cable.method import RoutingNode, check_onchain, choose_method
 from wattline.cable.offer import (
@@ -126,6 +127,7 @@ def agree(settings: CableSettings, equipment: Equipment, for_ms: int | None = No
             rated_power_mw=outlet.max_power_mw,
             created_at=int(equipment.now()),
             min_refund_msat=min(offer.min_refund_msat, MOST_MSAT),
+            cable_lost_s=lost_s(offer.cable_lost_s),
         )
         opening = _opening(settings, equipment, remembered, node, method)
         equipment.memory.save(remembered)

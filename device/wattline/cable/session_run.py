@@ -11,6 +11,7 @@ from dataclasses import replace
 from wattline.cable.buyer import Buyer, Stop
 from wattline.cable.closing import Closing
 from wattline.cable.connection import Connection, Cut, Lost, StreamTiming, Unbelievable
+from wattline.cable.lateness import lost_s
 from wattline.cable.listener import Listener, Sparing
 from wattline.cable.mailbox import Happening, Mailbox
 from wattline.cable.messages import (
@@ -52,8 +53,6 @@ OPEN_TIMEOUT_MS = 20_000
 FIRST_READING_MS = 5_000
 DROP_MS = 5_000
 """A stream that is taken up anew has so long to say something."""
-LEAST_LOST_S, MOST_LOST_S = 5, 600
-"""So long a cut stream is tried to be taken up again, whatever the socket says of how long a session outlives it."""
 UNBELIEVABLE = "message_invalid"
 
 
@@ -141,7 +140,7 @@ class SessionRun:
             self._agreement.opening,
             self._remembered.session_id,
             self._put,
-            StreamTiming(lost_after_s=min(max(LEAST_LOST_S, offer.cable_lost_s), MOST_LOST_S)),
+            StreamTiming(lost_after_s=lost_s(offer.cable_lost_s)),
         )
         self._connection.start()
         deadline = self._equipment.clock_ms() + OPEN_TIMEOUT_MS

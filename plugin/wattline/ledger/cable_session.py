@@ -61,6 +61,8 @@ class CableSession:
     """Which boot of the machine ``saved_at`` was in; empty when that is not known."""
     saved_boot_ms: int = 0
     """Since that boot."""
+    cable_lost_s: int = 60
+    """So long the socket goes on without a word of its cable, by its offer as far as that is believed."""
 
     def __post_init__(self) -> None:
         if not _TOKEN.fullmatch(self.token):

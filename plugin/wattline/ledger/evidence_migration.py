@@ -1,4 +1,4 @@
-"""From version 2 to 3: what a cable has to know of a session whose end it did not live to see."""
+"""From version 2 to 4: what a cable has to know of a session whose end it did not live to see."""
 
 from __future__ import annotations
 
@@ -18,3 +18,8 @@ def add_evidence(connection: Connection) -> None:
     """Within the caller's unit of work. What there is stays as it is."""
     for statement in _STATEMENTS:
         connection.exec_driver_sql(statement)
+
+
+def add_cable_lost(connection: Connection) -> None:
+    """Within the caller's unit of work. Of older sessions it is what sockets say as they are shipped."""
+    connection.exec_driver_sql("ALTER TABLE cable_sessions ADD COLUMN cable_lost_s BIGINT DEFAULT 60 NOT NULL")

@@ -21,7 +21,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Of this program; see :mod:`wattline.ledger.migration` for what raises it."""
 
 metadata = MetaData()
@@ -186,6 +186,7 @@ cable_sessions = Table(
     Column("min_refund_msat", BigInteger, nullable=False, server_default=text("0")),
     Column("saved_boot_id", Text, nullable=False, server_default=""),
     Column("saved_boot_ms", BigInteger, nullable=False, server_default=text("0")),
+    Column("cable_lost_s", BigInteger, nullable=False, server_default=text("60")),
 )
 
 aggregates = Table(
