@@ -215,8 +215,8 @@ class Bench:
     def mine(self, psbt: bytes) -> None:
         """Have a version mined, and see that the wallet has a coin for a further session."""
         self.funds.mine_psbt(psbt)
-        self.node.height = self.funds.height
-        height = self.funds.height - 10
+        self.node.height = self.funds.blocks
+        height = self.funds.blocks - 10
         self.funds.free.append(replace(self.funds.free[-1], outpoint=Outpoint(f"{height:064x}", 7), blockheight=height))
 
     def close(self) -> None:

@@ -73,7 +73,7 @@ class FakeFunds:
 
     def __init__(self) -> None:
         self.feerate = 253
-        self.height = 100
+        self.blocks = 100
         self.is_down = False
         self.spoils: list[TxOutput] | None = None
         """What is signed instead of what was asked for."""
@@ -88,7 +88,7 @@ class FakeFunds:
 
     def outputs(self) -> Sequence[WalletOutput]:
         self._check()
-        return [item for item in self.free if self.reserved.get(item.outpoint, 0) <= self.height]
+        return [item for item in self.free if self.reserved.get(item.outpoint, 0) <= self.blocks]
 
     def new_address(self) -> str:
         self._check()
@@ -99,18 +99,22 @@ class FakeFunds:
         self._check()
         return self.feerate
 
+    def height(self) -> int:
+        self._check()
+        return self.blocks
+
     def reserve(self, outpoints: Sequence[Outpoint]) -> Base:
         self._check()
         free = {item.outpoint for item in self.outputs()}
         if not set(outpoints) <= free:
             raise NodeRefused("node_refused", "utxopsbt: already reserved")
-        self.reserved |= dict.fromkeys(outpoints, self.height + 72)
+        self.reserved |= dict.fromkeys(outpoints, self.blocks + 72)
         return Base(json.dumps([str(item) for item in outpoints]), 42 + INPUT_WEIGHT * len(outpoints))
 
     def renew(self, base: Base) -> None:
         self._check()
         self.renewals += 1
-        self.reserved |= dict.fromkeys(_outpoints(base), self.height + 72)
+        self.reserved |= dict.fromkeys(_outpoints(base), self.blocks + 72)
 
     def release(self, base: Base) -> None:
         self._check()
@@ -119,7 +123,7 @@ class FakeFunds:
 
     def sign(self, base: Base, outputs: Sequence[TxOutput]) -> bytes:
         self._check()
-        if any(self.reserved.get(item, 0) <= self.height for item in _outpoints(base)):
+        if any(self.reserved.get(item, 0) <= self.blocks for item in _outpoints(base)):
             raise NodeRefused("reservation_lapsed", "signpsbt: an input is not reserved")
         self.signed.append(outputs[0].value_sat)
         return make_psbt(_outpoints(base), self.spoils or outputs)
@@ -132,9 +136,9 @@ class FakeFunds:
 
     def mine(self, tx: Tx) -> None:
         """A transaction gets into a block."""
-        self.height += 1
+        self.blocks += 1
         outputs = tuple((output.script, output.value_sat) for output in tx.outputs)
-        self.mined.append(WalletTx(tx.txid, self.height, tx.outpoints, outputs))
+        self.mined.append(WalletTx(tx.txid, self.blocks, tx.outpoints, outputs))
 
     def mine_psbt(self, psbt: bytes) -> None:
         self.mine(unsigned_tx(psbt))

@@ -314,7 +314,7 @@ def test_a_version_that_never_arrived_is_in_doubt_and_handed_over_again(
 def test_a_lapsed_reservation_is_renewed_before_the_next_version(onchain: Bench) -> None:
     onchain.start()
     until_versions(onchain, 2)
-    onchain.funds.height += 100
+    onchain.funds.blocks += 100
     count = aggregate(onchain).number
     until_versions(onchain, count + 2)
     summary = onchain.finish()
@@ -493,7 +493,7 @@ def test_while_it_is_not_mined_its_inputs_are_kept_for_it_at_each_start(onchain:
     until_charged(onchain)
     onchain.finish()
     first = row(onchain)
-    onchain.funds.height += 100
+    onchain.funds.blocks += 100
     onchain.wish.__init__()  # type: ignore[misc]
     onchain.start()
     wait_for(lambda: len(onchain.socket.sessions) == 2)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.cable.conftest import Bench
+from tests.cable.fake_funds import FakeFunds
 from tests.cable.fakes import SOCKET_NODE, wait_for
 from tests.cable.test_buyer import SESSION
 from tests.cable.test_onchain import aggregate, dear, row, until_charged, until_versions
 from tests.cable.test_onchain_caps import TARIFF, Trade
 from wattline.bitcoin.chain import Outpoint
 from wattline.bitcoin.psbt import unsigned_tx
-from wattline.cable.aggregate_end import agreed_sat, ended, forgive, judged, least_refund_msat
+from wattline.cable.aggregate_end import KEEP_BLOCKS, Aftermath, agreed_sat, ended, forgive, judged, least_refund_msat
 from wattline.cable.evidence import Bill, Evidence
+from wattline.cable.listener import Silence
 from wattline.cable.messages import SignedReceipt
 from wattline.cable.onchain_event import FinalFailed, FinalSigned, OnchainEvent
 from wattline.cable.purse import PaymentEvent
@@ -225,6 +230,39 @@ def test_after_a_kill_the_final_version_of_the_last_run_is_the_only_one() -> Non
     assert trade.finals == [650, 650]
 
 
+class Kept:
+    """A record of one row."""
+
+    def __init__(self, row: CableAggregate) -> None:
+        self.row = row
+
+    def save(self, row: CableAggregate) -> None:
+        self.row = row
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["reserved at a known height", "by an earlier wattline"])
+@given(st.lists(st.tuples(st.integers(-(10**9), 10**9), st.integers(0, 1_000)), max_size=8))
+def test_inputs_are_kept_for_so_many_blocks_whatever_the_clock_says(
+    is_known: bool, starts: list[tuple[int, int]]
+) -> None:
+    """Each time that the cable starts: by how much its clock was set meanwhile, and how many blocks have passed."""
+    funds, now_s = FakeFunds(), 1_000_000_000
+    base = funds.reserve([item.outpoint for item in funds.outputs()])
+    first = funds.blocks if is_known else 0
+    memory = Kept(
+        replace(HELD, status=ENDED, base_psbt=base.psbt, due_sat=FINAL, created_at=now_s, kept_from_height=first)
+    )
+    for jump_s, blocks in starts:
+        now_s += jump_s
+        funds.blocks += blocks
+        first = first or funds.blocks
+        before = funds.renewals
+        now = partial(int, now_s)
+        aftermath = Aftermath(funds, memory, None, Silence(), now, lambda session_id: Evidence())  # type: ignore[arg-type]
+        aftermath.look(memory.row, keep=True)
+        assert (funds.renewals > before) is (funds.blocks - first < KEEP_BLOCKS)
+
+
 def test_the_inputs_stay_reserved_while_versions_are_out(onchain: Bench) -> None:
     onchain.start()
     until_charged(onchain)
@@ -259,7 +297,7 @@ def newest_is_mined(onchain: Bench) -> CableAggregate:
     assert over.final_sat is not None
     assert over.final_sat < value_sat
     onchain.funds.mine(tx)
-    onchain.node.height = onchain.funds.height
+    onchain.node.height = onchain.funds.blocks
     # Meanwhile the wallet has got its change.
     onchain.funds.free.append(replace(onchain.funds.free[-1], outpoint=Outpoint(tx.txid, 1), blockheight=90))
     return over

@@ -23,9 +23,9 @@ from wattline.lightning.node import Journal
 from wattline.lightning.onchain import Base, PayingFunds, WalletTx
 from wattline.payment.aggregate import MSAT_PER_SAT
 
-KEEP_S = 14 * 86_400
-"""For so long the inputs of a transaction that is not mined yet are kept for it: as long as nodes keep one in their
-mempools."""
+KEEP_BLOCKS = 14 * 144
+"""For so long the inputs of a transaction that is not mined yet are kept for it: about as long as nodes keep one in
+their mempools. Blocks, because no clock of this machine says when another one's days are over."""
 LOOK_S = 0.25
 FORBEARANCE = 1
 """So many sessions at a time a socket may owe something for, and still be bought from."""
@@ -199,7 +199,17 @@ class Aftermath:
             if row.status is CableAggregateStatus.UNANSWERED:
                 row = self._answered(row)
             self._tell(row)
-        elif keep and agreed_sat(row) and now_s - row.created_at < KEEP_S:
+        elif keep and agreed_sat(row):
+            row = self._kept(row)
+        return row
+
+    def _kept(self, row: CableAggregate) -> CableAggregate:
+        """``row``, its inputs reserved anew unless they have been for long enough."""
+        height = self.funds.height()
+        if not row.kept_from_height:
+            row = replace(row, kept_from_height=height)
+            self.memory.save(row)
+        if height - row.kept_from_height < KEEP_BLOCKS:
             self.funds.renew(Base(row.base_psbt, row.inputs_weight))
         return row
 

@@ -84,6 +84,7 @@ class AggregateMaker:
                 fee_sat=weighed.fee_sat,
                 floor_sat=invitation.rules.floor_sat,
                 created_at=int(self._now()),
+                kept_from_height=height,
             )
             self._memory.save(row)
         except BaseException:

@@ -19,7 +19,9 @@ from wattline.cable.reconciliation import Breach, Claim, Mismatch
 SLACK_MS = 3_000
 """A relay closes within 50 ms; a power supply that is switched with it may take two seconds to start."""
 SWITCH_MS = 250
-"""Between a socket that begins to count and the first own reading with voltage, each time that the relay closes."""
+"""Between a socket that begins to count and the voltage, each time that the relay closes: a relay takes up to 50 ms, a
+contactor 200. The own interval in which voltage shows counts as a whole, and the socket's intervals do not matter: a
+meter that sees no voltage counts no time."""
 CLOCK_DIVISOR = 50
 IDLE_DIVISOR = 50
 """Less than 1/50 of the rated power may be the offset of the socket's meter."""

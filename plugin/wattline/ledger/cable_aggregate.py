@@ -81,6 +81,8 @@ class CableAggregate:
     """Unix seconds; set exactly when it is neither OPEN nor ENDED."""
     is_final_taken: bool = False
     """The socket has said that it has the final version."""
+    kept_from_height: int = 0
+    """Of the chain when the inputs were reserved; 0 when that is not known."""
 
     @property
     def owed_sat(self) -> int:
@@ -89,7 +91,7 @@ class CableAggregate:
 
     def __post_init__(self) -> None:
         names = ("inputs_weight", "fee_sat", "floor_sat", "number", "signed_sat", "accepted_sat", "mined_sat")
-        for name in names:
+        for name in (*names, "kept_from_height"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                 raise StopError("record_invalid", f"{name}: a whole number of at least 0, not {value!r}")

@@ -20,6 +20,8 @@ def add_evidence(connection: Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
-def add_cable_lost(connection: Connection) -> None:
-    """Within the caller's unit of work. Of older sessions it is what sockets say as they are shipped."""
+def add_lasting(connection: Connection) -> None:
+    """Within the caller's unit of work. How long a socket bears the absence of a cable (of older sessions: what sockets
+    say as they are shipped), and from which block on inputs are kept."""
     connection.exec_driver_sql("ALTER TABLE cable_sessions ADD COLUMN cable_lost_s BIGINT DEFAULT 60 NOT NULL")
+    connection.exec_driver_sql("ALTER TABLE cable_aggregates ADD COLUMN kept_from_height BIGINT DEFAULT 0 NOT NULL")

@@ -14,13 +14,13 @@ from sqlalchemy.dialects import registry
 from sqlalchemy.schema import CreateIndex, CreateTable, DDLElement
 
 from wattline.errors import UsageError
-from wattline.ledger.evidence_migration import add_cable_lost, add_evidence
+from wattline.ledger.evidence_migration import add_evidence, add_lasting
 from wattline.ledger.onchain_migration import add_onchain_tables
 from wattline.ledger.schema import PARTIAL_INDEXES, SCHEMA_VERSION, metadata, schema_version
 
 Migration = Callable[[Connection], None]
 
-MIGRATIONS: Mapping[int, Migration] = {2: add_onchain_tables, 3: add_evidence, 4: add_cable_lost}
+MIGRATIONS: Mapping[int, Migration] = {2: add_onchain_tables, 3: add_evidence, 4: add_lasting}
 """By the version that they lead to, from 2 on. A migration spells out its own SQL and never uses the tables of
 :mod:`wattline.ledger.schema`, which are those of the newest version."""
 

@@ -295,6 +295,7 @@ cable_aggregates = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("closed_at", BigInteger),
     Column("is_final_taken", Boolean, nullable=False, server_default=text("false")),
+    Column("kept_from_height", BigInteger, nullable=False, server_default=text("0")),
     CheckConstraint(
         "status IN ('open', 'ended', 'settled', 'unanswered', 'cheated', 'void')", name="cable_aggregates_status"
     ),

@@ -97,6 +97,11 @@ class CoreLightningFunds:
             raise _kept_back("utxopsbt: they are all that the wallet holds")
         return base
 
+    def height(self) -> int:
+        answer = self._rpc.call("getinfo")
+        with reading("getinfo"):
+            return int(answer["blockheight"])
+
     def renew(self, base: Base) -> None:
         # A second reservation adds its blocks to what is left of the first (wallet/wallet.c, wallet_reserve_utxo), so
         # the surplus is taken off again: the inputs are never unreserved in between, nor reserved ever longer.
@@ -106,7 +111,7 @@ class CoreLightningFunds:
             if not rows or not all(row["reserved"] for row in rows):
                 raise NodeRefused("inputs_unknown", "reserveinputs: the wallet does not know these inputs")
             until = min(int(row["reserved_to_block"]) for row in rows)
-        surplus = until - (self._height() + RESERVE_BLOCKS)
+        surplus = until - (self.height() + RESERVE_BLOCKS)
         if surplus > 0:
             self._rpc.call("unreserveinputs", {"psbt": base.psbt, "reserve": surplus})
 
@@ -220,11 +225,6 @@ class CoreLightningFunds:
             with reading("getinfo"):
                 self._known_network = str(answer["network"])
         return self._known_network
-
-    def _height(self) -> int:
-        answer = self._rpc.call("getinfo")
-        with reading("getinfo"):
-            return int(answer["blockheight"])
 
 
 def _kept_back(message: str) -> NodeRefused:

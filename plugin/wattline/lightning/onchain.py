@@ -74,6 +74,9 @@ class PayingFunds(Protocol):
     def feerate_per_kw(self) -> int:
         """The node's estimate for a confirmation within about six blocks; its floor where it has none."""
 
+    def height(self) -> int:
+        """Of the chain, as the node knows it."""
+
     def reserve(self, outpoints: Sequence[Outpoint]) -> Base:
         """Reserve them for RESERVE_BLOCKS. Raises NodeRefused when one is reserved or spent already."""
 
