@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Iterator
@@ -22,10 +23,12 @@ from tests.plugin.fakes import (
     session_id,
     wait_until,
 )
-from tests.plugin.still_stall import StillStall, Wallet
+from tests.plugin.still_stall import FLOOR_SAT, StillStall, Wallet
+from wattline.bitcoin.chain import Outpoint
 from wattline.errors import RetryError
 from wattline.ledger import SessionRecord
 from wattline.payment.keysend import KeysendGate, Pass, Refuse
+from wattline.plugin.admission import DAY_S, MOST_GIVEN_BACK
 from wattline.plugin.limits import Limits
 from wattline.plugin.live_sessions import UNPAID_KEPT, UNPAID_KEPT_S
 from wattline.plugin.service import Refused
@@ -365,3 +368,23 @@ def test_opens_that_did_not_come_about_push_out_nobody_who_may_still_be_paid(tmp
             stall.live.add(record, stall.outlet)
             stall.live.never_opened(record.session.session_id)
         assert first in stall.live._over_unpaid
+
+
+def test_a_coin_that_was_handed_over_for_nothing_too_often_is_taken_again_a_day_later_and_others_meanwhile(
+    still: StillStall,
+) -> None:
+    numbers, coin = itertools.count(1), still.chain.fund(100_000)
+
+    def idle(coin: Outpoint) -> str:
+        """A session that is paid with the coin and takes nothing; why it was refused."""
+        session = still.open(next(numbers))
+        code = still.hand_over(session, 1, Wallet(still.chain, [coin], still.invite(session).script).sign(FLOOR_SAT))
+        still.close_session(session)
+        still.work()
+        assert still.is_over(session)
+        return code
+
+    assert [idle(coin) for _ in range(MOST_GIVEN_BACK + 2)] == [""] * MOST_GIVEN_BACK + ["input_refused"] * 2
+    assert idle(still.chain.fund(100_000)) == ""
+    still.time_s += DAY_S + 1
+    assert idle(coin) == ""

@@ -123,6 +123,19 @@ class VersionStore(Store):
         with self._database.view() as connection:
             return _spending_session(connection, outpoint, but_not)
 
+    def given_back(self, outpoint: Outpoint, since: int) -> int:
+        """How many sessions that ended since then (Unix seconds) were handed this and took nothing of it."""
+        is_its = (aggregate_inputs.c.txid == outpoint.txid) & (aggregate_inputs.c.vout == outpoint.vout)
+        is_void = (aggregates.c.status == AggregateStatus.VOID) & (aggregates.c.closed_at >= since)
+        query = (
+            select(func.count())
+            .select_from(aggregate_inputs)
+            .join(aggregates, aggregates.c.session_id == aggregate_inputs.c.session_id)
+            .where(is_its, is_void)
+        )
+        with self._database.view() as connection:
+            return int(connection.execute(query).scalar_one())
+
 
 def _is_known(connection: Connection, version: Version) -> bool:
     query = versions_of(version.session_id).where(aggregate_versions.c.number == version.number)

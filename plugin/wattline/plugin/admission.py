@@ -13,6 +13,10 @@ from wattline.payment.increments import BELOW_MIN_INCREMENT
 from wattline.payment.signatures import check_signatures
 from wattline.session import Session
 
+DAY_S = 86_400
+MOST_GIVEN_BACK = 10
+"""In a day one coin is taken for so many sessions that end without owing anything."""
+
 
 class Admission:
     """Every method raises VersionRefused, ChainUnavailable and ChainRefused."""
@@ -65,14 +69,20 @@ class Admission:
             inputs.append(AggregateInput(outpoint, unspent.value_sat))
         return inputs
 
-    def check_claims(self, session_id: str, inputs: Sequence[AggregateInput]) -> None:
-        """Nobody else has a claim to the inputs of a first version."""
+    def check_claims(self, session_id: str, inputs: Sequence[AggregateInput], now: int) -> None:
+        """Nobody else has a claim to the inputs of a first version, and none came for nothing too often: what is
+        written of such sessions stays, so they must cost their cable a coin. ``now``: Unix seconds."""
         for item in inputs:
             refused = self._ledger.refused_input(item.outpoint)
             if refused is not None:
                 raise VersionRefused("input_refused", f"input {item.outpoint} was part of a fraud: {refused}")
             if self._ledger.input_in_use(item.outpoint, but_not=session_id) is not None:
                 raise VersionRefused("input_refused", f"input {item.outpoint} pays another session already")
+            if self._ledger.given_back(item.outpoint, now - DAY_S) >= MOST_GIVEN_BACK:
+                raise VersionRefused(
+                    "input_refused",
+                    f"input {item.outpoint} paid {MOST_GIVEN_BACK} sessions of a day nothing; try later",
+                )
 
     def check_room(
         self, session: Session, value_sat: int, newest: Version | None, rules: OnchainRules, least_msat: int

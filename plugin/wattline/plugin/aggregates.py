@@ -239,7 +239,7 @@ class Aggregates:
             try:
                 with self._room:  # or two sessions could both take what is left of it, or the same input
                     self._admission.check_room(session, version.value_sat, newest, rules, least_msat)
-                    self._admission.check_claims(session_id, inputs)
+                    self._admission.check_claims(session_id, inputs, self._now())
                     self._store(version, inputs, tip.height if inputs else 0)
                 if not self._sessions.credit_stored(session_id, version.txid, version.value_sat * MSAT_PER_SAT):
                     self._ledger.drop_version(session_id, version.number)
