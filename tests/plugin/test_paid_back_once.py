@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.plugin.still_stall import StillStall, Tripwire
@@ -286,7 +286,7 @@ NEWER_PUT_BACK: list[Act] = [
 histories = st.lists(acts, min_size=5, max_size=30).map(lambda history: [*beginning, *history])
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15)
 @example(True, NO_RECEIPT)
 @example(True, HELD_ORPHAN)
 @example(True, LATER_ORPHAN)
@@ -299,7 +299,7 @@ def test_nobody_gets_the_same_money_back_twice(forgets: bool, history: list[Act]
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=300)
 @given(st.booleans(), histories)
 def test_nobody_gets_the_same_money_back_twice_in_many_histories(forgets: bool, history: list[Act]) -> None:
     with world(forgets=forgets) as made:
