@@ -152,12 +152,16 @@ def places(tmp_path: Path) -> Places:
     return make_places(tmp_path)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    fold(report)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
-    fold(report)
     if report.failed and isinstance(item, pytest.Function):
         networks = {id(value): value for value in item.funcargs.values() if isinstance(value, RegtestNetwork)}
         for network in networks.values():

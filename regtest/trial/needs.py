@@ -12,6 +12,8 @@ from wattline.practice.bitcoind import find_bitcoind
 from wattline.practice.lightningd import find_lightningd
 
 SKIPPED = "Skipped: needs "
+_first_words: dict[str, str] = {}
+"""What was said first, by what is needed."""
 
 
 def need_lightningd() -> None:
@@ -32,9 +34,11 @@ def need_bitcoind() -> None:
 
 
 def fold(report: pytest.TestReport) -> None:
-    """Let pytest tell a reason once with a count, and not once for each place that a fixture was asked for."""
+    """Let pytest tell a reason once with a count, and not once for each place that a fixture was asked for, nor
+    for each process that has found it in words of its own (Debian's archive tells times)."""
     if report.skipped and isinstance(report.longrepr, tuple) and report.longrepr[2].startswith(SKIPPED):
-        report.longrepr = (__file__, 1, report.longrepr[2])
+        need = report.longrepr[2].partition(":")[0]
+        report.longrepr = (__file__, 1, _first_words.setdefault(need, report.longrepr[2]))
 
 
 def _not_here(reason: str, *required_by: str) -> NoReturn:

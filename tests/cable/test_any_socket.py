@@ -154,7 +154,7 @@ class Purchase:
         bench = self.bench
         bench.listener.lines.clear()
         bench.listener.snapshots.clear()
-        bench.wish = StopWish()
+        wish = bench.wish = StopWish()
         bench.node.deliver = self.deliver
         opening = pb.Opened(
             session_id=self.session_id,
@@ -170,7 +170,7 @@ class Purchase:
             channel.over.wait(20)
             if self.is_to_pay:
                 until(lambda: self.paid_msat > 0, 20)
-            bench.wish.want("operator", "seen enough")
+            wish.want("operator", "seen enough")
 
         threading.Thread(target=stop, daemon=True).start()
         try:

@@ -15,7 +15,7 @@ PATIENCE_S = 10
 
 def test_what_work_raises_belongs_to_who_waits_for_it() -> None:
     jobs = Jobs("the loop")
-    failing, fine = jobs.call(lambda: 1 // 0), jobs.call(lambda: 7)
+    failing, fine = jobs.ask(lambda: 1 // 0), jobs.ask(lambda: 7)
     jobs.work(0)
     jobs.work(0)
     with pytest.raises(ZeroDivisionError):
@@ -26,9 +26,9 @@ def test_what_work_raises_belongs_to_who_waits_for_it() -> None:
 def test_what_waits_when_the_loop_ends_and_what_comes_later_is_told_so_and_not_done() -> None:
     jobs = Jobs("the loop")
     done: list[str] = []
-    waiting = jobs.call(lambda: done.append("waiting"))
+    waiting = jobs.ask(lambda: done.append("waiting"))
     jobs.end()
-    late = jobs.call(lambda: done.append("late"))
+    late = jobs.ask(lambda: done.append("late"))
     for each in (waiting, late):
         with pytest.raises(LoopEnded, match="the loop has stopped") as told:
             each.result(0)
@@ -43,7 +43,7 @@ def test_whenever_the_loop_ends_nobody_waits_for_ever() -> None:
 
     def ask() -> list[Future[None]]:
         begun.wait(PATIENCE_S)
-        return [jobs.call(lambda: done.append(1)) for _ in range(CALLS)]
+        return [jobs.ask(lambda: done.append(1)) for _ in range(CALLS)]
 
     with ThreadPoolExecutor(THREADS) as pool:
         asking = [pool.submit(ask) for _ in range(THREADS)]

@@ -25,7 +25,7 @@ class Jobs:
         self._waiting: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._has_ended = False
 
-    def call(self, work: Callable[[], T]) -> Future[T]:
+    def ask(self, work: Callable[[], T]) -> Future[T]:
         """What comes of ``work``; LoopEnded when the loop ends before it, or has ended."""
         future: Future[T] = Future()
 

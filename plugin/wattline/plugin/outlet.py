@@ -168,7 +168,7 @@ class OutletLoop:
 
     def _call(self, work: Callable[[], T]) -> Future[T]:
         """Raises LoopEnded, in the future, when the loop has ended or ends before it."""
-        return self._jobs.call(work)
+        return self._jobs.ask(work)
 
     # The loop's own thread from here on.
 
