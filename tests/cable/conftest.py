@@ -164,6 +164,10 @@ class Bench:
         self._thread = threading.Thread(target=run, daemon=True)
         self._thread.start()
 
+    @property
+    def has_ended(self) -> bool:
+        return self._thread is not None and not self._thread.is_alive()
+
     def finish(self, reason: str = "done") -> Summary:
         """Ask the service to end and wait for its summary."""
         self.wish.want(reason, "the test has seen enough")

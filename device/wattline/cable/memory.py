@@ -31,6 +31,9 @@ class OutgoingRecord(Protocol):
     def of_session(self, purpose: str, session_id: str) -> Sequence[Intent]:
         """All intents of a session, whatever became of them."""
 
+    def pending(self) -> Sequence[Intent]:
+        """All intents whose fate is not known."""
+
     def intent(self, payment_hash: str) -> Intent | None:
         """The intent with this hash."""
 

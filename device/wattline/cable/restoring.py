@@ -111,6 +111,30 @@ def longest_ms(remembered: CableSession, now: Moment) -> int:
     return delivered_ms + unseen_ms(remembered, now)
 
 
+def held_msat(outgoing: OutgoingRecord, session_id: str | None) -> int:
+    """What payments of other sessions than this one would bring to their sockets, msat, of which the own node does not
+    know yet what becomes of them: whoever holds one (BOLT #2 gives him hours) may still take it."""
+    return sum(
+        intent.amount_msat
+        for intent in outgoing.pending()
+        if intent.purpose == PURPOSE and intent.session_id != session_id
+    )
+
+
+def without_held(settings: CableSettings, held_msat: int) -> CableSettings:
+    """The settings of a session beside which so much is still on its way: the caps on what is prepaid hold for all
+    sessions together."""
+    limits, onchain = settings.limits, settings.onchain
+    prepaid_msat = max(0, limits.max_prepaid_msat - held_msat)
+    prepaid_sat = max(0, onchain.max_prepaid_sat - -(-held_msat // MSAT_PER_SAT))
+    return settings.model_copy(
+        update={
+            "limits": limits.model_copy(update={"max_prepaid_msat": prepaid_msat}),
+            "onchain": onchain.model_copy(update={"max_prepaid_sat": prepaid_sat}),
+        }
+    )
+
+
 def make_buyer(
     settings: CableSettings,
     equipment: Equipment,

@@ -17,7 +17,7 @@ from wattline.cable.opening import Agreement, Equipment, agree, agree_again
 from wattline.cable.receipt import RefundSearch, verify_receipt
 from wattline.cable.recollection import PaymentUnknown, recollect
 from wattline.cable.refund_way import NO_WAY_BACK, can_come_back, owed
-from wattline.cable.restoring import restore
+from wattline.cable.restoring import held_msat, restore, without_held
 from wattline.cable.session_run import SessionOver, SessionRun
 from wattline.cable.settings import CableSettings
 from wattline.cable.stopwish import StopWish
@@ -105,13 +105,14 @@ class CableService:
 
     def _buy(self) -> Summary:
         self._wait_for_channel()
+        settings = self._less_what_is_held(None)
         for attempt in range(1, MAX_OFFERS + 1):
-            agreement = agree(self._settings, self._equipment, self._wish.left_ms(self._equipment.clock_ms()))
+            agreement = agree(settings, self._equipment, self._wish.left_ms(self._equipment.clock_ms()))
             self._tell_trust(agreement)
             self._tell_clocks(agreement)
             self._tell_refund(agreement)
             self._tell_owed(agreement)
-            run = SessionRun(self._settings, self._equipment, agreement, self._listener, self._wish)
+            run = SessionRun(settings, self._equipment, agreement, self._listener, self._wish)
             try:
                 return self._with_aftermath(run.run(), run)
             except WattlineError as error:
@@ -123,6 +124,18 @@ class CableService:
                     raise
                 self._listener.event("the socket has changed its price; asking for a new offer")
         raise AssertionError("not reached")
+
+    def _less_what_is_held(self, session_id: str | None) -> CableSettings:
+        """The settings for that session (None: a new one), less what others still have on its way. Raises StopError
+        ``prepaid_limit`` when that leaves nothing to a new one."""
+        msat, cap_msat = held_msat(self._equipment.outgoing, session_id), self._settings.limits.max_prepaid_msat
+        if not msat:
+            return self._settings
+        held = f"{msat} msat that other sessions have sent are still on their way, and limits.max_prepaid_msat"
+        if session_id is None and msat >= cap_msat:
+            raise StopError("prepaid_limit", f"{held} allows {cap_msat} msat; lightning-cli listsendpays shows them")
+        self._listener.event(f"warning: {held} is lower by that for this session")
+        return without_held(self._settings, msat)
 
     def _with_aftermath(self, summary: Summary, run: SessionRun) -> Summary:
         """``summary`` with what was mined, should that be known so soon."""
@@ -162,7 +175,8 @@ class CableService:
             return None
         self._listener.event(f"taking up session {remembered.session_id or '(not yet named)'} of the last run")
         agreement = self._find_again(remembered)
-        run = SessionRun(self._settings, self._equipment, agreement, self._listener, self._wish)
+        settings = self._less_what_is_held(remembered.session_id)
+        run = SessionRun(settings, self._equipment, agreement, self._listener, self._wish)
         try:
             return self._with_aftermath(run.run(), run)
         except SessionOver as over:
