@@ -4,6 +4,7 @@ import pytest
 
 from tests.cable.conftest import Bench
 from tests.cable.fakes import CABLE_NODE, SOCKET_NODE, FakeSigner, wait_for
+from wattline.cable.stopwish import StopWish
 from wattline.ledger import Purpose
 from wattline.lightning.node import ChannelBalance
 from wattline.lightning.signing import is_signed_by
@@ -211,6 +212,23 @@ def test_a_socket_that_is_gone_for_too_long_is_given_up(bench: Bench) -> None:
     assert summary.stop_reason == "socket_lost"
     assert not summary.is_good
     assert "the socket gave no receipt" in summary.objections
+
+
+def test_a_socket_that_gave_no_receipt_is_not_paid_again_without_a_word_of_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wattline.cable.closing.RECEIPT_MS", 600)
+    bench.socket.gives_receipt = False
+    for visits in range(3):
+        bench.wish = StopWish()
+        paid = len(bench.socket.orders)
+        bench.start()
+        bench.until(payments=paid + 2)
+        bench.finish()
+        told = [line for line in bench.listener.lines if f"gave no receipt for {visits} earlier session(s)" in line]
+        assert len(told) == min(visits, 1), bench.listener.lines
+    # Of another socket nothing is said.
+    assert not bench.ledger.cable_sessions.without_receipt("02" * 33, 9)
 
 
 def test_a_session_that_the_socket_ends_is_told_from_one_of_our_own(bench: Bench) -> None:

@@ -21,6 +21,9 @@ class SessionMemory(Protocol):
     def of(self, session_id: str) -> CableSession | None:
         """The newest session of that id."""
 
+    def without_receipt(self, node_id: str, limit: int) -> Sequence[CableSession]:
+        """Those at this socket that are over, and for which it gave no receipt; newest first."""
+
 
 class OutgoingRecord(Protocol):
     """The durable record of payments; ``Ledger.outgoing``."""

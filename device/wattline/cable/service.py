@@ -37,6 +37,8 @@ FIND_AGAIN_MS = 60_000
 FIND_AGAIN_PAUSE_S = 1.0
 CHANNEL_MS = 5_000
 CHANNEL_PAUSE_S = 0.2
+MOST_LOOKED_AT = 20
+"""Earlier sessions at a socket."""
 MINED_WAIT_S = 3.0
 """How long the end of a run waits for a block."""
 
@@ -112,6 +114,7 @@ class CableService:
             self._tell_clocks(agreement)
             self._tell_refund(agreement)
             self._tell_owed(agreement)
+            self._tell_unreceipted(agreement)
             run = SessionRun(settings, self._equipment, agreement, self._listener, self._wish)
             try:
                 return self._with_aftermath(run.run(), run)
@@ -293,6 +296,17 @@ class CableService:
         warning = warning_of(onchain.memory, agreement.opened.offer.node_id) if onchain is not None else None
         if warning is not None:
             self._listener.event(f"warning: {warning}")
+
+    def _tell_unreceipted(self, agreement: Agreement) -> None:
+        """What this socket may have kept of earlier sessions: said before it is paid again."""
+        sessions = self._equipment.memory.without_receipt(agreement.opened.offer.node_id, MOST_LOOKED_AT)
+        paid = [restore(self._equipment.outgoing, session.session_id or "").settled_msat for session in sessions]
+        count = sum(1 for msat in paid if msat)
+        if count:
+            self._listener.event(
+                f"warning: this socket gave no receipt for {count} earlier session(s), for which it got {sum(paid)} "
+                "msat: what they had not used of that may be lost"
+            )
 
     def _tell_clocks(self, agreement: Agreement) -> None:
         apart = clocks_apart(agreement.opened.offer, self._equipment.now())

@@ -100,6 +100,12 @@ class CableSessionStore(Store):
         found = self._records(select(cable_sessions).where(cable_sessions.c.closed_at.is_(None)), 1)
         return found[0] if found else None
 
+    def without_receipt(self, node_id: str, limit: int) -> Sequence[CableSession]:
+        """Sessions at this socket that are over, and for which it gave no receipt; newest first."""
+        is_over = (cable_sessions.c.node_id == node_id) & cable_sessions.c.closed_at.is_not(None)
+        named = cable_sessions.c.session_id.is_not(None) & (cable_sessions.c.receipt == b"")
+        return self._records(select(cable_sessions).where(is_over & named), limit)
+
     def of(self, session_id: str) -> CableSession | None:
         """The newest session of that id, or None."""
         found = self._records(select(cable_sessions).where(cable_sessions.c.session_id == session_id), 1)
