@@ -19,7 +19,7 @@ from wattline.practice.network import RegtestNetwork
 from wattline.practice.scene import Books, Scene, Trade
 from wattline.practice.waiting import wait_until
 
-pytestmark = pytest.mark.lightningd
+pytestmark = [pytest.mark.lightningd, pytest.mark.long]
 
 DELETED_IN_TIME_SINCE = (25, 9)
 

@@ -21,7 +21,7 @@ from wattline.practice.scene import Scene, Trade
 from wattline.practice.waiting import wait_until
 from wattline.relay.process import process_start_time
 
-pytestmark = pytest.mark.lightningd
+pytestmark = [pytest.mark.lightningd, pytest.mark.long]
 
 INVALID_PARAMETERS = -32602
 INVALID_REQUEST = -32600

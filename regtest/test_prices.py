@@ -28,7 +28,7 @@ from wattline.practice.scene import Scene
 from wattline.practice.wallet_books import check_books
 from wattline.v1 import charging_pb2 as pb
 
-pytestmark = pytest.mark.lightningd
+pytestmark = [pytest.mark.lightningd, pytest.mark.long]
 
 
 def set_price(scene: Scene, energy_msat_per_kwh: int) -> str:

@@ -37,7 +37,7 @@ def fold(report: pytest.TestReport) -> None:
     """Let pytest tell a reason once with a count, and not once for each place that a fixture was asked for, nor
     for each process that has found it in words of its own (Debian's archive tells times)."""
     if report.skipped and isinstance(report.longrepr, tuple) and report.longrepr[2].startswith(SKIPPED):
-        need = report.longrepr[2].partition(":")[0]
+        need = report.longrepr[2].removeprefix(SKIPPED).partition(":")[0]
         report.longrepr = (__file__, 1, _first_words.setdefault(need, report.longrepr[2]))
 
 

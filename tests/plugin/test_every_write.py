@@ -39,7 +39,9 @@ KEYSEND: list[Act] = [
     ("retry",),
 ]
 """With what arrives when the session is over."""
-SESSIONS = pytest.mark.parametrize("history", [ON_CHAIN, KEYSEND], ids=["on-chain", "keysend"])
+SESSIONS = pytest.mark.parametrize(
+    "history", [pytest.param(ON_CHAIN, id="on-chain", marks=pytest.mark.long), pytest.param(KEYSEND, id="keysend")]
+)
 READS = {
     "aggregate", "booked", "credited", "credited_msat", "current_tariff", "cursor", "events", "exposure_sat",
     "final_version", "increments", "input_in_use", "intent", "last_event", "last_receipt_number", "live_sessions",

@@ -408,10 +408,18 @@ LOST_BEFORE_THE_REFUND: list[Act] = [
 """The loss is final on the chain before the settlement has come to the refund."""
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @example((100_000,), LOST_BEFORE_THE_REFUND)
 @given(st.sampled_from([(100_000,), (60_000, 60_000)]), histories)
 def test_in_the_end_the_ledger_equals_the_chain(coins: tuple[int, ...], history: list[Act]) -> None:
+    with world(coins) as made:
+        run(made, history)
+
+
+@pytest.mark.long
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from([(100_000,), (60_000, 60_000)]), histories)
+def test_the_same_of_longer_trying(coins: tuple[int, ...], history: list[Act]) -> None:
     with world(coins) as made:
         run(made, history)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -133,9 +134,20 @@ def happen(session: Session, happening: Event | Restart, now_ms: int) -> tuple[S
     return session, (), False
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(all_terms, histories)
 def test_the_rules_hold_in_every_history(terms: Terms, history: list[tuple[int, Event | Restart]]) -> None:
+    prove(terms, history)
+
+
+@pytest.mark.long
+@settings(max_examples=1000, deadline=None)
+@given(all_terms, histories)
+def test_the_same_of_a_thousand_histories(terms: Terms, history: list[tuple[int, Event | Restart]]) -> None:
+    prove(terms, history)
+
+
+def prove(terms: Terms, history: list[tuple[int, Event | Restart]]) -> None:
     session = new(terms)
     now_ms = 0
     relay_held = False
