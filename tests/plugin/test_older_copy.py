@@ -16,7 +16,7 @@ from tests.plugin.fakes import CABLE
 from tests.plugin.still_stall import CONFIRMATIONS, CREDIT_CAP_SAT, FLOOR_SAT, Killed, StillStall, Wallet
 from wattline.errors import UsageError
 from wattline.ledger import AggregateStatus, IntentStatus, Purpose
-from wattline.lightning.node import SendStatus
+from wattline.lightning.node import NodeUnavailable, SendStatus
 from wattline.payment.aggregate import MSAT_PER_SAT, lost_msat
 from wattline.plugin.resolving import Resolving
 from wattline.session import RefundStatus, StopReason
@@ -360,7 +360,14 @@ def test_a_node_that_notes_nothing_holds_up_no_receipt_but_one_that_does_not_ans
     stall.notes.gone = True
     stall.work()
     assert not stall.is_over(session) or stall.socket.is_served(session), "nobody has been told of it"
+    record = stall.ledger.session(session)
+    assert record is not None
+    assert stall.ledger.last_receipt_number() == 1
+    with pytest.raises(NodeUnavailable):
+        stall.receipts.newest(record)  # also not who asks for it
     stall.notes.gone = False
+    assert stall.receipts.newest(record).receipt
+    assert (stall.notes.note("ledger") or "").startswith("1:")
     stall.work()
     assert not stall.socket.is_served(session)
     assert CREDIT_CAP_SAT > VALUE_SAT

@@ -127,15 +127,21 @@ def test_no_open_waits_while_the_node_signs_or_looks_at_a_signature_for_another_
         assert (first.exception(5) is not None) is (asks == "verify")
 
 
-def test_a_cable_whose_version_cost_it_nothing_counts_as_one_that_has_not_paid(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", [pb.METHOD_KEYSEND, pb.METHOD_ONCHAIN])
+def test_a_cable_whose_payment_cost_it_nothing_counts_as_one_that_has_not_paid(
+    tmp_path: Path, method: pb.Method.ValueType
+) -> None:
     with Stall(tmp_path, takes_onchain=True) as stall:
         limits: Limits = vars(stall.reception)["_limits"]
         for number, cost_msat in ((1, 0), (2, 5_000)):
-            request = stall.request(number.to_bytes(32, "big"), method=pb.METHOD_ONCHAIN)
+            request = stall.request(number.to_bytes(32, "big"), method=method)
             request.signature = signature(request, CABLE)
             session = hello(stall.reception.open(request)).session_id
-            aggregate = stall.ask_for_address(session)
-            stall.hand_over(session, 1, Wallet.of(stall.chain, aggregate.script).sign(aggregate.rules.floor_sat))
+            if method == pb.METHOD_KEYSEND:
+                stall.pay(session, number, 50_000)
+            else:
+                aggregate = stall.ask_for_address(session)
+                stall.hand_over(session, 1, Wallet.of(stall.chain, aggregate.script).sign(aggregate.rules.floor_sat))
             stall.deliver(cost_msat)
             refusal(stall, token=b"\x05" * 32)  # at each open it is looked at who has paid
             assert limits.has_paid(CABLE) is (cost_msat > 0)

@@ -40,9 +40,9 @@ MOST_REMEMBERED = 4096
 AMOUNT_TLV_TYPE = 2
 CLTV_TLV_TYPE = 4
 PAYMENT_DATA_TLV_TYPE = 8
+"""``payment_data`` of a final hop (BOLT #4): payment_secret (32 bytes) and total_msat (tu64)."""
 BLINDED_TLV_TYPES = (10, 12)
 """``encrypted_recipient_data`` and ``current_path_key`` (BOLT #4): of blinded paths, on which no keysend comes."""
-"""``payment_data`` of a final hop (BOLT #4): payment_secret (32 bytes) and total_msat (tu64)."""
 PAYMENT_METADATA_TLV_TYPE = 16
 MIN_FINAL_CLTV = 18
 """Blocks that must be left (BOLT #11, and lightningd's own ``cltv-final``)."""

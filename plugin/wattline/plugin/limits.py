@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from urllib.parse import unquote
 
 from wattline.offering import LimitSettings
-from wattline.session import Method, Session
+from wattline.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -205,8 +205,8 @@ class Limits:
 
 
 def has_cost(session: Session) -> bool:
-    """Its cable has paid: a version that was handed over costs nothing as long as nothing is charged."""
-    return session.was_paid and (session.method is not Method.ONCHAIN or session.account.charged_msat > 0)
+    """Its cable has bought something: as long as nothing is charged, all that was paid or handed over comes back."""
+    return session.account.charged_msat > 0
 
 
 def _remember(names: OrderedDict[str, None], name: str) -> None:

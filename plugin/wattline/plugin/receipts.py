@@ -62,12 +62,13 @@ class Receipts:
 
     def newest(self, record: SessionRecord) -> pb.SignedReceipt:
         """The one issued last; issued now when the plugin died before it could, or before it could say what became of
-        a refund that was owed."""
+        a refund that was owed. Raises NodeUnavailable."""
         saved = self._ledger.receipt(record.session.session_id)
         if saved is None:
             return self.issue(record)
         # As it stands now: ``record`` may have been read before an owed refund was sent.
         now = self._ledger.session(record.session.session_id) or record
+        self._copy.note(self._ledger.last_receipt_number())  # lightningd may have been away when it was issued
         if pb.Receipt.FromString(saved.content).refund_status != self._message(now).refund_status:
             return self.issue(now)
         return pb.SignedReceipt(receipt=saved.content, signature=saved.signature)
