@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 from tests.plugin.still_stall import StillStall, Tripwire
 from wattline.errors import UsageError
-from wattline.lightning.node import SendStatus
+from wattline.lightning.node import NodeUnavailable, SendStatus
 from wattline.lightning.record import parse_record
 from wattline.plugin.resolving import Resolving
+from wattline.session import State
 
 Act = tuple[Any, ...]
 DAY_S = 86_400
@@ -51,6 +52,8 @@ class World:
     sessions: list[str] = field(default_factory=list)
     copies: list[bytes] = field(default_factory=list)
     was_put_back: bool = False
+    has_refused: bool = False
+    """The node has refused a note."""
     paid: Counter[str] = field(default_factory=Counter)
     """msat, by session."""
     allowed: Counter[str] = field(default_factory=Counter)
@@ -131,8 +134,12 @@ class World:
                     stall.work()
                 finally:
                     stall.notes.gone = False
+            case ("ask", int(which), bool(is_noted)):
+                if session := self._session(which):
+                    self.ask(session, is_noted=is_noted)
             case ("refuses", bool(refuses)):
                 stall.notes.refuses = refuses
+                self.has_refused |= refuses
             case ("save",):
                 stall.live.save_changed()
             case ("blocked", bool(blocked)):
@@ -161,6 +168,23 @@ class World:
                 stall.kill()
             case ("kill_in", int(calls)):
                 stall.tripwire.left = calls
+
+    def ask(self, session: str, *, is_noted: bool) -> None:
+        """The cable asks for its receipt; when it is not ``is_noted``, while lightningd notes nothing."""
+        stall = self.stall
+        record = stall.ledger.session(session)
+        if record is None or record.session.state is not State.CLOSED:
+            return
+        stall.notes.gone = not is_noted
+        try:
+            stall.receipts.newest(record)
+        except NodeUnavailable:
+            assert not is_noted
+        else:
+            noted = int((stall.notes.notes.get("ledger") or "0").partition(":")[0])
+            assert self.has_refused or not record.session.was_paid or noted >= stall.ledger.last_receipt_number()
+        finally:
+            stall.notes.gone = False
 
     def _session(self, which: int) -> str:
         return self.sessions[which % len(self.sessions)] if self.sessions else ""
@@ -251,6 +275,7 @@ acts = st.one_of(
     st.tuples(st.just("put_back"), st.integers(0, 5), st.booleans()),
     st.tuples(st.just("put_back"), st.integers(0, 5), st.booleans()),
     st.tuples(st.just("resolve"), st.integers(0, 3), st.sampled_from(["refund", "keep"])),
+    st.tuples(st.just("ask"), st.integers(0, 3), st.booleans()),
     st.tuples(st.just("refuses"), st.booleans()),
     st.tuples(st.just("blocked"), st.booleans()),
     st.tuples(st.just("fee"), st.sampled_from([0, 0, 7, 400])),
@@ -259,6 +284,8 @@ acts = st.one_of(
 beginning: list[Act] = [("open", "A1"), ("pay", 0, 20_000), ("open", "A2"), ("pay", 1, 30_000)]
 GONE: list[Act] = [("autoclean",), ("put_back", 0, True), ("read",), ("work",), ("retry",), ("retry",)]
 ORPHAN: list[Act] = [("close", 0), ("work",), ("late", 0, 4_000), ("read",)]
+ASKED: list[Act] = [("open", "A1"), ("pay", 0, 50), ("close", 0), ("unnoted",), ("ask", 0, False), ("ask", 0, True)]
+"""What is paid is less than any refund, so only the receipt is to be noted."""
 NO_RECEIPT: list[Act] = [*beginning, ("save",), ("copy",), ("close", 0), ("unsigned",), *GONE]
 HELD_ORPHAN: list[Act] = [*beginning, *ORPHAN, ("copy",), ("retry",), ("close", 1), ("work",), *GONE]
 LATER_ORPHAN: list[Act] = [*beginning, *ORPHAN[:2], ("copy",), *ORPHAN[2:], ("retry",), *GONE]
@@ -287,6 +314,7 @@ histories = st.lists(acts, min_size=5, max_size=30).map(lambda history: [*beginn
 
 
 @settings(max_examples=15)
+@example(True, ASKED)
 @example(True, NO_RECEIPT)
 @example(True, HELD_ORPHAN)
 @example(True, LATER_ORPHAN)
