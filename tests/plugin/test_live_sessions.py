@@ -176,6 +176,15 @@ def test_no_number_of_a_statement_is_used_again_after_a_restart(stall: Stall) ->
     assert numbers == sorted(set(numbers))
 
 
+def test_what_is_said_of_a_session_that_is_over_is_kept_nowhere(stall: Stall) -> None:
+    stall.live.drop(SESSION)
+    before = {name: len(kept) for name, kept in vars(stall.live).items() if isinstance(kept, dict)}
+    stall.live.note(SESSION, "cable_closed", {})
+    stall.live.credited_onchain(SESSION, 1000)
+    assert stall.live.next_sequence(SESSION) > 0
+    assert {name: len(kept) for name, kept in vars(stall.live).items() if isinstance(kept, dict)} == before
+
+
 def test_an_outlet_that_serves_another_session_by_now_shows_nothing_of_this_one(stall: Stall) -> None:
     show(stall, new_session(2))
     assert stall.live.view_of(SESSION) is None

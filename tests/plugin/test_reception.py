@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,8 +27,9 @@ from tests.plugin.still_stall import Wallet
 from wattline.ledger import LedgerError, SessionRecord
 from wattline.lightning.node import NodeUnavailable
 from wattline.lightning.signing import signed_text
+from wattline.offering import LimitSettings
 from wattline.plugin.jobs import LoopEnded
-from wattline.plugin.limits import Limits
+from wattline.plugin.limits import BURST_SHARE, Limits
 from wattline.plugin.outlet_view import Condition
 from wattline.plugin.service import Refused
 from wattline.relay import RelayError
@@ -150,6 +152,27 @@ def test_a_cable_whose_payment_cost_it_nothing_counts_as_one_that_has_not_paid(
                 wait_until(lambda session=session: stall.is_over(session))  # type: ignore[misc]
 
 
+def test_sessions_that_are_paid_buy_nothing_and_get_all_back_are_as_many_as_opens_that_nobody_pays(
+    ending_stall: Stall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stall, most, began = ending_stall, 6, time.monotonic()
+    monkeypatch.setattr(stall.reception, "_limits", Limits(LimitSettings(opens_per_minute=most)))
+    opened = 0
+
+    def buy_nothing(_: int) -> None:
+        nonlocal opened
+        session = stall.open(opened.to_bytes(32, "big"))
+        opened += 1
+        stall.pay(session, opened, 50_000)
+        stall.reception.close(session, "done")
+        wait_until(lambda: stall.is_over(session))
+
+    with pytest.raises(Refused) as caught:
+        list(map(buy_nothing, range(2 * most)))
+    assert caught.value.code == "too_many_opens"
+    assert opened <= most * (BURST_SHARE + (time.monotonic() - began) / 60) + 1
+
+
 def test_an_open_with_the_token_of_a_session_is_answered_with_it(stall: Stall) -> None:
     session = stall.open(TOKEN)
     again = hello(stall.reception.open(stall.request(TOKEN)))
@@ -224,6 +247,17 @@ def test_a_session_that_never_was_cannot_be_resumed(stall: Stall) -> None:
     with pytest.raises(Refused) as caught:
         stall.reception.resume(pb.Resume(session_id=session_id(3), token=TOKEN))
     assert caught.value.code == "unknown_session"
+
+
+def test_a_receipt_that_cannot_be_had_yet_leaves_no_stream_behind(stall: Stall) -> None:
+    stall.ledger.save_session(died_before_its_receipt())
+    resume = pb.Resume(session_id=session_id(7), token=TOKEN)
+    stall.signer.gone = True
+    with pytest.raises(NodeUnavailable):
+        stall.reception.resume(resume)
+    assert not stall.streams.is_attached(session_id(7))
+    stall.signer.gone = False
+    assert next(iter(stall.reception.resume(resume))).receipt.receipt
 
 
 def test_a_receipt_that_was_never_signed_is_signed_when_somebody_asks_and_then_kept(stall: Stall) -> None:

@@ -77,9 +77,10 @@ class LiveSessions:
 
     def note(self, session_id: str, kind: str, detail: dict[str, Any]) -> None:
         """An event of a live session, written with the next save after its first payment: what was never paid for
-        leaves none."""
+        leaves none. Of one that is over by now nothing is noted."""
         with self._lock:
-            self._notes.setdefault(session_id, []).append((self._now(), kind, detail))
+            if session_id in self._records:
+                self._notes.setdefault(session_id, []).append((self._now(), kind, detail))
 
     def drop(self, session_id: str, *, has_been: bool = True) -> None:
         """It is over, or has never been."""
@@ -135,7 +136,8 @@ class LiveSessions:
     def credited_onchain(self, session_id: str, amount_msat: int) -> None:
         """So much more of a live session's credit is one on the chain."""
         with self._lock:
-            self._onchain_msat[session_id] = self._onchain_msat.get(session_id, 0) + amount_msat
+            if session_id in self._records:
+                self._onchain_msat[session_id] += amount_msat
 
     def onchain_credited_msat(self, session_id: str) -> int:
         """The part of a live session's credit that was handed over on the chain."""
@@ -145,8 +147,10 @@ class LiveSessions:
     def next_sequence(self, session_id: str) -> int:
         """The number of the session's next statement."""
         with self._lock:
-            self._sequences[session_id] = self._sequences.get(session_id, 0) + 1
-            return self._sequences[session_id]
+            sequence = self._sequences.get(session_id, 0) + 1
+            if session_id in self._records:
+                self._sequences[session_id] = sequence
+            return sequence
 
     def keep(self, statement: pb.Statement) -> None:
         """This statement goes into the ledger with the next save."""

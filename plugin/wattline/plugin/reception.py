@@ -370,6 +370,7 @@ class Reception:
         stream = self._streams.attach(session_id)
         view = self._live.view_of(session_id)
         if view is None or view.session is None:
+            self._streams.detach(stream)  # there is but this to tell, and that may fail
             stream.put(pb.ChargeResponse(receipt=self._receipts.newest(record)))
             stream.end()
             return stream
