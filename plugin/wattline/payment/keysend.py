@@ -2,7 +2,8 @@
 
 The hook only refuses. A payment that it lets pass is *reserved* (it counts against the session's credit cap) until its
 credit has reached the session; the money itself is counted from lightningd's paid invoices alone (the journal), never
-from the hook. Everything here is in memory and quick: lightningd waits for the answer.
+from the hook. Everything here is quick, since lightningd waits for the answer: it is in memory, and besides the ledger
+is asked once whether it has the payment_hash (one row by its key).
 """
 
 from __future__ import annotations

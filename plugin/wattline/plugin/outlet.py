@@ -129,7 +129,8 @@ class OutletLoop:
 
     def go_on(self, session: Session, effects: Sequence[Effect], chip_uwh: int | None) -> Future[None]:
         """Serve a session of an earlier process, whose last energy belongs to the chip's cumulative ``chip_uwh``; None:
-        to what the chip shows now, whatever it has counted since. Those that have been paid come first."""
+        to what the chip shows now, whatever it has counted since. In whatever order they come, one that has been paid
+        for has the outlet, and those that wait there are displaced."""
         return self._call(lambda: self._go_on(session, effects, chip_uwh))
 
     def detach(self, session_id: str) -> Future[bool]:
