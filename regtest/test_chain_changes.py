@@ -24,7 +24,7 @@ from wattline.practice.chain import Chain
 from wattline.practice.waiting import wait_until
 from wattline.session import StopReason
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(180)]
 
 OLD_SAT, NEW_SAT = 2_000, 5_000
 HIGH_FEE_SAT = 5_000

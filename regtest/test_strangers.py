@@ -27,7 +27,7 @@ from wattline.practice.scene import Books, Scene, Trade
 from wattline.practice.waiting import wait_until
 from wattline.v1 import charging_pb2 as pb
 
-pytestmark = pytest.mark.lightningd
+pytestmark = [pytest.mark.lightningd, pytest.mark.long]
 
 STRANGE_TLV_TYPE = 133773311
 CALL_TIMEOUT_S = 20

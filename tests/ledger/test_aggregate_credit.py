@@ -78,7 +78,7 @@ steps = st.one_of(
 counter = itertools.count()
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(steps, max_size=20))
 @example([("store", 1, 1, 1), ("store", 1, 2, 2), ("final", 1, 3, 1), ("void", 1, 0, 0), ("store", 1, 1, 1)])
 def test_a_session_is_credited_its_payments_and_its_newest_version_and_nothing_twice(

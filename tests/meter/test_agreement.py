@@ -46,9 +46,9 @@ def test_a_load_that_flickers_between_readings_is_met_on_average(make_bench: Any
     bench = make_bench("noisy@24")
     ina228, ina226 = bench.meter(0x40, 80), bench.ina226(0x48, 80)
     bench.switch_on()
-    for _ in range(3000):
+    for _ in range(1000):
         bench.pass_s(0.1)
         counted, sampled = ina228.read(), ina226.read()
-    # Another power every 40 ms and a look at 17 of 100 ms, 3000 times: one percent is what chance leaves.
-    assert sampled.energy_uwh == pytest.approx(counted.energy_uwh, rel=0.03)
+    # Another power every 40 ms and a look at 17 of 100 ms, 1000 times: two percent are what chance leaves.
+    assert sampled.energy_uwh == pytest.approx(counted.energy_uwh, rel=0.06)
     assert sampled.energy_uwh != counted.energy_uwh

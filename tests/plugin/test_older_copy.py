@@ -61,7 +61,7 @@ def end(stall: StillStall) -> None:
         stall.settlement.retry()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     before=st.integers(FLOOR_SAT, 2000),
     used=st.integers(0, 100),
