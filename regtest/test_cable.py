@@ -100,6 +100,7 @@ def ledger_of(cable_config: Path) -> Path:
     return cable_config.with_name(f"{cable_config.stem}.sqlite3")
 
 
+@pytest.mark.long
 def test_a_cable_streams_through_a_changing_load(scene: Scene, wallets: list[Node]) -> None:
     path = config(scene, wallets[0], "streaming")
     cable = scene.run_cable(path, for_s=10)
@@ -137,6 +138,7 @@ def test_a_cable_that_stands_still_is_cut_off_before_the_balance_is_negative_and
     assert_settled(scene, scene.session(session_id), summary, wallets[0], path)
 
 
+@pytest.mark.long
 def test_two_cables_at_two_outlets_pay_each_for_its_own(scene: Scene, wallets: list[Node]) -> None:
     paths = [config(scene, wallet, f"both-{n}", circuit=n) for n, wallet in enumerate(wallets)]
     cables = [scene.run_cable(path, for_s=8) for path in paths]

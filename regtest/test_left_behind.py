@@ -13,7 +13,7 @@ import pytest
 from wattline.practice.places import Places, environment_of, left
 from wattline.practice.scene import script
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = [pytest.mark.long, pytest.mark.timeout(180)]
 
 Demo = subprocess.Popen[str]
 

@@ -55,7 +55,10 @@ ACCURACY = {
 }
 
 
-@pytest.mark.parametrize("meter", ToastMeter)
+@pytest.mark.parametrize(
+    "meter",
+    [pytest.param(each, marks=() if each is ToastMeter.INA228 else pytest.mark.long) for each in ToastMeter],
+)
 def test_each_meter_drives_the_same_demo_and_tells_the_truth_within_its_accuracy(kind: str, meter: ToastMeter) -> None:
     def buy(scene: Scene, config: Path) -> Json:
         for written in (scene.config, config):

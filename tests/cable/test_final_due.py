@@ -111,7 +111,7 @@ ENDS = ["final", "final of all", "final of its age", "final of its age", "kill",
 ends = st.lists(st.tuples(st.sampled_from(ENDS), st.integers(0, 300_000)), min_size=1, max_size=6)
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, max_examples=15, suppress_health_check=list(HealthCheck))
 @given(lies, ends)
 @example([("flow", 250_000)] * 4 + [("voltage", 0)] + [("wait", 10_000)] * 30, [("final of its age", 0)])
 @example([("flow", 250_000)] * 4 + [("voltage", 0)] + [("wait", 10_000)] * 30, [("kill", 0), ("final of its age", 0)])

@@ -219,7 +219,7 @@ def test_a_socket_that_gave_no_receipt_is_not_paid_again_without_a_word_of_it(
 ) -> None:
     monkeypatch.setattr("wattline.cable.closing.RECEIPT_MS", 600)
     bench.socket.gives_receipt = False
-    for visits in range(3):
+    for visits in range(2):
         bench.wish = StopWish()
         paid = len(bench.socket.orders)
         bench.start()

@@ -106,7 +106,7 @@ class Gaps(Trade):
 gaps = st.lists(st.tuples(st.sampled_from(["kill", "asleep"]), st.integers(0, 4_000_000)), min_size=1, max_size=4)
 
 
-@pytest.mark.parametrize("method", ["keysend", "onchain", "auto"])
+@pytest.mark.parametrize("method", ["keysend", "onchain", pytest.param("auto", marks=pytest.mark.long)])
 @settings(deadline=None, max_examples=4, suppress_health_check=list(HealthCheck))
 @given(gaps=gaps, which=st.integers(0, 20))
 def test_a_socket_is_not_paid_again_for_time_that_nobody_saw(
@@ -131,9 +131,8 @@ def test_a_socket_is_not_paid_again_for_time_that_nobody_saw(
             assert row.status in ACCUSED
 
 
-@pytest.mark.parametrize(
-    "method", ["keysend", *(pytest.param(each, marks=pytest.mark.long) for each in ("onchain", "auto"))]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("method", ["keysend", "onchain", "auto"])
 @settings(deadline=None, max_examples=4, suppress_health_check=list(HealthCheck))
 @given(gaps=gaps)
 def test_a_socket_that_delivered_up_to_its_credit_meanwhile_goes_on_selling(
