@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,8 @@ from wattline.practice.waiting import wait_until
 from wattline.relay.process import process_start_time
 
 pytestmark = [pytest.mark.lightningd, pytest.mark.long, pytest.mark.timeout(180)]
+QUIET_S = 2.0
+"""Some times the pace of payments."""
 
 OUTPUTS = 6
 
@@ -88,10 +91,21 @@ def goes_on(scene: Scene, before: Json) -> Json:
     return session
 
 
-def unplug(scene: Scene) -> None:
-    """The load is taken away, so that nothing more has to be paid: practice nodes cannot sign without bitcoind."""
+def unplug(scene: Scene, session_id: str) -> None:
+    """The load is taken away, so that nothing more has to be paid: practice nodes cannot sign without bitcoind. What
+    was decided on just before has arrived when this returns."""
     scene.world.plug(0, "constant-0")
     wait_until("no power", lambda: scene.status()["outlets"][0]["power_mw"] < 1_000, 20)
+    last, since = -1, time.monotonic()
+
+    def pays_no_more() -> bool:
+        nonlocal last, since
+        payments = scene.session(session_id)["payments"]
+        if payments != last:
+            last, since = payments, time.monotonic()
+        return time.monotonic() - since >= QUIET_S
+
+    wait_until("no payment", pays_no_more, 20)
 
 
 def kill_plugin(scene: Scene) -> None:
@@ -190,7 +204,7 @@ def test_while_the_cables_node_is_down_nothing_is_signed_and_the_session_waits_f
 def test_with_bitcoind_down_at_the_close_the_newest_version_is_mined_once_it_is_back(scene: Scene, path: Path) -> None:
     cable, before = begun(scene, path)
     session_id = before["session_id"]
-    unplug(scene)
+    unplug(scene, session_id)
     chain = scene.network.chain
     chain.stop()
     try:
@@ -213,7 +227,7 @@ def test_with_bitcoind_down_for_a_moment_at_the_close_the_exact_charge_is_mined(
     cable, before = begun(scene, path)
     session_id = before["session_id"]
     session_when(scene, session_id, "beyond the floor", lambda session: session["charged_msat"] > 600 * MSAT_PER_SAT)
-    unplug(scene)
+    unplug(scene, session_id)
     chain = scene.network.chain
     chain.stop()
     try:
