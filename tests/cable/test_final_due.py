@@ -118,8 +118,21 @@ ends = st.lists(st.tuples(st.sampled_from(ENDS), st.integers(0, 300_000)), min_s
 def test_no_final_version_is_more_than_can_be_due_whatever_is_claimed_and_killed(
     ledger: Ledger, lies: list[tuple[str, int]], ends: list[tuple[str, int]]
 ) -> None:
+    prove(ledger, lies + ends)
+
+
+@pytest.mark.long
+@settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
+@given(lies, ends)
+def test_the_same_of_a_hundred_sessions(
+    ledger: Ledger, lies: list[tuple[str, int]], ends: list[tuple[str, int]]
+) -> None:
+    prove(ledger, lies + ends)
+
+
+def prove(ledger: Ledger, acts: list[tuple[str, int]]) -> None:
     trade = Ending(ledger)
-    for kind, value in lies + ends:
+    for kind, value in acts:
         trade.act(kind, value)
     assert trade.broken == []
     row = trade.row

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -84,6 +85,17 @@ counter = itertools.count()
 def test_a_session_is_credited_its_payments_and_its_newest_version_and_nothing_twice(
     tmp_path: Path, steps: list[tuple[str, int, int, int]]
 ) -> None:
+    prove(tmp_path, steps)
+
+
+@pytest.mark.long
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(steps, max_size=20))
+def test_the_same_of_more_histories(tmp_path: Path, steps: list[tuple[str, int, int, int]]) -> None:
+    prove(tmp_path, steps)
+
+
+def prove(tmp_path: Path, steps: list[tuple[str, int, int, int]]) -> None:
     books = {1: Books(), 2: Books()}
     path = tmp_path / f"{next(counter)}.sqlite3"
     with open_ledger(path) as ledger:

@@ -42,13 +42,15 @@ def test_three_chips_agree_on_what_a_session_delivered(make_bench: Any, profile:
     assert ina219 == pytest.approx(ina228, rel=0.005, abs=switching_uwh)
 
 
-def test_a_load_that_flickers_between_readings_is_met_on_average(make_bench: Any) -> None:
+@pytest.mark.parametrize(("looks", "within"), [(1000, 0.06), pytest.param(3000, 0.03, marks=pytest.mark.long)])
+def test_a_load_that_flickers_between_readings_is_met_on_average(make_bench: Any, looks: int, within: float) -> None:
     bench = make_bench("noisy@24")
     ina228, ina226 = bench.meter(0x40, 80), bench.ina226(0x48, 80)
     bench.switch_on()
-    for _ in range(1000):
+    for _ in range(looks):
         bench.pass_s(0.1)
         counted, sampled = ina228.read(), ina226.read()
-    # Another power every 40 ms and a look at 17 of 100 ms, 1000 times: two percent are what chance leaves.
-    assert sampled.energy_uwh == pytest.approx(counted.energy_uwh, rel=0.06)
+    # Another power every 40 ms and a look at 17 of 100 ms: of 3000 such looks one percent is what chance leaves, of
+    # 1000 nearly two.
+    assert sampled.energy_uwh == pytest.approx(counted.energy_uwh, rel=within)
     assert sampled.energy_uwh != counted.energy_uwh

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.plugin.fakes import CABLE
@@ -61,42 +62,70 @@ def end(stall: StillStall) -> None:
         stall.settlement.retry()
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(
-    before=st.integers(FLOOR_SAT, 2000),
-    used=st.integers(0, 100),
-    more=st.lists(st.integers(1, 1500), max_size=3),
-    used_after=st.integers(0, 100),
+@dataclass(frozen=True)
+class Lost:
+    """A session of which an older copy knows the first version alone."""
+
+    before_sat: int
+    used_percent: int
+    more_sat: list[int]
+    """By which each later version grew."""
+    used_after_percent: int
+    signs_final: bool
+    mined: int
+    """Blocks after the settlement, before the disk was lost."""
+    others_sat: int
+    """Somebody else used the outlet meanwhile."""
+
+
+losses = st.builds(
+    Lost,
+    before_sat=st.integers(FLOOR_SAT, 2000),
+    used_percent=st.integers(0, 100),
+    more_sat=st.lists(st.integers(1, 1500), max_size=3),
+    used_after_percent=st.integers(0, 100),
     signs_final=st.booleans(),
     mined=st.integers(0, CONFIRMATIONS + 1),
     others_sat=st.integers(0, 5000),
 )
-def test_what_the_chain_pays_an_older_copy_for_an_honest_cable_is_never_called_a_fraud(
-    before: int, used: int, more: list[int], used_after: int, signs_final: bool, mined: int, others_sat: int
-) -> None:
+
+
+@settings(max_examples=15)
+@given(losses)
+def test_what_the_chain_pays_an_older_copy_for_an_honest_cable_is_never_called_a_fraud(lost: Lost) -> None:
+    prove(lost)
+
+
+@pytest.mark.long
+@settings(max_examples=60)
+@given(losses)
+def test_the_same_of_more_sessions(lost: Lost) -> None:
+    prove(lost)
+
+
+def prove(lost: Lost) -> None:
     with TemporaryDirectory() as folder, StillStall(Path(folder) / "socket.sqlite3") as stall:
         session = stall.open()
         wallet = Wallet.of(stall.chain, stall.invite(session).script)
-        assert stall.hand_over(session, 1, wallet.sign(before)) == ""
+        assert stall.hand_over(session, 1, wallet.sign(lost.before_sat)) == ""
         stall.look()
-        stall.deliver(before * used * MSAT_PER_SAT // 100)
+        stall.deliver(lost.before_sat * lost.used_percent * MSAT_PER_SAT // 100)
         stall.live.save_changed()
         copy = stall.copy_of_ledger()
-        for number, more_sat in enumerate(more, start=2):
+        for number, more_sat in enumerate(lost.more_sat, start=2):
             stall.hand_over(session, number, wallet.sign(wallet.versions[-1].paid_to(wallet.script) + more_sat))
-        stall.deliver(max(0, stall.session(session).account.balance_msat) * used_after // 100)
-        if signs_final:
+        stall.deliver(max(0, stall.session(session).account.balance_msat) * lost.used_after_percent // 100)
+        if lost.signs_final:
             final_of(stall, wallet, session)
         stall.close_session(session)
         stall.work()
         first, sends = receipt(stall, session), len(stall.wallet.sends)
         stall.look()
-        if mined:
-            stall.mine(mined)
+        if lost.mined:
+            stall.mine(lost.mined)
             stall.settlement.retry()
             sends = len(stall.wallet.sends)
-        # Somebody else used the outlet, before the disk was lost.
-        stall.hardware["A1"].energy_uwh += others_sat * MSAT_PER_SAT * 1000
+        stall.hardware["A1"].energy_uwh += lost.others_sat * MSAT_PER_SAT * 1000
         stall.put_back(copy)
         stall.hears = lambda session_id, message: None
         stall.deliver(1000 * MSAT_PER_SAT)
@@ -185,14 +214,7 @@ def test_a_refund_of_which_nobody_knows_waits_for_the_operator(stall: StillStall
 
 
 def test_an_orphan_that_the_lost_ledger_has_given_back_is_not_given_back_again(stall: StillStall) -> None:
-    session = stall.open()
-    assert stall.pay(session, 1, 5000)
-    stall.close_session(session)
-    stall.work()
-    copy = stall.copy_of_ledger()
-    stall.journal.add(session, 9, 4000)
-    stall.bookkeeper.read_to_end()
-    stall.settlement.retry()
+    session, copy = late_payment(stall)
     other = stall.open(2, "A2")
     assert stall.pay(other, 77, 20)
     stall.close_session(other)
@@ -244,7 +266,7 @@ def test_sessions_that_never_paid_are_not_among_those_that_an_older_copy_takes_f
 
 
 def late_payment(stall: StillStall) -> tuple[str, bytes]:
-    """4,000 msat came for a session that was over, and went back, after the copy was made; lightningd has forgotten."""
+    """4,000 msat came for a session that was over, and went back, after the copy was made."""
     session = stall.open()
     assert stall.pay(session, 1, 5_000)
     stall.close_session(session)
@@ -255,6 +277,12 @@ def late_payment(stall: StillStall) -> tuple[str, bytes]:
     stall.settlement.retry()
     assert stall.wallet.sends[-1] == (CABLE, 4_000)
     assert not stall.ledger.orphans_to_return()
+    return session, copy
+
+
+def forgotten_payment(stall: StillStall) -> tuple[str, bytes]:
+    """The same, and lightningd has forgotten that it sent anything."""
+    session, copy = late_payment(stall)
     stall.wallet.autoclean()
     stall.time_s += 10
     return session, copy
@@ -262,7 +290,7 @@ def late_payment(stall: StillStall) -> tuple[str, bytes]:
 
 @pytest.mark.parametrize("outcome", ["refund", "keep"])
 def test_what_came_too_late_and_may_have_gone_back_waits_for_the_operator(stall: StillStall, outcome: str) -> None:
-    session, copy = late_payment(stall)
+    session, copy = forgotten_payment(stall)
     stall.put_back(copy)
     sends = list(stall.wallet.sends)
     end(stall)
@@ -282,7 +310,7 @@ def test_what_came_too_late_and_may_have_gone_back_waits_for_the_operator(stall:
 
 
 def test_each_copy_is_noticed_once_each_time_that_it_is_put_back(stall: StillStall) -> None:
-    _, older = late_payment(stall)
+    _, older = forgotten_payment(stall)
     newer = stall.copy_of_ledger()
     for number, copy in enumerate([older, newer, older, newer], start=1):
         stall.put_back(copy)
@@ -296,7 +324,7 @@ def test_each_copy_is_noticed_once_each_time_that_it_is_put_back(stall: StillSta
 
 
 def test_a_process_that_dies_while_it_notices_a_copy_notices_it_once(stall: StillStall) -> None:
-    _, copy = late_payment(stall)
+    _, copy = forgotten_payment(stall)
     stall.tripwire.counts = lambda call, is_after: call == "write_note" and not is_after
     stall.tripwire.left = 0
     stall.happen(lambda: stall.put_back(copy))

@@ -25,10 +25,11 @@ from tests.plugin.fakes import (
 )
 from tests.plugin.still_stall import FLOOR_SAT, StillStall, Wallet
 from wattline.bitcoin.chain import Outpoint
+from wattline.clock import DAY_S
 from wattline.errors import RetryError
 from wattline.ledger import SessionRecord
 from wattline.payment.keysend import KeysendGate, Pass, Refuse
-from wattline.plugin.admission import DAY_S, MOST_GIVEN_BACK
+from wattline.plugin.admission import MOST_GIVEN_BACK
 from wattline.plugin.limits import Limits
 from wattline.plugin.live_sessions import UNPAID_KEPT, UNPAID_KEPT_S
 from wattline.plugin.service import Refused

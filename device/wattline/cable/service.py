@@ -177,8 +177,8 @@ class CableService:
             self._forget(remembered, "abandoned")
             return None
         self._listener.event(f"taking up session {remembered.session_id or '(not yet named)'} of the last run")
-        agreement = self._find_again(remembered)
         settings = self._less_what_is_held(remembered.session_id)
+        agreement = self._find_again(remembered)
         run = SessionRun(settings, self._equipment, agreement, self._listener, self._wish)
         try:
             return self._with_aftermath(run.run(), run)

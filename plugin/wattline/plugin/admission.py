@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from wattline.bitcoin.chain import Chain, ChainUnavailable, Outpoint, Tip, Tx, Unspent
+from wattline.clock import DAY_S
 from wattline.ledger import Aggregate, AggregateInput, Ledger, Version
 from wattline.offering import OnchainSettings
 from wattline.payment.aggregate import MSAT_PER_SAT, OnchainRules, Proven, VersionRefused, prove
@@ -13,7 +14,6 @@ from wattline.payment.increments import BELOW_MIN_INCREMENT
 from wattline.payment.signatures import check_signatures
 from wattline.session import Session
 
-DAY_S = 86_400
 MOST_GIVEN_BACK = 10
 """In a day one coin is taken for so many sessions that end without owing anything."""
 

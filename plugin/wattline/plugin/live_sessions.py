@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from wattline.clock import DAY_S
 from wattline.ledger import Ledger, SessionRecord
 from wattline.plugin.outlet import OutletLoop
 from wattline.plugin.outlet_view import OutletView
@@ -19,8 +20,6 @@ CALL_TIMEOUT_S = 5.0
 UNPAID_KEPT_S = 3600
 """So long it is known that a session was there which was never paid for: a payment of it may still be on its way."""
 UNPAID_KEPT = 1000
-DAY_S = 86_400
-"""No session stays open and unpaid for longer (``open_timeout_s``)."""
 UNSAVED_STATEMENTS = 1000
 """More than a session can have sent between two saves."""
 REMEMBERED_SESSIONS = 1000
