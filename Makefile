@@ -11,15 +11,15 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3 python3.14; 
 	$$p -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done)
 # Tests mostly wait (for leases, blocks, payments), so more of them than cores run at the same time; a file's tests share
 # their nodes and stay together. Real nodes take more of the machine than practice nodes. The longest files come first: see
-# regtest/trial/longest_first.py.
+# regtest/harness/longest_first.py.
 WORKERS ?= $(if $(shell command -v lightningd),3,6)
 # Only `make lock` needs uv.
 UV ?= uv
 
 VENV := .venv
 BIN := $(VENV)/bin
-# One invocation sees all four roots of the namespace: see [tool.mypy] in pyproject.toml.
-TYPED := plugin device proto regtest tests
+# One invocation sees all roots of the namespace: see [tool.mypy] in pyproject.toml.
+TYPED := core device cable plugin cli proto regtest tests
 PROTO := wattline/v1/charging.proto
 PROTOC := $(BIN)/python -m grpc_tools.protoc -I proto \
 	--plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc
@@ -106,7 +106,7 @@ proto: $(VENV)/.installed ## Generate the committed protobuf code anew
 
 .PHONY: docs
 docs: $(VENV)/.installed ## Write the configuration reference anew
-	$(VENV)/bin/python tests/house/configuration_reference.py --write
+	$(VENV)/bin/python tests/repo/configuration_reference.py --write
 
 .PHONY: lock
 lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
@@ -116,7 +116,7 @@ lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
 .PHONY: clean
 clean: ## Remove everything that make has made
 	rm -rf $(VENV) node_modules dist .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
-	find plugin device proto regtest tests -type d -name __pycache__ -prune -exec rm -rf {} +
+	find $(TYPED) -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # $(1): the folder to write to
 generate = $(PROTOC) --python_out=$(1) --grpc_python_out=$(1) --mypy_out=quiet:$(1) --mypy_grpc_out=quiet:$(1) $(PROTO)

@@ -12,19 +12,19 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
-from trial.longest_first import put_longest_first
-from trial.needs import fold, need_bitcoind, need_lightningd
-from trial.one_dialect import share_compiled_statements
+from harness.by_hand import HandCable
+from harness.dear_trade import TRADE, end, wait_free
+from harness.longest_first import put_longest_first
+from harness.needs import fold, need_bitcoind, need_lightningd
+from harness.one_dialect import share_compiled_statements
 
-from wattline.practice.by_hand import HandCable
-from wattline.practice.chain import Chain
-from wattline.practice.dear_trade import TRADE, end, wait_free
-from wattline.practice.lightningd import Node
-from wattline.practice.network import RegtestNetwork
-from wattline.practice.node.bitcoin_blocks import RESCAN
-from wattline.practice.places import Places, make_places
-from wattline.practice.practice_network import PracticeChain, PracticeNetwork
-from wattline.practice.scene import Scene
+from wattline.regtest.chain import Chain
+from wattline.regtest.lightningd import Node
+from wattline.regtest.network import RegtestNetwork
+from wattline.regtest.node.bitcoin_blocks import RESCAN
+from wattline.regtest.places import Places, make_places
+from wattline.regtest.practice_network import PracticeChain, PracticeNetwork
+from wattline.regtest.scene import Scene
 
 KINDS = ("practice", "lightningd")
 LOG_LINES = 60

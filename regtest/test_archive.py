@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from wattline.errors import RetryError, StopError
-from wattline.practice.archive import Source, Suite, SuiteLacksPackageError, distribution_sources
-from wattline.practice.cache import cache_directory, exclusive
+from wattline.core.errors import RetryError, StopError
+from wattline.regtest.archive import Source, Suite, SuiteLacksPackageError, distribution_sources
+from wattline.regtest.cache import cache_directory, exclusive
 
 OS_RELEASE = 'ID=debian\nVERSION_CODENAME=bookworm\nNAME="Debian GNU/Linux"\n'
 

@@ -13,20 +13,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trial.needs import need_bitcoind
+from harness.needs import need_bitcoind
 
-from wattline.bitcoin.address import AddressError, address_of, script_of
-from wattline.bitcoin.bitcoind import Bitcoind
-from wattline.bitcoin.chain import BroadcastRefused, Chain, ChainRefused, ChainUnavailable, NotATransaction, Outpoint
-from wattline.bitcoin.connection import BitcoindSettings, locate
-from wattline.bitcoin.json_rpc import Access
-from wattline.bitcoin.psbt import signed_tx
-from wattline.bitcoin.serialization import read_tx
-from wattline.bitcoin.values import tx_of
-from wattline.errors import StopError
-from wattline.practice.chain import CONFIG, FIRST_BLOCKS
-from wattline.practice.chain import Chain as RegtestChain
-from wattline.practice.waiting import wait_until
+from wattline.core.bitcoin.address import AddressError, address_of, script_of
+from wattline.core.bitcoin.bitcoind import Bitcoind, tx_of
+from wattline.core.bitcoin.bitcoind_rpc import Access, BitcoindSettings, locate
+from wattline.core.bitcoin.chain import (
+    BroadcastRefused,
+    Chain,
+    ChainRefused,
+    ChainUnavailable,
+    NotATransaction,
+    Outpoint,
+)
+from wattline.core.bitcoin.psbt import signed_tx
+from wattline.core.bitcoin.transaction import read_tx
+from wattline.core.errors import StopError
+from wattline.regtest.chain import CONFIG, FIRST_BLOCKS
+from wattline.regtest.chain import Chain as RegtestChain
+from wattline.regtest.waiting import wait_until
 
 SAT = Decimal(100_000_000)
 COIN_SAT = 1_000_000

@@ -9,15 +9,16 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from harness.dear_trade import INTERVAL_MS
 
-from wattline.bus.simulation import Fault, SimulatedWorld
-from wattline.practice.books import books_of
-from wattline.practice.dear_trade import INTERVAL_MS
-from wattline.practice.lightningd import Node
-from wattline.practice.network import RegtestNetwork
-from wattline.practice.scene import CableProcess, Json, Scene, Trade
-from wattline.practice.waiting import wait_until
-from wattline.tariff import Tariff, cost_msat, worth_msat
+from wattline.core.tariff import Tariff, cost_msat, worth_msat
+from wattline.device.simulator.control import SimulatedWorld
+from wattline.device.simulator.world import Fault
+from wattline.regtest.books import books_of
+from wattline.regtest.lightningd import Node
+from wattline.regtest.network import RegtestNetwork
+from wattline.regtest.scene import CableProcess, Json, Scene, Trade
+from wattline.regtest.waiting import wait_until
 
 pytestmark = [pytest.mark.lightningd, pytest.mark.timeout(180)]
 

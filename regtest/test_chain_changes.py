@@ -9,20 +9,20 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from trial.cable import Cable
-from trial.needs import need_bitcoind
-from trial.nodes import KeptNotes, SocketFunds
-from trial.place import Place, place
-from trial.stall import CONFIRMATIONS, Stall
+from harness.cable import Cable
+from harness.needs import need_bitcoind
+from harness.nodes import KeptNotes, SocketFunds
+from harness.place import Place, place
+from harness.stall import CONFIRMATIONS, Stall
 
-from wattline.bitcoin.bitcoind import Bitcoind
-from wattline.bitcoin.json_rpc import BitcoindRpc
-from wattline.errors import WattlineError
-from wattline.ledger import AggregateStatus
+from wattline.core.bitcoin.bitcoind import Bitcoind
+from wattline.core.bitcoin.bitcoind_rpc import BitcoindRpc
+from wattline.core.errors import WattlineError
+from wattline.core.ledger.aggregate_record import AggregateStatus
+from wattline.core.session.state import StopReason
 from wattline.plugin.resolving import Resolving
-from wattline.practice.chain import Chain
-from wattline.practice.waiting import wait_until
-from wattline.session import StopReason
+from wattline.regtest.chain import Chain
+from wattline.regtest.waiting import wait_until
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(180)]
 

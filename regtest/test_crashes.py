@@ -16,20 +16,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from harness.by_hand import HandCable
 
-from wattline.ledger import AlreadyPaying, Purpose, open_ledger
-from wattline.lightning.cln import CoreLightning
-from wattline.lightning.node import SendFailure, SendStatus, SentPayment
-from wattline.lightning.record import format_record
-from wattline.payment.payer import Order, Payer
-from wattline.practice.by_hand import HandCable
-from wattline.practice.lightningd import Node
-from wattline.practice.network import Channel, RegtestNetwork
-from wattline.practice.scene import Books, Scene, Trade
-from wattline.practice.waiting import wait_until
-from wattline.relay import RelayError
-from wattline.relay.process import process_start_time
-from wattline.tariff import Tariff, cost_msat
+from wattline.core.ledger.ledger import open_ledger
+from wattline.core.ledger.outgoing import AlreadyPaying, Purpose
+from wattline.core.lightning.cln import CoreLightning
+from wattline.core.lightning.node import SendFailure, SendStatus, SentPayment
+from wattline.core.payer import Order, Payer
+from wattline.core.record import format_record
+from wattline.core.tariff import Tariff, cost_msat
+from wattline.device.controller.plugin_starter import process_start_time
+from wattline.device.relays.relay import RelayError
+from wattline.regtest.lightningd import Node
+from wattline.regtest.network import Channel, RegtestNetwork
+from wattline.regtest.scene import Books, Scene, Trade
+from wattline.regtest.waiting import wait_until
 from wattline.v1 import charging_pb2 as pb
 
 pytestmark = [pytest.mark.lightningd, pytest.mark.long]
@@ -408,9 +409,9 @@ def test_of_a_stream_of_payments_none_is_lost_or_counted_twice_when_the_plugin_i
 PAYING_PROCESS = textwrap.dedent(
     """
     import sys, threading
-    from wattline.ledger import open_ledger
-    from wattline.lightning.cln import CoreLightning
-    from wattline.payment.payer import Order, Payer
+    from wattline.core.ledger.ledger import open_ledger
+    from wattline.core.lightning.cln import CoreLightning
+    from wattline.core.payer import Order, Payer
 
     rpc, ledger, when, destination, session_id, amount = sys.argv[1:]
 

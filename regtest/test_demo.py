@@ -8,9 +8,9 @@ import subprocess
 
 import pytest
 
-from wattline.practice.places import Places, environment_of, left
-from wattline.practice.scene import script
-from wattline.tariff import Tariff, cost_msat
+from wattline.core.tariff import Tariff, cost_msat
+from wattline.regtest.places import Places, environment_of, left
+from wattline.regtest.scene import script
 
 pytestmark = [pytest.mark.lightningd, pytest.mark.timeout(180)]
 

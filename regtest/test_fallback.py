@@ -7,13 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
-from wattline.payment.aggregate import MSAT_PER_SAT
-from wattline.practice.books import books_of
-from wattline.practice.direct_payment import channels, level
-from wattline.practice.lightningd import Node
-from wattline.practice.network import RegtestNetwork
-from wattline.practice.onchain_trade import (
+from harness.direct_payment import channels, level
+from harness.onchain_trade import (
     FLOOR_SAT,
     FUNDS_SAT,
     TRADE,
@@ -29,9 +24,14 @@ from wattline.practice.onchain_trade import (
     live_session,
     session_when,
 )
-from wattline.practice.scene import Json, Scene
-from wattline.practice.settlement import Settlement
-from wattline.practice.waiting import wait_until
+
+from wattline.core.aggregate import MSAT_PER_SAT
+from wattline.regtest.books import books_of
+from wattline.regtest.lightningd import Node
+from wattline.regtest.network import RegtestNetwork
+from wattline.regtest.scene import Json, Scene
+from wattline.regtest.settlement import Settlement
+from wattline.regtest.waiting import wait_until
 
 pytestmark = [pytest.mark.lightningd, pytest.mark.long, pytest.mark.timeout(180)]
 

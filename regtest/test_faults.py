@@ -6,11 +6,8 @@ import re
 import time
 
 import pytest
-
-from wattline.bus.simulation import Fault, RelayFault
-from wattline.lightning.node import SendFailure
-from wattline.practice.by_hand import HandCable
-from wattline.practice.dear_trade import (
+from harness.by_hand import HandCable
+from harness.dear_trade import (
     SECOND_MSAT,
     check_settled,
     delivered,
@@ -21,10 +18,13 @@ from wattline.practice.dear_trade import (
     refusal_of,
     wait_free,
 )
-from wattline.practice.lightningd import Node
-from wattline.practice.scene import Scene
-from wattline.practice.waiting import wait_until
-from wattline.practice.wallet_books import check_books
+from harness.wallet_books import check_books
+
+from wattline.core.lightning.node import SendFailure
+from wattline.device.simulator.world import Fault, RelayFault
+from wattline.regtest.lightningd import Node
+from wattline.regtest.scene import Scene
+from wattline.regtest.waiting import wait_until
 from wattline.v1 import charging_pb2 as pb
 
 pytestmark = pytest.mark.lightningd

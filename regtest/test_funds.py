@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from wattline.bitcoin.address import script_of
-from wattline.bitcoin.bitcoind import Bitcoind
-from wattline.bitcoin.chain import Outpoint, Tx, TxOutput
-from wattline.bitcoin.connection import BitcoindSettings, locate
-from wattline.bitcoin.psbt import finalized_psbt, signed_tx
-from wattline.errors import RetryError
-from wattline.lightning.cln_onchain import CoreLightningFunds
-from wattline.lightning.node import NodeRefused
-from wattline.lightning.onchain import RESERVE_BLOCKS, Base, PayingFunds, ReceivingFunds
-from wattline.lightning.rpc import NodeRpc
-from wattline.practice.lightningd import Node
-from wattline.practice.network import RegtestNetwork
-from wattline.practice.waiting import wait_until
+from wattline.core.bitcoin.address import script_of
+from wattline.core.bitcoin.bitcoind import Bitcoind
+from wattline.core.bitcoin.bitcoind_rpc import BitcoindSettings, locate
+from wattline.core.bitcoin.chain import Outpoint, Tx, TxOutput
+from wattline.core.bitcoin.psbt import finalized_psbt, signed_tx
+from wattline.core.errors import RetryError
+from wattline.core.lightning.cln_onchain import CoreLightningFunds
+from wattline.core.lightning.node import NodeRefused
+from wattline.core.lightning.onchain import RESERVE_BLOCKS, Base, PayingFunds, ReceivingFunds
+from wattline.core.lightning.rpc import NodeRpc
+from wattline.regtest.lightningd import Node
+from wattline.regtest.network import RegtestNetwork
+from wattline.regtest.waiting import wait_until
 
 pytestmark = pytest.mark.lightningd
 

@@ -11,24 +11,24 @@ from pathlib import Path
 
 import pytest
 
-from wattline.bitcoin.address import address_of
-from wattline.bitcoin.chain import TxOutput
-from wattline.bitcoin.psbt import signed_tx
-from wattline.cable.aggregate_purse import AggregatePurse
-from wattline.cable.funding import Scope
-from wattline.cable.messages import OnchainInvitation
-from wattline.cable.onchain_event import OnchainEvent, OnchainFailed, OnchainReady
-from wattline.cable.onchain_limits import WantedVersion
-from wattline.cable.purse import PaymentEvent
+from wattline.cable.link.messages import OnchainInvitation
+from wattline.cable.pay.onchain import AggregatePurse
+from wattline.cable.policy.events import OnchainEvent, OnchainFailed, OnchainReady, PaymentEvent
+from wattline.cable.policy.funding import Scope
+from wattline.cable.policy.onchain_limits import WantedVersion
 from wattline.cable.settings import OnchainSettings
-from wattline.ledger import CableAggregateStatus, open_ledger
-from wattline.lightning.cln import CoreLightning
-from wattline.lightning.cln_onchain import CoreLightningFunds
-from wattline.lightning.node import NodeRefused
-from wattline.payment.aggregate import OnchainRules
-from wattline.practice.lightningd import Node
-from wattline.practice.network import RegtestNetwork
-from wattline.tariff import Tariff
+from wattline.core.aggregate import OnchainRules
+from wattline.core.bitcoin.address import address_of
+from wattline.core.bitcoin.chain import TxOutput
+from wattline.core.bitcoin.psbt import signed_tx
+from wattline.core.ledger.cable import CableAggregateStatus
+from wattline.core.ledger.ledger import open_ledger
+from wattline.core.lightning.cln import CoreLightning
+from wattline.core.lightning.cln_onchain import CoreLightningFunds
+from wattline.core.lightning.node import NodeRefused
+from wattline.core.tariff import Tariff
+from wattline.regtest.lightningd import Node
+from wattline.regtest.network import RegtestNetwork
 
 pytestmark = pytest.mark.lightningd
 

@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from functools import partial
 
 import pytest
+from harness.by_hand import HandCable
 
-from wattline.lightning.node import SendFailure, SendStatus, SentPayment
-from wattline.lightning.record import format_record
-from wattline.practice.by_hand import HandCable
-from wattline.practice.lightningd import Node
-from wattline.practice.network import RegtestNetwork
-from wattline.practice.scene import Books, Scene, Trade
-from wattline.practice.waiting import wait_until
+from wattline.core.lightning.node import SendFailure, SendStatus, SentPayment
+from wattline.core.record import format_record
+from wattline.regtest.lightningd import Node
+from wattline.regtest.network import RegtestNetwork
+from wattline.regtest.scene import Books, Scene, Trade
+from wattline.regtest.waiting import wait_until
 
 pytestmark = [pytest.mark.lightningd, pytest.mark.long]
 

@@ -10,8 +10,8 @@ from functools import partial
 
 import pytest
 
-from wattline.practice.places import Places, environment_of, left
-from wattline.practice.scene import script
+from wattline.regtest.places import Places, environment_of, left
+from wattline.regtest.scene import script
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(180)]
 

@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.by_hand import HandCable
 from pyln.client import RpcError
 
-from wattline.errors import StopError
-from wattline.practice.by_hand import HandCable
-from wattline.practice.lightningd import Node
-from wattline.practice.network import RegtestNetwork
-from wattline.practice.scene import Scene, Trade
-from wattline.practice.waiting import wait_until
-from wattline.relay.process import process_start_time
+from wattline.core.errors import StopError
+from wattline.device.controller.plugin_starter import process_start_time
+from wattline.regtest.lightningd import Node
+from wattline.regtest.network import RegtestNetwork
+from wattline.regtest.scene import Scene, Trade
+from wattline.regtest.waiting import wait_until
 
 pytestmark = [pytest.mark.lightningd, pytest.mark.long]
 

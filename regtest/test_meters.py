@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from wattline.bus.simulation.world import CABLE_GAIN, CABLE_OHMS
-from wattline.practice.scene import Json, Scene
-from wattline.practice.toast import ToastMeter, ToastOrder, toast
+from wattline.device.simulator.world import CABLE_GAIN, CABLE_OHMS
+from wattline.regtest.scene import Json, Scene
+from wattline.regtest.toast import ToastMeter, ToastOrder, toast
 
 pytestmark = [pytest.mark.lightningd, pytest.mark.timeout(180)]
 

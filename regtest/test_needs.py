@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from trial.needs import fold
+from harness.needs import fold
 
 
 def skipped(reason: str, line: int) -> pytest.TestReport:

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from pyln.client import RpcError
 
-from wattline.errors import StopError
-from wattline.practice.bitcoind_rpc import BitcoindRefusedError
-from wattline.practice.chain import Chain
-from wattline.practice.daemon import Daemon, DaemonDiedError
-from wattline.practice.lightningd import XKEYSEND_SINCE, Node
-from wattline.practice.network import Channel, RegtestNetwork
-from wattline.practice.waiting import DeadlineError, wait_until
+from wattline.core.errors import StopError
+from wattline.regtest.bitcoind_rpc import BitcoindRefusedError
+from wattline.regtest.chain import Chain
+from wattline.regtest.daemon import Daemon, DaemonDiedError
+from wattline.regtest.lightningd import XKEYSEND_SINCE, Node
+from wattline.regtest.network import Channel, RegtestNetwork
+from wattline.regtest.waiting import DeadlineError, wait_until
 
 pytestmark = pytest.mark.lightningd
 

@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from trial.cable import FEE_SAT, Cable
-from trial.chains import HeldBitcoind
-from trial.outlet_hardware import now_ms
-from trial.place import COIN_SAT, Place, begin, check_books, is_refused, opened_after_ms, place
-from trial.stall import METER_INTERVAL_MS, WATCH_INTERVAL_MS, Stall
+from harness.attacker import Coin, Draft, Wallet, large, spend
+from harness.cable import FEE_SAT, Cable
+from harness.chains import HeldBitcoind
+from harness.outlet_hardware import now_ms
+from harness.place import COIN_SAT, Place, begin, check_books, is_refused, opened_after_ms, place
+from harness.stall import METER_INTERVAL_MS, WATCH_INTERVAL_MS, Stall
 
-from wattline.bitcoin.chain import Outpoint, TxOutput
-from wattline.ledger import AggregateStatus
-from wattline.practice.attacker import Coin, Draft, Wallet, large, spend
-from wattline.practice.waiting import wait_until
-from wattline.session import StopReason
+from wattline.core.bitcoin.chain import Outpoint, TxOutput
+from wattline.core.ledger.aggregate_record import AggregateStatus
+from wattline.core.session.state import StopReason
+from wattline.regtest.waiting import wait_until
 
 pytestmark = pytest.mark.long
 

@@ -12,12 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from wattline.cable.aggregate_end import agreed_sat
-from wattline.payment.aggregate import MSAT_PER_SAT
-from wattline.practice.lightningd import Node
-from wattline.practice.network import RegtestNetwork
-from wattline.practice.onchain_trade import (
+from harness.onchain_trade import (
     FUNDS_SAT,
     TRADE,
     bury,
@@ -31,10 +26,15 @@ from wattline.practice.onchain_trade import (
     session_when,
     told,
 )
-from wattline.practice.scene import CableProcess, Json, Scene
-from wattline.practice.settlement import confirmed, seen_in_block, settlement_of, transaction, wait_sent
-from wattline.practice.waiting import wait_until
-from wattline.relay.process import process_start_time
+
+from wattline.cable.pay.onchain_end import agreed_sat
+from wattline.core.aggregate import MSAT_PER_SAT
+from wattline.device.controller.plugin_starter import process_start_time
+from wattline.regtest.lightningd import Node
+from wattline.regtest.network import RegtestNetwork
+from wattline.regtest.scene import CableProcess, Json, Scene
+from wattline.regtest.settlement import confirmed, seen_in_block, settlement_of, transaction, wait_sent
+from wattline.regtest.waiting import wait_until
 
 pytestmark = [pytest.mark.lightningd, pytest.mark.long, pytest.mark.timeout(180)]
 QUIET_S = 2.0

@@ -7,11 +7,11 @@ import subprocess
 
 import pytest
 
-from wattline.payment.aggregate import MSAT_PER_SAT, final_value_sat
-from wattline.practice.chain import Chain
-from wattline.practice.scene import script
-from wattline.practice.settlement import smallest_vsize
-from wattline.tariff import Tariff, cost_msat
+from wattline.core.aggregate import MSAT_PER_SAT, final_value_sat
+from wattline.core.tariff import Tariff, cost_msat
+from wattline.regtest.chain import Chain
+from wattline.regtest.scene import script
+from wattline.regtest.settlement import smallest_vsize
 
 pytestmark = [pytest.mark.lightningd, pytest.mark.timeout(180)]
 

@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from trial.cable import Cable
-from trial.chains import MuteBitcoind
-from trial.outlet_hardware import now_ms
-from trial.place import COIN_SAT, Place, begin, check_books, is_refused, opened_after_ms, place
-from trial.stall import METER_INTERVAL_MS, WATCH_INTERVAL_MS, Stall
+from harness.attacker import Coin, spend
+from harness.cable import Cable
+from harness.chains import MuteBitcoind
+from harness.outlet_hardware import now_ms
+from harness.place import COIN_SAT, Place, begin, check_books, is_refused, opened_after_ms, place
+from harness.stall import METER_INTERVAL_MS, WATCH_INTERVAL_MS, Stall
 
-from wattline.bitcoin.chain import Outpoint, TxOutput
-from wattline.ledger import AggregateStatus
-from wattline.practice.attacker import Coin, spend
-from wattline.practice.waiting import wait_until
-from wattline.session import StopReason
+from wattline.core.bitcoin.chain import Outpoint, TxOutput
+from wattline.core.ledger.aggregate_record import AggregateStatus
+from wattline.core.session.state import StopReason
+from wattline.regtest.waiting import wait_until
 
 OLD_SAT, NEW_SAT = 2_000, 5_000
 HIGH_FEE_SAT = 5_000

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from trial.place import Place, check_books, place
+from harness.attacker import Coin, large, spend
+from harness.place import Place, check_books, place
 
-from wattline.bitcoin.bitcoind import Bitcoind
-from wattline.bitcoin.chain import Outpoint, TxOutput
-from wattline.ledger import AggregateStatus
-from wattline.practice.attacker import Coin, large, spend
-from wattline.practice.chain import Chain
-from wattline.practice.waiting import wait_until
-from wattline.session import StopReason
+from wattline.core.bitcoin.bitcoind import Bitcoind
+from wattline.core.bitcoin.chain import Outpoint, TxOutput
+from wattline.core.ledger.aggregate_record import AggregateStatus
+from wattline.core.session.state import StopReason
+from wattline.regtest.chain import Chain
+from wattline.regtest.waiting import wait_until
 
 OLD_SAT, NEW_SAT = 2_000, 5_000
 FILLERS = 150

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from wattline.practice.lightningd import Node
-from wattline.practice.network import RegtestNetwork
+from wattline.regtest.lightningd import Node
+from wattline.regtest.network import RegtestNetwork
 
 pytestmark = pytest.mark.lightningd
 

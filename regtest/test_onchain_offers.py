@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from trial.cable import FEE_SAT, Cable
-from trial.nodes import TrustingSigner, node_id
-from trial.place import COIN_SAT, Place, begin, ends_as_if_nothing_had_been_tried, place
-from trial.stall import CREDIT_CAP_SAT, FLOOR_SAT, Stall
+from harness.attacker import Coin, spend
+from harness.cable import FEE_SAT, Cable
+from harness.nodes import TrustingSigner, node_id
+from harness.place import COIN_SAT, Place, begin, ends_as_if_nothing_had_been_tried, place
+from harness.stall import CREDIT_CAP_SAT, FLOOR_SAT, Stall
 
-from wattline.bitcoin.chain import TxOutput
+from wattline.core.bitcoin.chain import TxOutput
 from wattline.plugin.service import Refused
-from wattline.practice.attacker import Coin, spend
 
 FIRST_SAT = 3_000
 

@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from trial.cable import FEE_SAT, Cable
-from trial.place import COIN_SAT, Place, begin, ends_as_if_nothing_had_been_tried, place
-from trial.stall import EXPOSURE_CAP_SAT, FLOOR_SAT, Stall
+from harness.attacker import REPLACEABLE, Coin, Draft, spend
+from harness.cable import FEE_SAT, Cable
+from harness.place import COIN_SAT, Place, begin, ends_as_if_nothing_had_been_tried, place
+from harness.stall import EXPOSURE_CAP_SAT, FLOOR_SAT, Stall
 
-from wattline.bitcoin.chain import TxInput, TxOutput
-from wattline.practice.attacker import REPLACEABLE, Coin, Draft, spend
-from wattline.practice.waiting import wait_until
+from wattline.core.bitcoin.chain import TxInput, TxOutput
+from wattline.regtest.waiting import wait_until
 
 pytestmark = pytest.mark.long
 

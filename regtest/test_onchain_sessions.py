@@ -6,11 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-from wattline.payment.aggregate import MSAT_PER_SAT
-from wattline.practice.lightningd import Node
-from wattline.practice.network import RegtestNetwork
-from wattline.practice.onchain_trade import (
+from harness.onchain_trade import (
     CONFIRMATIONS,
     FUNDS_SAT,
     PRICE_MSAT_PER_KWH,
@@ -25,9 +21,13 @@ from wattline.practice.onchain_trade import (
     income,
     live_session,
 )
-from wattline.practice.scene import CableProcess, Json, Scene, Trade
-from wattline.practice.settlement import confirmed, seen_in_block, settlement_of, transaction, wait_sent
-from wattline.practice.waiting import wait_until
+
+from wattline.core.aggregate import MSAT_PER_SAT
+from wattline.regtest.lightningd import Node
+from wattline.regtest.network import RegtestNetwork
+from wattline.regtest.scene import CableProcess, Json, Scene, Trade
+from wattline.regtest.settlement import confirmed, seen_in_block, settlement_of, transaction, wait_sent
+from wattline.regtest.waiting import wait_until
 
 pytestmark = [pytest.mark.lightningd, pytest.mark.long, pytest.mark.timeout(180)]
 

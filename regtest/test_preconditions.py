@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from wattline.practice.network import RegtestNetwork
-from wattline.practice.scene import Scene, Trade, script
-from wattline.practice.waiting import wait_until
+from wattline.regtest.network import RegtestNetwork
+from wattline.regtest.scene import Scene, Trade, script
+from wattline.regtest.waiting import wait_until
 
 pytestmark = pytest.mark.lightningd
 

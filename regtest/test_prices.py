@@ -6,12 +6,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
-
-from wattline.lightning.node import SendFailure
-from wattline.lightning.record import format_record
-from wattline.lightning.signing import signed_text
-from wattline.practice.by_hand import HandCable
-from wattline.practice.dear_trade import (
+from harness.by_hand import HandCable
+from harness.dear_trade import (
     SECOND_MSAT,
     TARIFF,
     TRADE,
@@ -23,9 +19,13 @@ from wattline.practice.dear_trade import (
     refusal_of,
     restart_plugin,
 )
-from wattline.practice.lightningd import Node
-from wattline.practice.scene import Scene
-from wattline.practice.wallet_books import check_books
+from harness.wallet_books import check_books
+
+from wattline.core.lightning.node import SendFailure
+from wattline.core.lightning.signing import signed_text
+from wattline.core.record import format_record
+from wattline.regtest.lightningd import Node
+from wattline.regtest.scene import Scene
 from wattline.v1 import charging_pb2 as pb
 
 pytestmark = [pytest.mark.lightningd, pytest.mark.long]

@@ -14,39 +14,38 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from harness.scenarios import SCENARIOS
 
-from wattline.practice.node import daemon
-from wattline.practice.node.options import Options
-from wattline.practice.node.rpc_server import Method, RpcServer
-from wattline.practice.scenarios import SCENARIOS
-from wattline.practice.scene import script
+from wattline.regtest.node import daemon
+from wattline.regtest.node.options import Options
+from wattline.regtest.node.rpc_server import Method, RpcServer
+from wattline.regtest.scene import script
 
 HERE = Path(__file__).parent
 RECORDINGS = HERE / "recordings"
-CODE = (HERE.parent / "plugin", HERE.parent / "device")
-OTHER_CALLS = ("wattline/bitcoin/", "wattline/bus/simulation/")
+CODE = tuple(HERE.parent / root for root in ("core", "device", "cable", "plugin", "cli"))
+OTHER_CALLS = ("wattline/core/bitcoin/", "wattline/device/i2c/simulated.py", "wattline/device/simulator/")
 """They call a bitcoind and a simulated world."""
-PASSES_ON = {"wattline/lightning/rpc.py"}
+PASSES_ON = {"wattline/core/lightning/rpc.py"}
 """Where the method that is called is a variable."""
 ANY_ERROR = "errors"
 ANSWERS = {"getroutes", "listinvoices", "listsendpays", "waitanyinvoice", "waitsendpay"}
 READERS: Mapping[str, set[str]] = {
-    "wattline/lightning/answers.py": ANSWERS,
-    "wattline/lightning/cln.py": ANSWERS | {"listpeerchannels", ANY_ERROR},
-    "wattline/lightning/cln_onchain.py": {"feerates", "listfunds", "listtransactions", ANY_ERROR},
-    "wattline/lightning/notes.py": {"listdatastore", "listsendpays"},
-    "wattline/lightning/rpc.py": {ANY_ERROR},
+    "wattline/core/lightning/cln.py": ANSWERS | {"listpeerchannels", ANY_ERROR},
+    "wattline/core/lightning/cln_onchain.py": {"feerates", "listfunds", "listtransactions", ANY_ERROR},
+    "wattline/core/lightning/notes.py": {"listdatastore", "listsendpays"},
+    "wattline/core/lightning/rpc.py": ANSWERS | {ANY_ERROR},
     "wattline/plugin/hook.py": {"htlc_accepted", "invoice_payment"},
     "wattline/plugin/main.py": {"init"},
-    "wattline/relay/revival.py": {"plugin"},
+    "wattline/device/controller/revival.py": {"plugin"},
 }
 """Who reads what a node says, and whose answers or messages. A function that asks itself reads what it asked for."""
 NOT_RECORDED = {
     # What an older lightningd calls node_id_out and cltv_in.
-    ("wattline/lightning/answers.py", "next_node_id"),
-    ("wattline/lightning/answers.py", "delay"),
+    ("wattline/core/lightning/rpc.py", "next_node_id"),
+    ("wattline/core/lightning/rpc.py", "delay"),
     # What we send ourselves.
-    ("wattline/lightning/cln.py", "layers"),
+    ("wattline/core/lightning/cln.py", "layers"),
     # Of a forward that names a node in place of a channel.
     ("wattline/plugin/hook.py", "next_node_id"),
 }

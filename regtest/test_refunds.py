@@ -8,15 +8,15 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from harness.by_hand import HandCable
+from harness.wallet_books import check_books
 
-from wattline.lightning.node import SendStatus, SentPayment
-from wattline.practice.by_hand import HandCable
-from wattline.practice.lightningd import Node
-from wattline.practice.network import Channel, RegtestNetwork
-from wattline.practice.scene import Scene, Trade
-from wattline.practice.waiting import wait_until
-from wattline.practice.wallet_books import check_books
-from wattline.tariff import Tariff, cost_msat
+from wattline.core.lightning.node import SendStatus, SentPayment
+from wattline.core.tariff import Tariff, cost_msat
+from wattline.regtest.lightningd import Node
+from wattline.regtest.network import Channel, RegtestNetwork
+from wattline.regtest.scene import Scene, Trade
+from wattline.regtest.waiting import wait_until
 from wattline.v1 import charging_pb2 as pb
 
 pytestmark = pytest.mark.lightningd

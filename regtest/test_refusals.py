@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from harness.by_hand import HandCable, OpenRefusedError
 from pyln.client import RpcError
 
-from wattline.lightning.node import SendFailure, SendStatus, SentPayment
-from wattline.lightning.record import RECORD_TLV_TYPE, format_record
-from wattline.practice.by_hand import HandCable, OpenRefusedError
-from wattline.practice.network import RegtestNetwork
-from wattline.practice.scene import Scene, Trade
-from wattline.practice.waiting import wait_until
+from wattline.core.lightning.node import SendFailure, SendStatus, SentPayment
+from wattline.core.record import RECORD_TLV_TYPE, format_record
+from wattline.regtest.network import RegtestNetwork
+from wattline.regtest.scene import Scene, Trade
+from wattline.regtest.waiting import wait_until
 
 pytestmark = pytest.mark.lightningd
 

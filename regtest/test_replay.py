@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trial.needs import need_bitcoind
+from harness.comparison import OPTIONAL, Comparison
+from harness.needs import need_bitcoind
+from harness.replay import Replay
+from harness.scenarios import SCENARIOS
+from harness.stage import Stage
 
-from wattline.practice.comparison import OPTIONAL, Comparison
-from wattline.practice.practice_network import PracticeLightningd, PracticeNetwork
-from wattline.practice.replay import Replay
-from wattline.practice.scenarios import SCENARIOS
-from wattline.practice.stage import Stage
+from wattline.regtest.practice_network import PracticeLightningd, PracticeNetwork
 
 RECORDINGS = Path(__file__).parent / "recordings"
 ON_BITCOIND = {"onchain", "emergency"}
@@ -62,8 +62,8 @@ def test_a_raw_transaction_may_lack_a_byte_of_its_signatures_and_nothing_else_ma
 
 RENAMING = """
 import sys
-from wattline.practice.node import {module}
-from wattline.practice.node.__main__ import main
+from wattline.regtest.node import {module}
+from wattline.regtest.node.__main__ import main
 
 answer = {module}.{function}
 {module}.{function} = lambda row: {{
@@ -90,7 +90,7 @@ def test_a_practice_node_that_calls_a_field_otherwise_is_found_out(
 
     def renaming(self: PracticeLightningd) -> list[str]:
         python, *rest = command(self)
-        return [python, "-P", "-c", program, *rest[rest.index("wattline.practice.node") + 1 :]]
+        return [python, "-P", "-c", program, *rest[rest.index("wattline.regtest.node") + 1 :]]
 
     monkeypatch.setattr(PracticeLightningd, "_command", renaming)
     with PracticeNetwork() as network, Replay(RECORDINGS / f"{recording}.jsonl", Stage(network)) as replay:

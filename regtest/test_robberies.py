@@ -12,13 +12,13 @@ import pytest
 from tests.cable.conftest import Bench
 from tests.cable.fakes import TlsPair, make_certificate
 from tests.cable.robbery import HONESTY, ROBBERIES, Robbery
-from wattline.cable.opening import Equipment, OnchainEquipment
-from wattline.lightning.cln import CoreLightning
-from wattline.lightning.cln_onchain import CoreLightningFunds
-from wattline.lightning.rpc import NodeRpc
-from wattline.payment.payer import Payer
-from wattline.practice.lightningd import Node
-from wattline.practice.network import RegtestNetwork
+from wattline.cable.link.opening import Equipment, OnchainEquipment
+from wattline.core.lightning.cln import CoreLightning
+from wattline.core.lightning.cln_onchain import CoreLightningFunds
+from wattline.core.lightning.rpc import NodeRpc
+from wattline.core.payer import Payer
+from wattline.regtest.lightningd import Node
+from wattline.regtest.network import RegtestNetwork
 
 pytestmark = [pytest.mark.lightningd, pytest.mark.real_only]
 

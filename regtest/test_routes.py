@@ -6,17 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from harness.by_hand import FINAL_CLTV, HandCable
+from harness.wallet_books import check_books, sent
 
-from wattline.ledger import Purpose, open_ledger
-from wattline.lightning.node import NoRoute, SendStatus, SentPayment
-from wattline.lightning.record import format_record
-from wattline.payment.payer import Order, Payer
-from wattline.practice.by_hand import FINAL_CLTV, HandCable
-from wattline.practice.lightningd import Node
-from wattline.practice.network import Channel, RegtestNetwork
-from wattline.practice.scene import Scene, Trade
-from wattline.practice.waiting import wait_until
-from wattline.practice.wallet_books import check_books, sent
+from wattline.core.ledger.ledger import open_ledger
+from wattline.core.ledger.outgoing import Purpose
+from wattline.core.lightning.node import NoRoute, SendStatus, SentPayment
+from wattline.core.payer import Order, Payer
+from wattline.core.record import format_record
+from wattline.regtest.lightningd import Node
+from wattline.regtest.network import Channel, RegtestNetwork
+from wattline.regtest.scene import Scene, Trade
+from wattline.regtest.waiting import wait_until
 from wattline.v1 import charging_pb2 as pb
 
 pytestmark = pytest.mark.lightningd

@@ -9,12 +9,8 @@ import time
 from contextlib import closing
 
 import pytest
-from pyln.client import RpcError
-
-from wattline.lightning.node import SendFailure
-from wattline.lightning.signing import signed_text
-from wattline.practice.by_hand import HandCable, OpenRefusedError
-from wattline.practice.dear_trade import (
+from harness.by_hand import HandCable, OpenRefusedError
+from harness.dear_trade import (
     INTERVAL_MS,
     RATED_MW,
     SECOND_MSAT,
@@ -32,11 +28,15 @@ from wattline.practice.dear_trade import (
     refusal_of,
     statements,
 )
-from wattline.practice.lightningd import Node
-from wattline.practice.scene import Scene
-from wattline.practice.waiting import wait_until
-from wattline.practice.wallet_books import check_books
-from wattline.tariff import cost_msat, worth_msat
+from harness.wallet_books import check_books
+from pyln.client import RpcError
+
+from wattline.core.lightning.node import SendFailure
+from wattline.core.lightning.signing import signed_text
+from wattline.core.tariff import cost_msat, worth_msat
+from wattline.regtest.lightningd import Node
+from wattline.regtest.scene import Scene
+from wattline.regtest.waiting import wait_until
 from wattline.v1 import charging_pb2 as pb
 
 pytestmark = pytest.mark.lightningd

@@ -14,17 +14,17 @@ from typing import Any
 
 import grpc
 import pytest
+from harness.by_hand import HandCable, OpenRefusedError
 
-from wattline.lightning.cln import CoreLightning
-from wattline.lightning.node import SendFailure, SendStatus, SentPayment
-from wattline.lightning.record import format_record
-from wattline.lightning.signing import sign
+from wattline.core.lightning.cln import CoreLightning
+from wattline.core.lightning.node import SendFailure, SendStatus, SentPayment
+from wattline.core.lightning.signing import sign
+from wattline.core.record import format_record
 from wattline.plugin.service import FIRST_MESSAGE_S, MAX_STREAMS
-from wattline.practice.by_hand import HandCable, OpenRefusedError
-from wattline.practice.lightningd import Node
-from wattline.practice.network import RegtestNetwork
-from wattline.practice.scene import Books, Scene, Trade
-from wattline.practice.waiting import wait_until
+from wattline.regtest.lightningd import Node
+from wattline.regtest.network import RegtestNetwork
+from wattline.regtest.scene import Books, Scene, Trade
+from wattline.regtest.waiting import wait_until
 from wattline.v1 import charging_pb2 as pb
 
 pytestmark = [pytest.mark.lightningd, pytest.mark.long]
@@ -137,7 +137,7 @@ def broken_plugin(scene: Scene, directory: Path, method: str) -> Iterator[None]:
         textwrap.dedent(
             f"""\
             #!{sys.executable}
-            from wattline.payment.keysend import KeysendGate
+            from wattline.plugin.keysend import KeysendGate
             from wattline.plugin.main import main
 
             def broken(*_):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from terminal import Frame, picture, record
 
-from wattline.practice.practice_network import PracticeNetwork
-from wattline.practice.scene import Scene, Trade, script
+from wattline.regtest.practice_network import PracticeNetwork
+from wattline.regtest.scene import Scene, Trade, script
 
 HERE = Path(__file__).parent
 SECONDS = "12"

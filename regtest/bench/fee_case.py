@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
 
-from wattline.payment.aggregate import MSAT_PER_SAT
-from wattline.tariff import Tariff, cost_msat
+from wattline.core.aggregate import MSAT_PER_SAT
+from wattline.core.tariff import Tariff, cost_msat
 
 
 class Way(StrEnum):

@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape
 
 from bench.fee_case import Case, Load, Outcome, Price, Way
 
-from wattline.payment.aggregate import MSAT_PER_SAT
+from wattline.core.aggregate import MSAT_PER_SAT
 
 COLOURS = {Way.NAIVE: "#c2410c", Way.AGGREGATE: "#1d4ed8", Way.KEYSEND: "#15803d"}
 NAMES = {

@@ -10,20 +10,21 @@ from itertools import pairwise
 from typing import Any, Self
 
 from bench.fee_case import Case, Outcome, Way
+from harness.by_hand import HandCable
+from harness.onchain_by_hand import OnchainHandCable
 from pyln.client import RpcError
 
-from wattline.ledger import Purpose, open_ledger
-from wattline.lightning.node import SendStatus
-from wattline.lightning.record import format_record
-from wattline.payment.aggregate import MSAT_PER_SAT, SMALLEST_OUTPUT_SAT
-from wattline.payment.payer import Order, Payer
-from wattline.practice.bitcoind_rpc import SAT_PER_BTC
-from wattline.practice.by_hand import HandCable
-from wattline.practice.lightningd import Node
-from wattline.practice.network import RegtestNetwork
-from wattline.practice.onchain_by_hand import OnchainHandCable
-from wattline.practice.scene import Scene, Trade
-from wattline.practice.waiting import wait_until
+from wattline.core.aggregate import MSAT_PER_SAT, SMALLEST_OUTPUT_SAT
+from wattline.core.ledger.ledger import open_ledger
+from wattline.core.ledger.outgoing import Purpose
+from wattline.core.lightning.node import SendStatus
+from wattline.core.payer import Order, Payer
+from wattline.core.record import format_record
+from wattline.regtest.bitcoind_rpc import SAT_PER_BTC
+from wattline.regtest.lightningd import Node
+from wattline.regtest.network import RegtestNetwork
+from wattline.regtest.scene import Scene, Trade
+from wattline.regtest.waiting import wait_until
 
 Json = dict[str, Any]
 

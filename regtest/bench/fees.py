@@ -38,8 +38,8 @@ from bench.fee_report import increments_per_s, markdown, ratios, refusals, table
 from bench.fee_ways import FEERATE_PER_KW, Ways
 from rich.console import Console
 
-from wattline.errors import WattlineError
-from wattline.payment.aggregate import MSAT_PER_SAT
+from wattline.core.aggregate import MSAT_PER_SAT
+from wattline.core.errors import WattlineError
 
 ENOUGH_PER_S = 20.0
 """Increments of the aggregate, one after the other, on a machine that does nothing else."""

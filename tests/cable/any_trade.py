@@ -16,33 +16,34 @@ from tests.cable.judged_node import OWN, JudgedNode, zbase_of
 from tests.cable.test_any_socket import CERTIFICATE, Channel
 from tests.cable.test_onchain_caps import TARIFF, TERMS_HERE
 from tests.cable.threadless import MAX_PREPAID_MSAT, MAX_PREPAID_SAT, MAX_SESSION_SAT, NODES, Shown, settings_for
-from tests.wire.messages import EVIL
-from wattline.bitcoin.chain import TxOutput
-from wattline.bitcoin.psbt import unsigned_tx
-from wattline.cable.connection import Connection, Cut, StreamTiming
-from wattline.cable.evidence import found_over
-from wattline.cable.messages import SignedReceipt
-from wattline.cable.offer import Offer, OpenedSocket
-from wattline.cable.opening import Agreement, Equipment, OnchainEquipment
-from wattline.cable.purse import MethodName
-from wattline.cable.receipt import read_receipt
+from tests.core.wire.messages import EVIL
+from wattline.cable.link.connection import Connection, Cut, StreamTiming
+from wattline.cable.link.messages import SignedReceipt
+from wattline.cable.link.offer import Offer, OpenedSocket
+from wattline.cable.link.opening import Agreement, Equipment, OnchainEquipment
+from wattline.cable.link.receipt import read_receipt
+from wattline.cable.policy.events import MethodName
+from wattline.cable.policy.evidence import found_over
 from wattline.cable.service import make_aftermath
 from wattline.cable.session_run import SessionRun
 from wattline.cable.stopwish import StopWish
 from wattline.cable.summary import Summary
-from wattline.clock import Clock, WallWatch
-from wattline.errors import WattlineError
-from wattline.ledger import CableAggregate, CableAggregateStatus, CableSession, Ledger
-from wattline.lightning.cln import CoreLightning
-from wattline.lightning.cln_onchain import CoreLightningFunds
-from wattline.lightning.node import NodeInfo
-from wattline.lightning.onchain import WalletTx
-from wattline.lightning.signing import signed_text
-from wattline.meter import Reading
-from wattline.payment.aggregate import final_value_sat
-from wattline.payment.payer import Payer
-from wattline.session import encode_session_id
-from wattline.tariff import Tariff, cost_msat
+from wattline.core.aggregate import final_value_sat
+from wattline.core.bitcoin.chain import TxOutput
+from wattline.core.bitcoin.psbt import unsigned_tx
+from wattline.core.clock import Clock, WallWatch
+from wattline.core.errors import WattlineError
+from wattline.core.ids import encode_session_id
+from wattline.core.ledger.cable import CableAggregate, CableAggregateStatus, CableSession
+from wattline.core.ledger.ledger import Ledger
+from wattline.core.lightning.cln import CoreLightning
+from wattline.core.lightning.cln_onchain import CoreLightningFunds
+from wattline.core.lightning.node import NodeInfo
+from wattline.core.lightning.onchain import WalletTx
+from wattline.core.lightning.signing import signed_text
+from wattline.core.payer import Payer
+from wattline.core.tariff import Tariff, cost_msat
+from wattline.device.meters.reading import Reading
 from wattline.v1 import charging_pb2 as pb
 
 ACCUSED = {CableAggregateStatus.CHEATED, CableAggregateStatus.UNANSWERED}

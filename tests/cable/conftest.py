@@ -23,17 +23,16 @@ from tests.cable.fakes import (
     make_certificate,
     wait_for,
 )
-from wattline.bitcoin.chain import Outpoint
-from wattline.cable.listener import Silence
-from wattline.cable.opening import Equipment, OnchainEquipment
+from wattline.cable.link.opening import Equipment, OnchainEquipment
 from wattline.cable.service import CableService
 from wattline.cable.settings import CableSettings
 from wattline.cable.stopwish import StopWish
-from wattline.cable.summary import Snapshot, Summary
-from wattline.clock import WallWatch, since_boot_ns
-from wattline.ledger import Ledger, open_ledger
-from wattline.lightning.node import NodeUnavailable
-from wattline.payment.payer import Payer
+from wattline.cable.summary import Silence, Snapshot, Summary
+from wattline.core.bitcoin.chain import Outpoint
+from wattline.core.clock import WallWatch, since_boot_ns
+from wattline.core.ledger.ledger import Ledger, open_ledger
+from wattline.core.lightning.node import NodeUnavailable
+from wattline.core.payer import Payer
 
 WORKERS = {"cable-pay", "cable-resolve"}
 

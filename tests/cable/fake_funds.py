@@ -8,13 +8,13 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from wattline.bitcoin import address
-from wattline.bitcoin.chain import Outpoint, Tx, TxInput, TxOutput
-from wattline.bitcoin.psbt import unsigned_tx
-from wattline.bitcoin.serialization import make_tx, sized
-from wattline.lightning.node import NodeRefused, NodeUnavailable
-from wattline.lightning.onchain import Base, WalletOutput, WalletTx
-from wattline.payment.aggregate import OnchainRules
+from wattline.core.aggregate import OnchainRules
+from wattline.core.bitcoin import address
+from wattline.core.bitcoin.chain import Outpoint, Tx, TxInput, TxOutput
+from wattline.core.bitcoin.psbt import unsigned_tx
+from wattline.core.bitcoin.transaction import make_tx, sized
+from wattline.core.lightning.node import NodeRefused, NodeUnavailable
+from wattline.core.lightning.onchain import Base, WalletOutput, WalletTx
 from wattline.v1 import charging_pb2 as pb
 
 RULES = OnchainRules(

@@ -19,8 +19,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from tests.cable.fake_funds import FakeAggregate, address_of, rules_message, script_of
-from wattline.bitcoin.psbt import unsigned_tx
-from wattline.lightning.node import (
+from wattline.core.aggregate import OnchainRules, final_value_sat
+from wattline.core.bitcoin.psbt import unsigned_tx
+from wattline.core.lightning.node import (
     ChannelBalance,
     Hop,
     NodeInfo,
@@ -32,11 +33,10 @@ from wattline.lightning.node import (
     SendStatus,
     SentPayment,
 )
-from wattline.lightning.notes import LabelledPayment
-from wattline.lightning.onion import payment_hash_of
-from wattline.meter import MeterError, Reading
-from wattline.payment.aggregate import OnchainRules, final_value_sat
-from wattline.tariff import Tariff, cost_msat, worth_msat
+from wattline.core.lightning.notes import LabelledPayment
+from wattline.core.lightning.onion import payment_hash_of
+from wattline.core.tariff import Tariff, cost_msat, worth_msat
+from wattline.device.meters.reading import MeterError, Reading
 from wattline.v1 import charging_pb2 as pb
 from wattline.v1 import charging_pb2_grpc as pb_grpc
 

@@ -11,11 +11,11 @@ from typing import Any
 from pyln.client import RpcError
 
 from tests.cable.fake_funds import INPUT_WEIGHT, address_of, make_psbt, script_of
-from tests.lightning.judge import ZBASE32, is_right
-from wattline.bitcoin.address import script_of as script_of_address
-from wattline.bitcoin.chain import Outpoint, TxOutput
-from wattline.bitcoin.psbt import unsigned_tx
-from wattline.lightning.onchain import WalletTx
+from tests.core.lightning.judge import ZBASE32, is_right
+from wattline.core.bitcoin.address import script_of as script_of_address
+from wattline.core.bitcoin.chain import Outpoint, TxOutput
+from wattline.core.bitcoin.psbt import unsigned_tx
+from wattline.core.lightning.onchain import WalletTx
 
 OWN = "02" + "aa" * 32
 FUNDS_SCRIPT = script_of("the cable's coins")
@@ -53,7 +53,7 @@ class JudgedNode:
     routed_msat: int = 0
 
     def connection(self, path: str, timeout_s: float) -> JudgedNode:
-        """In place of the client's own: ``wattline.lightning.rpc._Connection``."""
+        """In place of the client's own: ``wattline.core.lightning.rpc._Connection``."""
         del path, timeout_s
         return self
 

@@ -11,7 +11,7 @@ from tests.cable.conftest import Bench
 from tests.cable.fake_funds import FakeAggregate
 from tests.cable.fakes import Account, wait_for
 from tests.cable.test_onchain import dear
-from wattline.ledger import CableAggregate, CableAggregateStatus
+from wattline.core.ledger.cable import CableAggregate, CableAggregateStatus
 from wattline.v1 import charging_pb2 as pb
 
 LOOT_SAT = 150

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wattline.cable.account import Account
+from wattline.cable.policy.account import Account
 
 
 def test_a_payment_counts_with_its_highest_fee_until_the_fee_is_known() -> None:

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 
 from tests.cable.any_trade import Trade
 from tests.cable.threadless import NODES, without_threads
-from tests.wire.messages import either, fit, wild
-from wattline.cable.listener import Sparing
-from wattline.cable.onchain_side import MOST_LINES
-from wattline.cable.summary import Summary
-from wattline.cable.view import ending
-from wattline.ledger import CableAggregateStatus, Ledger, open_ledger
+from tests.core.wire.messages import either, fit, wild
+from wattline.cable.pay.onchain_side import MOST_LINES
+from wattline.cable.summary import Sparing, Summary
+from wattline.cli.cable_view import ending
+from wattline.core.ledger.cable import CableAggregateStatus
+from wattline.core.ledger.ledger import Ledger, open_ledger
 from wattline.v1 import charging_pb2 as pb
 
 ACCUSED = {CableAggregateStatus.CHEATED, CableAggregateStatus.UNANSWERED}

@@ -21,26 +21,24 @@ from hypothesis import strategies as st
 
 from tests.cable.conftest import Bench
 from tests.cable.fakes import CABLE_NODE, SOCKET_NODE, FakeSigner, TlsPair
-from tests.wire.messages import EVIL, either, fit, wild
-from wattline.cable.connection import Connection, StreamTiming
-from wattline.cable.listener import Sparing
-from wattline.cable.mailbox import Mailbox
-from wattline.cable.messages import SignedReceipt
-from wattline.cable.offer import Offer, OpenedSocket, verify_offer
-from wattline.cable.opening import Agreement
-from wattline.cable.receipt import Receipt, verify_receipt
+from tests.core.wire.messages import EVIL, either, fit, wild
+from wattline.cable.link.connection import Connection, Mailbox, StreamTiming
+from wattline.cable.link.messages import SignedReceipt
+from wattline.cable.link.offer import Offer, OpenedSocket, verify_offer
+from wattline.cable.link.opening import Agreement
+from wattline.cable.link.receipt import Receipt, verify_receipt
+from wattline.cable.link.transport import PresentedCertificate
 from wattline.cable.session_run import SessionRun
 from wattline.cable.settings import SocketAddress
 from wattline.cable.stopwish import StopWish
-from wattline.cable.summary import Summary
-from wattline.cable.transport import PresentedCertificate
-from wattline.cable.view import ending
-from wattline.errors import WattlineError
-from wattline.ledger import CableSession
-from wattline.lightning.node import NodeInfo, SendFailure
-from wattline.lightning.signing import signed_text
-from wattline.session import encode_session_id
-from wattline.tariff import Tariff, cost_msat
+from wattline.cable.summary import Sparing, Summary
+from wattline.cli.cable_view import ending
+from wattline.core.errors import WattlineError
+from wattline.core.ids import encode_session_id
+from wattline.core.ledger.cable import CableSession
+from wattline.core.lightning.node import NodeInfo, SendFailure
+from wattline.core.lightning.signing import signed_text
+from wattline.core.tariff import Tariff, cost_msat
 from wattline.v1 import charging_pb2 as pb
 
 TARIFF = Tariff.of(300_000)

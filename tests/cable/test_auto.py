@@ -7,8 +7,8 @@ import pytest
 from tests.cable.conftest import Bench
 from tests.cable.fakes import wait_for
 from tests.cable.test_onchain import aggregate, dear, row, until_charged, until_versions
-from wattline.ledger import CableAggregateStatus
-from wattline.lightning.node import SentPayment
+from wattline.core.ledger.cable import CableAggregateStatus
+from wattline.core.lightning.node import SentPayment
 from wattline.v1 import charging_pb2 as pb
 
 

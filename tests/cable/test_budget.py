@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wattline.cable.account import Account
-from wattline.cable.budget import Bound, Caps, Spending, room
+from wattline.cable.policy.account import Account
+from wattline.cable.policy.budget import Bound, Caps, Spending, room
 
 msat = st.integers(0, 10_000_000)
 

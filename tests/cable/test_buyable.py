@@ -11,27 +11,28 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wattline.bitcoin.chain import Outpoint
-from wattline.cable.account import Account
-from wattline.cable.beginning import begin_msat, check_keysend, check_onchain_begins
-from wattline.cable.buyable import why_never
-from wattline.cable.buyer import Buyer, Terms
-from wattline.cable.energy import EnergyTrack
-from wattline.cable.funding import Scope, fund
-from wattline.cable.messages import SocketState, Statement
-from wattline.cable.offer import Offer, OfferError
-from wattline.cable.onchain_event import OnchainTerms
-from wattline.cable.onchain_rules import OnchainRefused
-from wattline.cable.purse import Arrived
+from wattline.cable.link.messages import SocketState, Statement
+from wattline.cable.link.offer import Offer, OfferError
+from wattline.cable.policy.account import Account
+from wattline.cable.policy.buyer import Buyer, Terms
+from wattline.cable.policy.delivery import EnergyTrack
+from wattline.cable.policy.events import Arrived, OnchainTerms
+from wattline.cable.policy.feasible import begin_msat, check_keysend, check_onchain_begins, why_never
+from wattline.cable.policy.funding import Scope, fund
+from wattline.cable.policy.onchain_limits import OnchainRefused
 from wattline.cable.settings import CableSettings
-from wattline.errors import UsageError
-from wattline.lightning.onchain import WalletOutput
-from wattline.offering import SocketSettings
-from wattline.payment.aggregate import SMALLEST_OUTPUT_SAT, OnchainRules
-from wattline.session import CreditArrived, MeterValue, Method, Session, State, opened, step
-from wattline.session import Terms as SocketTerms
-from wattline.settings import parse_settings
-from wattline.tariff import Tariff
+from wattline.core.aggregate import SMALLEST_OUTPUT_SAT, OnchainRules
+from wattline.core.bitcoin.chain import Outpoint
+from wattline.core.errors import UsageError
+from wattline.core.lightning.onchain import WalletOutput
+from wattline.core.session.event import CreditArrived, MeterValue
+from wattline.core.session.machine import step
+from wattline.core.session.session import Session, opened
+from wattline.core.session.session import Terms as SocketTerms
+from wattline.core.session.state import Method, State
+from wattline.core.settings import parse_settings
+from wattline.core.tariff import Tariff
+from wattline.plugin.settings import SocketSettings
 
 NODE = "02" + "ab" * 32
 SESSION = "0" * 26

@@ -2,16 +2,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from wattline.cable.account import Account
-from wattline.cable.budget import Caps
-from wattline.cable.buyer import METER_STALE_MS, PAY_BLIND_MS, Buyer, Payment, Terms
-from wattline.cable.energy import EnergyTrack
-from wattline.cable.lateness import Lateness
-from wattline.cable.messages import PaymentRefused, SocketState, Statement
-from wattline.cable.purse import Arrived, Failed, InDoubt
-from wattline.cable.reconciliation import Tolerance
-from wattline.cable.rhythm import Hold, Pace
-from wattline.tariff import Tariff, cost_msat
+from wattline.cable.link.messages import PaymentRefused, SocketState, Statement
+from wattline.cable.policy.account import Account
+from wattline.cable.policy.budget import Caps
+from wattline.cable.policy.buyer import METER_STALE_MS, PAY_BLIND_MS, Buyer, Payment, Terms
+from wattline.cable.policy.delivery import EnergyTrack
+from wattline.cable.policy.events import Arrived, Failed, InDoubt
+from wattline.cable.policy.reconciliation import Lateness, Tolerance
+from wattline.cable.policy.rhythm import Hold, Pace
+from wattline.core.tariff import Tariff, cost_msat
 
 TARIFF = Tariff.of(300_000)
 SESSION = "00000000000000000000000001"

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tests.cable.conftest import Bench
 from tests.cable.fakes import SOCKET_NODE, FakeLightning, TlsPair, wait_for
 from wattline.cable.check import Finding, Verdict, check
-from wattline.lightning.node import SendFailure
-from wattline.payment.routes import DOUBLINGS, BelowMinimum, KeptRoutes, least_msat
-from wattline.tariff import Tariff
+from wattline.core.lightning.node import SendFailure
+from wattline.core.lightning.routes import DOUBLINGS, BelowMinimum, KeptRoutes, least_msat
+from wattline.core.tariff import Tariff
 
 
 def node(smallest_msat: int, largest_msat: int) -> FakeLightning:
@@ -94,7 +94,7 @@ def test_a_socket_whose_node_fails_every_payment_is_left_with_the_node_s_words(b
 def test_a_ledger_that_stays_locked_ends_the_session_as_that(
     tmp_path: Path, tls: TlsPair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wattline.ledger.database.BUSY_TIMEOUT_MS", 100)
+    monkeypatch.setattr("wattline.core.ledger.database.BUSY_TIMEOUT_MS", 100)
     bench = Bench(tmp_path, tls)
     bench.limits["max_prepaid_msat"] = 400
     bench.start()

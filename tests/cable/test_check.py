@@ -8,11 +8,11 @@ import pytest
 from tests.cable.conftest import Bench
 from tests.cable.test_onchain import dear
 from tests.cable.test_onchain_end import ENDED, FINAL, HELD, NEWEST, mined
-from wattline.cable.aggregate_end import judged
 from wattline.cable.check import Finding, Verdict, check
-from wattline.lightning.node import ChannelBalance
-from wattline.meter import MeterError
-from wattline.tariff import Tariff
+from wattline.cable.pay.onchain_end import judged
+from wattline.core.lightning.node import ChannelBalance
+from wattline.core.tariff import Tariff
+from wattline.device.meters.reading import MeterError
 
 
 def findings(bench: Bench) -> dict[str, Finding]:

@@ -13,18 +13,19 @@ import pytest
 
 from tests.cable.conftest import Bench
 from tests.cable.test_buyer import TERMS, Desk
-from wattline.cable.evidence import DOWN_MARGIN_MS, unseen_ms
-from wattline.cable.lateness import lost_s
-from wattline.cable.messages import SocketState
+from wattline.cable.link.messages import SocketState
+from wattline.cable.policy.evidence import DOWN_MARGIN_MS, unseen_ms
+from wattline.cable.policy.reconciliation import lost_s
 from wattline.cable.restoring import longest_ms
 from wattline.cli.cable import _equipment
-from wattline.clock import DAY_S, Clock, Moment, WallWatch, since_boot_ns, this_boot
-from wattline.ledger import CableSession, open_ledger
-from wattline.meter.ina219 import open_ina219
-from wattline.meter.ina226 import open_ina226
-from wattline.meter.ina228 import Ina228
-from wattline.meter.sampling import SampledMeter
-from wattline.tariff import Tariff, cost_msat, left_ms
+from wattline.core.clock import DAY_S, Clock, Moment, WallWatch, since_boot_ns, this_boot
+from wattline.core.ledger.cable import CableSession
+from wattline.core.ledger.ledger import open_ledger
+from wattline.core.tariff import Tariff, cost_msat, left_ms
+from wattline.device.meters.ina219 import open_ina219
+from wattline.device.meters.ina226 import open_ina226
+from wattline.device.meters.ina228 import Ina228
+from wattline.device.meters.sampling import SampledMeter
 from wattline.v1 import charging_pb2 as pb
 
 NOON_S = 1_764_000_000
@@ -202,5 +203,5 @@ def test_the_time_that_the_machine_sleeps_passes_for_the_cable_and_for_its_meter
     config = SimpleNamespace(rpc_path=tmp_path / "lightning-rpc", settings=None)
     with open_ledger(tmp_path / "cable.sqlite3") as ledger:
         equipment = _equipment(config, ledger)  # type: ignore[arg-type]
-    monkeypatch.setattr("wattline.clock.time.clock_gettime_ns", {time.CLOCK_BOOTTIME: 7 * 10**9}.__getitem__)
+    monkeypatch.setattr("wattline.core.clock.time.clock_gettime_ns", {time.CLOCK_BOOTTIME: 7 * 10**9}.__getitem__)
     assert equipment.clock_ms() == 7_000 == equipment.wall.now().boot_ms

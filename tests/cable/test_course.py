@@ -6,8 +6,7 @@ from itertools import pairwise
 import pytest
 
 from tests.cable.test_view import SNAPSHOT
-from wattline.cable.course import MAX_POINTS, Course, Point
-from wattline.cable.summary import Snapshot
+from wattline.cable.summary import MAX_POINTS, Course, Point, Snapshot
 
 
 class Heard:

@@ -9,16 +9,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.cable.conftest import Bench
-from wattline.cable.account import Account
-from wattline.cable.budget import Caps
-from wattline.cable.buyer import Buyer, Terms
-from wattline.cable.delivery import SLACK_MS
-from wattline.cable.energy import EnergyTrack
-from wattline.cable.lateness import Lateness
-from wattline.cable.messages import SocketState, Statement
-from wattline.cable.reconciliation import Tolerance
-from wattline.cable.rhythm import Pace
-from wattline.tariff import Tariff, cost_msat
+from wattline.cable.link.messages import SocketState, Statement
+from wattline.cable.policy.account import Account
+from wattline.cable.policy.budget import Caps
+from wattline.cable.policy.buyer import Buyer, Terms
+from wattline.cable.policy.delivery import SLACK_MS, EnergyTrack
+from wattline.cable.policy.reconciliation import Lateness, Tolerance
+from wattline.cable.policy.rhythm import Pace
+from wattline.core.tariff import Tariff, cost_msat
 
 SESSION = "00000000000000000000000001"
 TARIFF = Tariff.of(300_000, 3_600_000)  # 1 sat/s

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wattline.cable.energy import MEMORY_MS, EnergyTrack, Resumption, resume_energy
+from wattline.cable.policy.delivery import MEMORY_MS, EnergyTrack, Resumption, resume_energy
 
 
 def test_energy_counts_from_the_open() -> None:

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from wattline.cable.fallback import FAILURES_AT_REST, Fallback, Standing
-from wattline.cable.purse import Failed
-from wattline.cable.rhythm import Hold
+from wattline.cable.policy.events import Failed
+from wattline.cable.policy.failures import FAILURES_AT_REST, Fallback, Standing
+from wattline.cable.policy.rhythm import Hold
 
 CALM = Standing(True, False, False, Hold.ENOUGH, False)
 NO_WAY = Failed(1, 100, "no_route", "none")

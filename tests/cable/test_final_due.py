@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from tests.cable.any_trade import Trade
 from tests.cable.fake_funds import RULES
 from tests.cable.threadless import NODES, without_threads
-from wattline.cable.delivery import SLACK_MS, SWITCH_MS, UNSEEN_MS
-from wattline.cable.evidence import DOWN_MARGIN_MS
+from wattline.cable.policy.delivery import SLACK_MS, SWITCH_MS, UNSEEN_MS
+from wattline.cable.policy.evidence import DOWN_MARGIN_MS
 from wattline.cable.session_run import SessionRun
-from wattline.ledger import Ledger, open_ledger
-from wattline.payment.aggregate import final_value_sat
-from wattline.tariff import Tariff, cost_msat
+from wattline.core.aggregate import final_value_sat
+from wattline.core.ledger.ledger import Ledger, open_ledger
+from wattline.core.tariff import Tariff, cost_msat
 from wattline.v1 import charging_pb2 as pb
 
 PRICES = Tariff.of(900_000_000, 3_600_000)

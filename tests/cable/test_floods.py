@@ -14,14 +14,13 @@ from tests.cable.conftest import Bench
 from tests.cable.fake_funds import RULES, rules_message
 from tests.cable.fakes import Account, wait_for
 from tests.cable.test_onchain import aggregate, dear
-from tests.wire.messages import EVIL
-from wattline.cable.buyer import MOST_CLAIMS
-from wattline.cable.connection import Connection
-from wattline.cable.listener import Sparing
-from wattline.cable.mailbox import Happening, Mailbox
-from wattline.cable.onchain_side import MOST_LINES
-from wattline.meter import Reading
-from wattline.tariff import Tariff
+from tests.core.wire.messages import EVIL
+from wattline.cable.link.connection import Connection, Happening, Mailbox
+from wattline.cable.pay.onchain_side import MOST_LINES
+from wattline.cable.policy.buyer import MOST_CLAIMS
+from wattline.cable.summary import Sparing
+from wattline.core.tariff import Tariff
+from wattline.device.meters.reading import Reading
 from wattline.v1 import charging_pb2 as pb
 
 OF_THE_RUN = 40

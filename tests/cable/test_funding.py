@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cable.fake_funds import RULES
-from wattline.bitcoin.chain import Outpoint
-from wattline.cable.funding import Funding, Scope, fee_for, fund
-from wattline.cable.onchain_rules import OnchainRefused, check_rules
+from wattline.cable.policy.funding import Funding, Scope, fee_for, fund
+from wattline.cable.policy.onchain_limits import OnchainRefused, check_rules
 from wattline.cable.settings import OnchainSettings
-from wattline.lightning.onchain import WalletOutput
-from wattline.payment.aggregate import OnchainRules, feerate_per_kw
-from wattline.tariff import Tariff
+from wattline.core.aggregate import OnchainRules, feerate_per_kw
+from wattline.core.bitcoin.chain import Outpoint
+from wattline.core.lightning.onchain import WalletOutput
+from wattline.core.tariff import Tariff
 
 SETTINGS = OnchainSettings()
 TOASTER = Scope(Tariff.of(300_000), rated_power_mw=1_400_000, budget_msat=1_000_000_000)

@@ -8,7 +8,7 @@ from tests.cable.conftest import Bench
 from tests.cable.fakes import wait_for
 from wattline.cable.stopwish import StopWish
 from wattline.cable.summary import Summary
-from wattline.payment.payer import Payer
+from wattline.core.payer import Payer
 
 CAP_MSAT = 300
 

@@ -14,9 +14,8 @@ from rich.console import Console
 
 from tests.cable.conftest import Bench
 from tests.cable.fakes import wait_for
-from wattline.cable.listener import Sparing
-from wattline.cable.summary import Snapshot, Summary
-from wattline.cable.view import LiveView, ending
+from wattline.cable.summary import Snapshot, Sparing, Summary
+from wattline.cli.cable_view import LiveView, ending
 from wattline.v1 import charging_pb2 as pb
 
 EVIL = "\x1b[2J\x1b]0;owned\x07\r\n\u202e\u2028[red]free[/red]\u200b\x9b" + "A" * 900

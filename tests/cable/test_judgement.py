@@ -16,16 +16,7 @@ from tests.cable.fake_funds import RULES, FakeFunds, address_of, script_of
 from tests.cable.fakes import CABLE_NODE, SOCKET_NODE, FakeLightning
 from tests.cable.test_buyer import SESSION, STATEMENT
 from tests.cable.test_onchain_caps import ONCHAIN, TARIFF, TERMS_HERE, TOLERANCE, Inline
-from wattline.bitcoin.chain import TxOutput
-from wattline.bitcoin.psbt import unsigned_tx
-from wattline.cable.account import Account
-from wattline.cable.aggregate_end import Aftermath
-from wattline.cable.budget import Caps
-from wattline.cable.buyer import Buyer
-from wattline.cable.energy import EnergyTrack
-from wattline.cable.evidence import found_over, saved_evidence
-from wattline.cable.listener import Silence
-from wattline.cable.messages import (
+from wattline.cable.link.messages import (
     FinalDue,
     OnchainInvitation,
     OnchainMessage,
@@ -34,19 +25,27 @@ from wattline.cable.messages import (
     VersionAccepted,
     VersionRefused,
 )
-from wattline.cable.onchain_event import OnchainEvent
-from wattline.cable.onchain_side import OnchainSide
-from wattline.cable.opening import Equipment, OnchainEquipment
-from wattline.cable.purse import Arrived, DoubtsChecked, Failed, InDoubt, PaymentEvent
-from wattline.cable.receipt import Receipt, read_receipt
-from wattline.cable.rhythm import Pace
+from wattline.cable.link.opening import Equipment, OnchainEquipment
+from wattline.cable.link.receipt import Receipt, read_receipt
+from wattline.cable.pay.onchain_end import Aftermath
+from wattline.cable.pay.onchain_side import OnchainSide
+from wattline.cable.policy.account import Account
+from wattline.cable.policy.budget import Caps
+from wattline.cable.policy.buyer import Buyer
+from wattline.cable.policy.delivery import EnergyTrack
+from wattline.cable.policy.events import Arrived, DoubtsChecked, Failed, InDoubt, OnchainEvent, PaymentEvent
+from wattline.cable.policy.evidence import found_over, saved_evidence
+from wattline.cable.policy.rhythm import Pace
 from wattline.cable.settings import CableSettings
-from wattline.clock import Clock, Moment, WallWatch
-from wattline.ledger import CableAggregate, CableAggregateStatus, CableSession
-from wattline.lightning.onchain import Base, WalletTx
-from wattline.meter import Reading
-from wattline.payment.aggregate import final_value_sat
-from wattline.tariff import cost_msat
+from wattline.cable.summary import Silence
+from wattline.core.aggregate import final_value_sat
+from wattline.core.bitcoin.chain import TxOutput
+from wattline.core.bitcoin.psbt import unsigned_tx
+from wattline.core.clock import Clock, Moment, WallWatch
+from wattline.core.ledger.cable import CableAggregate, CableAggregateStatus, CableSession
+from wattline.core.lightning.onchain import Base, WalletTx
+from wattline.core.tariff import cost_msat
+from wattline.device.meters.reading import Reading
 from wattline.v1 import charging_pb2 as pb
 
 ACCUSED = {CableAggregateStatus.CHEATED, CableAggregateStatus.UNANSWERED}
@@ -420,7 +419,7 @@ def without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     def inline(*_arguments: Any, **_more: Any) -> Inline:
         return Inline()
 
-    monkeypatch.setattr("wattline.cable.aggregate_purse.ThreadPoolExecutor", inline)
+    monkeypatch.setattr("wattline.cable.pay.onchain.ThreadPoolExecutor", inline)
 
 
 KINDS = ["deliver"] * 5 + ["accept"] * 2 + ["withhold", "refuse", "save", "late", "kill", "kill", "restart", "restart"]

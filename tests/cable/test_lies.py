@@ -6,7 +6,7 @@ import pytest
 
 from tests.cable.conftest import Bench
 from tests.cable.fakes import CABLE_NODE, FakeSigner, keep_refund
-from wattline.tariff import Tariff
+from wattline.core.tariff import Tariff
 from wattline.v1 import charging_pb2 as pb
 
 
@@ -71,9 +71,9 @@ def test_a_payment_that_is_never_credited_ends_the_session(bench: Bench, monkeyp
         statement.credited_msat -= missing
         statement.balance_msat -= missing
 
-    monkeypatch.setattr("wattline.cable.buyer.CREDIT_GRACE_MS", 500)
-    monkeypatch.setattr("wattline.cable.lateness.SILENT_MS", 500)
-    monkeypatch.setattr("wattline.cable.lateness.MAKING_MS", 0)
+    monkeypatch.setattr("wattline.cable.policy.buyer.CREDIT_GRACE_MS", 500)
+    monkeypatch.setattr("wattline.cable.policy.reconciliation.SILENT_MS", 500)
+    monkeypatch.setattr("wattline.cable.policy.reconciliation.MAKING_MS", 0)
     bench.socket.lie_statement = lie
     bench.start()
     assert "credits" in ends_with(bench, "credit_mismatch")

@@ -3,11 +3,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tests.cable.test_buyer import STATEMENT
-from wattline.cable.connection import Cut
-from wattline.cable.mailbox import Mailbox
-from wattline.cable.messages import FinalDue, PaymentRefused, VersionAccepted, VersionRefused
-from wattline.cable.purse import Arrived
-from wattline.meter import Reading
+from wattline.cable.link.connection import Cut, Mailbox
+from wattline.cable.link.messages import FinalDue, PaymentRefused, VersionAccepted, VersionRefused
+from wattline.cable.policy.events import Arrived
+from wattline.device.meters.reading import Reading
 
 READING = Reading(0, 0, 0, 0, 0)
 

@@ -12,18 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.cable.test_buyer import STATEMENT, TERMS
-from wattline.cable.account import Account
-from wattline.cable.budget import Caps
-from wattline.cable.buyer import Buyer, Payment
-from wattline.cable.delivery import SLACK_MS, UNSEEN_MS
-from wattline.cable.energy import EnergyTrack
-from wattline.cable.messages import PaymentRefused, SocketState, Statement
-from wattline.cable.purse import Arrived, Failed, InDoubt
-from wattline.cable.reconciliation import Tolerance
-from wattline.cable.rhythm import Pace
-from wattline.tariff import Tariff, cost_msat, left_ms
-from wattline.wire.bounds import BOUNDS
-from wattline.wire.kinds import Whole
+from wattline.cable.link.messages import PaymentRefused, SocketState, Statement
+from wattline.cable.policy.account import Account
+from wattline.cable.policy.budget import Caps
+from wattline.cable.policy.buyer import Buyer, Payment
+from wattline.cable.policy.delivery import SLACK_MS, UNSEEN_MS, EnergyTrack
+from wattline.cable.policy.events import Arrived, Failed, InDoubt
+from wattline.cable.policy.reconciliation import Tolerance
+from wattline.cable.policy.rhythm import Pace
+from wattline.core.tariff import Tariff, cost_msat, left_ms
+from wattline.core.wire.bounds import BOUNDS
+from wattline.core.wire.fields import Whole
 
 TARIFF = Tariff.of(300_000, 36_000, 700)
 DEAR_TIME = Tariff.of(300_000, 3_600_000, 700)

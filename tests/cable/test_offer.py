@@ -11,11 +11,11 @@ import pytest
 
 from tests.cable.conftest import Bench
 from tests.cable.fakes import CABLE_NODE, SOCKET_NODE, FakeSigner, FakeSocket, TlsPair, World, make_certificate
-from wattline.cable.offer import Offer, OfferError, check_prices, choose_outlet, clocks_apart, open_socket
+from wattline.cable.link.offer import Offer, OfferError, check_prices, choose_outlet, clocks_apart, open_socket
+from wattline.cable.link.transport import NotWattline, SocketUnreachable
 from wattline.cable.settings import LimitSettings, parse_address
-from wattline.cable.transport import NotWattline, SocketUnreachable
-from wattline.errors import WattlineError
-from wattline.tariff import Tariff
+from wattline.core.errors import WattlineError
+from wattline.core.tariff import Tariff
 from wattline.v1 import charging_pb2 as pb
 
 SIGNER = FakeSigner(CABLE_NODE)

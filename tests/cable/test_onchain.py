@@ -10,12 +10,12 @@ import pytest
 from tests.cable.conftest import Bench
 from tests.cable.fake_funds import RULES, FakeAggregate, address_of, script_of
 from tests.cable.fakes import CABLE_NODE, SOCKET_NODE, FakeSigner, fake_signature, keep_refund, wait_for
-from wattline.bitcoin import address
-from wattline.bitcoin.chain import Outpoint, TxOutput
-from wattline.ledger import CableAggregate, CableAggregateStatus
-from wattline.lightning.onchain import Base
-from wattline.lightning.signing import is_signed_by, onchain_content, signed_text
-from wattline.tariff import Tariff
+from wattline.core.bitcoin import address
+from wattline.core.bitcoin.chain import Outpoint, TxOutput
+from wattline.core.ledger.cable import CableAggregate, CableAggregateStatus
+from wattline.core.lightning.onchain import Base
+from wattline.core.lightning.signing import is_signed_by, onchain_content, signed_text
+from wattline.core.tariff import Tariff
 from wattline.v1 import charging_pb2 as pb
 
 PRICE = 900_000_000
@@ -225,8 +225,8 @@ def test_a_socket_that_takes_no_on_chain_payment_is_not_opened(onchain: Bench) -
 def test_a_socket_that_cannot_look_at_the_chain_for_long_is_given_up(
     onchain: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wattline.cable.onchain_side.GIVE_UP_MS", 500)
-    monkeypatch.setattr("wattline.cable.onchain_side.ASK_AGAIN_MS", 100)
+    monkeypatch.setattr("wattline.cable.pay.onchain_side.GIVE_UP_MS", 500)
+    monkeypatch.setattr("wattline.cable.pay.onchain_side.ASK_AGAIN_MS", 100)
     rules = onchain.socket.onchain_rules
     onchain.socket.lie_offer = lambda offer: setattr(onchain.socket, "onchain_rules", None)
     summary = onchain.run()
@@ -298,7 +298,7 @@ def test_a_version_whose_answer_is_lost_with_the_stream_is_told_again_and_counts
 def test_a_version_that_never_arrived_is_in_doubt_and_handed_over_again(
     onchain: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wattline.cable.aggregate_purse.ANSWER_S", 0.2)
+    monkeypatch.setattr("wattline.cable.pay.onchain.ANSWER_S", 0.2)
     monkeypatch.setattr("wattline.cable.session_run.RESOLVE_MS", 100)
     onchain.start()
     until_versions(onchain, 2)
@@ -323,7 +323,7 @@ def test_a_lapsed_reservation_is_renewed_before_the_next_version(onchain: Bench)
 
 
 def test_the_reservation_is_renewed_when_blocks_have_passed(onchain: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wattline.cable.onchain_side.RENEW_MS", 50)
+    monkeypatch.setattr("wattline.cable.pay.onchain_side.RENEW_MS", 50)
     onchain.start()
     until_versions(onchain, 1)
     assert onchain.funds.renewals == 0

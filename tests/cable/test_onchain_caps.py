@@ -15,24 +15,32 @@ from hypothesis import strategies as st
 from tests.cable.fake_funds import RULES, FakeFunds, address_of, script_of
 from tests.cable.fakes import CABLE_NODE, SOCKET_NODE, FakeSigner
 from tests.cable.test_buyer import SESSION, STATEMENT, TERMS
-from wattline.bitcoin.psbt import unsigned_tx
-from wattline.cable.account import Account
-from wattline.cable.aggregate_purse import AggregatePurse
-from wattline.cable.budget import Caps
-from wattline.cable.buyer import Buyer
-from wattline.cable.energy import EnergyTrack
-from wattline.cable.funding import Scope
-from wattline.cable.messages import OnchainInvitation, SocketState, VersionAccepted, VersionRefused
-from wattline.cable.onchain_event import OnchainEvent, OnchainFailed, OnchainReady
-from wattline.cable.onchain_limits import WantedVersion
-from wattline.cable.purse import Arrived, DoubtsChecked, Failed, InDoubt, PaymentEvent
-from wattline.cable.reconciliation import Tolerance
-from wattline.cable.rhythm import Pace
+from wattline.cable.link.messages import OnchainInvitation, SocketState, VersionAccepted, VersionRefused
+from wattline.cable.pay.onchain import AggregatePurse
+from wattline.cable.policy.account import Account
+from wattline.cable.policy.budget import Caps
+from wattline.cable.policy.buyer import Buyer
+from wattline.cable.policy.delivery import EnergyTrack
+from wattline.cable.policy.events import (
+    Arrived,
+    DoubtsChecked,
+    Failed,
+    InDoubt,
+    OnchainEvent,
+    OnchainFailed,
+    OnchainReady,
+    PaymentEvent,
+)
+from wattline.cable.policy.funding import Scope
+from wattline.cable.policy.onchain_limits import WantedVersion
+from wattline.cable.policy.reconciliation import Tolerance
+from wattline.cable.policy.rhythm import Pace
 from wattline.cable.settings import OnchainSettings
-from wattline.ledger import CableAggregate
-from wattline.lightning.node import NodeInfo
-from wattline.payment.increments import ToldIncrements
-from wattline.tariff import Tariff, cost_msat
+from wattline.core.bitcoin.psbt import unsigned_tx
+from wattline.core.increments import ToldIncrements
+from wattline.core.ledger.cable import CableAggregate
+from wattline.core.lightning.node import NodeInfo
+from wattline.core.tariff import Tariff, cost_msat
 
 TARIFF = Tariff.of(900_000_000)
 ONCHAIN = OnchainSettings(max_prepaid_sat=400, max_increment_sat=300)

@@ -15,18 +15,18 @@ from tests.cable.fakes import SOCKET_NODE, wait_for
 from tests.cable.test_buyer import SESSION
 from tests.cable.test_onchain import aggregate, dear, row, until_charged, until_versions
 from tests.cable.test_onchain_caps import TARIFF, Trade
-from wattline.bitcoin.chain import Outpoint
-from wattline.bitcoin.psbt import unsigned_tx
-from wattline.cable.aggregate_end import KEEP_BLOCKS, Aftermath, agreed_sat, ended, forgive, judged, least_refund_msat
-from wattline.cable.evidence import Bill, Evidence
-from wattline.cable.listener import Silence
-from wattline.cable.messages import SignedReceipt
-from wattline.cable.onchain_event import FinalFailed, FinalSigned, OnchainEvent
-from wattline.cable.purse import PaymentEvent
-from wattline.cable.receipt import Receipt
+from wattline.cable.link.messages import SignedReceipt
+from wattline.cable.link.receipt import Receipt
+from wattline.cable.pay.onchain_end import KEEP_BLOCKS, Aftermath, agreed_sat, ended, forgive, judged, least_refund_msat
+from wattline.cable.policy.events import FinalFailed, FinalSigned, OnchainEvent, PaymentEvent
+from wattline.cable.policy.evidence import Bill, Evidence
 from wattline.cable.service import make_aftermath
-from wattline.ledger import AggregateInput, CableAggregate, CableAggregateStatus
-from wattline.lightning.onchain import WalletTx
+from wattline.cable.summary import Silence
+from wattline.core.bitcoin.chain import Outpoint
+from wattline.core.bitcoin.psbt import unsigned_tx
+from wattline.core.ledger.aggregate_record import AggregateInput
+from wattline.core.ledger.cable import CableAggregate, CableAggregateStatus
+from wattline.core.lightning.onchain import WalletTx
 from wattline.v1 import charging_pb2 as pb
 
 SCRIPT = "5120" + "ab" * 32

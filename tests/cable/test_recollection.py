@@ -15,13 +15,15 @@ from hypothesis import strategies as st
 
 from tests.cable.conftest import Bench
 from tests.cable.fakes import SESSION_IDS, SOCKET_NODE, wait_for
-from wattline.cable.purse import PURPOSE
+from wattline.cable.pay.keysend import PURPOSE
 from wattline.cable.recollection import PaymentUnknown, recollect
-from wattline.ledger import CableSession, Intent, Ledger, open_ledger
-from wattline.lightning.node import SendStatus, SentPayment
-from wattline.lightning.notes import LabelledPayment
-from wattline.lightning.record import format_record
-from wattline.tariff import Tariff
+from wattline.core.ledger.cable import CableSession
+from wattline.core.ledger.ledger import Ledger, open_ledger
+from wattline.core.ledger.outgoing import Intent
+from wattline.core.lightning.node import SendStatus, SentPayment
+from wattline.core.lightning.notes import LabelledPayment
+from wattline.core.record import format_record
+from wattline.core.tariff import Tariff
 
 NOW = 1_700_000_000
 DAY = 86_400

@@ -5,8 +5,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wattline.cable.reconciliation import Breach, Claim, Known, Tolerance, compare
-from wattline.tariff import Tariff, cost_msat
+from wattline.cable.policy.reconciliation import Breach, Claim, Known, Tolerance, compare
+from wattline.core.tariff import Tariff, cost_msat
 
 TARIFF = Tariff.of(300_000, 3_600, 100)
 TOLERANCE = Tolerance(ratio_ppm=20_000, absolute_uwh=1_000_000)

@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 
 from tests.cable.test_onchain_end import HELD
-from wattline.cable.aggregate_end import judged
-from wattline.cable.messages import SignedReceipt
-from wattline.cable.receipt import OnchainKnown, Receipt, objections
-from wattline.cable.reconciliation import Known, Tolerance
-from wattline.ledger import CableAggregateStatus
-from wattline.lightning.onchain import WalletTx
-from wattline.payment.aggregate import MSAT_PER_SAT
-from wattline.tariff import Tariff, cost_msat
+from wattline.cable.link.messages import SignedReceipt
+from wattline.cable.link.receipt import OnchainKnown, Receipt, objections
+from wattline.cable.pay.onchain_end import judged
+from wattline.cable.policy.reconciliation import Known, Tolerance
+from wattline.core.aggregate import MSAT_PER_SAT
+from wattline.core.ledger.cable import CableAggregateStatus
+from wattline.core.lightning.onchain import WalletTx
+from wattline.core.tariff import Tariff, cost_msat
 
 TARIFF = Tariff.of(300_000_000)
 OWN_UWH, COPY_UWH = 10_000_000, 8_000_000

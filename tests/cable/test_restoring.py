@@ -4,10 +4,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wattline.cable.restoring import place_energy
-from wattline.clock import Moment, WallWatch
-from wattline.ledger import CableSession
-from wattline.meter import Reading
-from wattline.tariff import Tariff, cost_msat
+from wattline.core.clock import Moment, WallWatch
+from wattline.core.ledger.cable import CableSession
+from wattline.core.tariff import Tariff, cost_msat
+from wattline.device.meters.reading import Reading
 
 TARIFF = Tariff.of(300_000)
 

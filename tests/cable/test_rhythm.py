@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wattline.cable.budget import Bound, Room
-from wattline.cable.rhythm import Conditions, Hold, Latency, Load, Pace, Pay, next_payment, target_msat
-from wattline.tariff import Tariff
+from wattline.cable.policy.budget import Bound, Room
+from wattline.cable.policy.rhythm import Conditions, Hold, Latency, Load, Pace, Pay, next_payment, target_msat
+from wattline.core.tariff import Tariff
 
 TARIFF = Tariff.of(300_000)
 TOASTER = Load(TARIFF, power_mw=1_300_000, rated_power_mw=1_400_000)

@@ -5,11 +5,11 @@ import pytest
 from tests.cable.conftest import Bench
 from tests.cable.fakes import CABLE_NODE, SOCKET_NODE, FakeSigner, wait_for
 from wattline.cable.stopwish import StopWish
-from wattline.ledger import Purpose
-from wattline.lightning.node import ChannelBalance
-from wattline.lightning.signing import is_signed_by
-from wattline.meter import MeterError
-from wattline.tariff import Tariff
+from wattline.core.ledger.outgoing import Purpose
+from wattline.core.lightning.node import ChannelBalance
+from wattline.core.lightning.signing import is_signed_by
+from wattline.core.tariff import Tariff
+from wattline.device.meters.reading import MeterError
 from wattline.v1 import charging_pb2 as pb
 
 

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from wattline.cable.purse import Failed
-from wattline.cable.setbacks import FLOOR_LASTS_MS, MAX_BACKOFF_MS, Setbacks
+from wattline.cable.policy.events import Failed
+from wattline.cable.policy.failures import FLOOR_LASTS_MS, MAX_BACKOFF_MS, Setbacks
 
 
 def failed(amount_msat: int, code: str = "temporary_node_failure", fee_msat: int | None = None) -> Failed:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from wattline.cable.settings import CableConfig, SocketAddress, load_cable, parse_address
-from wattline.errors import UsageError
+from wattline.core.errors import UsageError
 
 NODE = "02" + "ab" * 32
 GOOD = f"""

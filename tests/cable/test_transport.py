@@ -13,8 +13,8 @@ import pytest
 
 from tests.cable.conftest import Bench
 from tests.cable.fakes import SOCKET_NODE, make_certificate
+from wattline.cable.link.transport import Endpoint, SocketUnreachable, fetch_certificate, open_channel, resolve
 from wattline.cable.settings import SocketAddress, parse_address
-from wattline.cable.transport import Endpoint, SocketUnreachable, fetch_certificate, open_channel, resolve
 
 READY_S = 10
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from tests.cable.any_trade import Trade
 from tests.cable.threadless import NODES, without_threads
-from wattline.cable.delivery import SLACK_MS, UNSEEN_MS
-from wattline.cable.evidence import DOWN_MARGIN_MS
-from wattline.cable.unseen import OVERDRAFT_MS
-from wattline.ledger import CableAggregateStatus, Ledger, open_ledger
-from wattline.tariff import Tariff, left_ms, worth_msat
+from wattline.cable.policy.delivery import OVERDRAFT_MS, SLACK_MS, UNSEEN_MS
+from wattline.cable.policy.evidence import DOWN_MARGIN_MS
+from wattline.core.ledger.cable import CableAggregateStatus
+from wattline.core.ledger.ledger import Ledger, open_ledger
+from wattline.core.tariff import Tariff, left_ms, worth_msat
 
 PRICES = Tariff.of(3_000_000, 36_000_000)
 """Ten satoshi a second."""

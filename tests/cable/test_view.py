@@ -7,9 +7,10 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from wattline.cable.rhythm import Hold
+from wattline.cable.policy.rhythm import Hold
 from wattline.cable.summary import Snapshot, Summary, percentile
-from wattline.cable.view import LiveView, LogView, ending, picture, sat
+from wattline.cli.cable_view import LiveView, LogView, ending, picture
+from wattline.core.quantities import sat
 
 SNAPSHOT = Snapshot(
     socket="a-socket-with-a-rather-long-name.example.org:9750",

@@ -9,7 +9,7 @@ import pytest
 from tests.cable.fakes import SOCKET_NODE
 from tests.cable.judged_node import JudgedNode
 from tests.cable.test_onchain_caps import Inline
-from wattline.cable.purse import Purse
+from wattline.cable.pay.keysend import Purse
 from wattline.cable.settings import CableSettings
 from wattline.cable.summary import Snapshot
 
@@ -64,7 +64,7 @@ def without_threads(patch: pytest.MonkeyPatch) -> None:
         if not purse._is_stopped:
             work(*arguments)
 
-    patch.setattr("wattline.cable.aggregate_purse.ThreadPoolExecutor", inline)
-    patch.setattr("wattline.cable.aggregate_purse.ANSWER_S", 0.0)
+    patch.setattr("wattline.cable.pay.onchain.ThreadPoolExecutor", inline)
+    patch.setattr("wattline.cable.pay.onchain.ANSWER_S", 0.0)
     patch.setattr(Purse, "_begin", begin)
-    patch.setattr("wattline.lightning.rpc._Connection", lambda path, timeout_s: NODES[path])
+    patch.setattr("wattline.core.lightning.rpc._Connection", lambda path, timeout_s: NODES[path])

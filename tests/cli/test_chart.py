@@ -6,11 +6,11 @@ import re
 import pytest
 from rich.console import Console
 
-from wattline.cable.course import Point
+from wattline.cable.summary import Point
 from wattline.cli.chart import Chart, drawn
-from wattline.cli.demo import told
-from wattline.practice.books import Books, Side
-from wattline.practice.toast import Toast
+from wattline.regtest.books import Books, Side
+from wattline.regtest.demo import told
+from wattline.regtest.toast import Toast
 
 TOAST = [Point(0.0, 0, 0), Point(1.0, 1_365_000, 700), *(Point(s / 5, 1_300_000, 350) for s in range(10, 150))]
 TOAST += [Point(30.0, 0, 0), Point(31.0, 0, 0)]

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tests.cli.command import run
-from wattline.practice.toast import ToastMeter, ToastOrder
+from wattline.regtest.toast import ToastMeter, ToastOrder
 
 
 @pytest.mark.parametrize(

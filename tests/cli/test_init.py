@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from tests.cli.command import run
 from wattline.cable.settings import CableSettings
 from wattline.cli.init_template import template
-from wattline.offering import SocketSettings
-from wattline.settings import Settings, load_settings, models_in
+from wattline.core.settings import Settings, load_settings, models_in
+from wattline.plugin.settings import SocketSettings
 
 WHICH: dict[str, type[Settings]] = {"socket": SocketSettings, "cable": CableSettings}
 

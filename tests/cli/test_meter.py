@@ -17,10 +17,11 @@ import pytest
 from rich.console import Console
 
 from tests.cli.command import run
-from wattline.bus import open_bus
-from wattline.bus.simulation import Fault, SimulatedWorld
 from wattline.cli.meter import Look, table
-from wattline.meter import MeterError, Reading
+from wattline.device.i2c.opening import open_bus
+from wattline.device.meters.reading import MeterError, Reading
+from wattline.device.simulator.control import SimulatedWorld
+from wattline.device.simulator.world import Fault
 
 SPEC = "sim:toaster@24"
 

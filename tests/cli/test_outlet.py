@@ -15,13 +15,16 @@ from typing import Any
 import pytest
 
 from tests.cli.command import run
-from wattline.bus import open_bus
-from wattline.bus.simulation import Fault, RelayFault, SimulatedWorld
 from wattline.cli.outlet_guard import own_guard
-from wattline.offering import OutletSettings, SocketSettings
-from wattline.relay import GuardClient, GuardSettings, ProcessSettings, RelayError, spawn_guard
-from wattline.relay.process import is_running, process_start_time
-from wattline.settings import load_settings
+from wattline.core.settings import load_settings
+from wattline.device.controller.client import GuardClient, spawn_guard
+from wattline.device.controller.plugin_starter import is_running, process_start_time
+from wattline.device.controller.settings import GuardSettings, ProcessSettings
+from wattline.device.i2c.opening import open_bus
+from wattline.device.relays.relay import RelayError
+from wattline.device.simulator.control import SimulatedWorld
+from wattline.device.simulator.world import Fault, RelayFault
+from wattline.plugin.settings import OutletSettings, SocketSettings
 
 SPEC = "sim:toaster@24"
 

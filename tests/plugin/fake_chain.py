@@ -9,8 +9,9 @@ import base64
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 
-from wattline.bitcoin import address, serialization
-from wattline.bitcoin.chain import (
+from wattline.core.bitcoin import address
+from wattline.core.bitcoin import transaction as serialization
+from wattline.core.bitcoin.chain import (
     BlockPruned,
     BroadcastRefused,
     ChainUnavailable,
@@ -24,12 +25,12 @@ from wattline.bitcoin.chain import (
     Unspent,
     Verdict,
 )
-from wattline.bitcoin.psbt import signed_tx
-from wattline.bitcoin.serialization import read_tx, sized
-from wattline.errors import RetryError, StopError
-from wattline.lightning.node import NodeRefused, NodeUnavailable
-from wattline.lightning.onchain import Income, WalletOutput
-from wattline.plugin.chain_identity import GENESIS
+from wattline.core.bitcoin.psbt import signed_tx
+from wattline.core.bitcoin.transaction import read_tx, sized
+from wattline.core.errors import RetryError, StopError
+from wattline.core.lightning.node import NodeRefused, NodeUnavailable
+from wattline.core.lightning.onchain import Income, WalletOutput
+from wattline.plugin.onchain.chain_identity import GENESIS
 
 VALID, INVALID = "11" * 64, "ee" * 64
 """What counts as a signature that is right, or wrong."""
@@ -93,7 +94,7 @@ class Block:
 
 
 class FakeChain:
-    """wattline.bitcoin.chain.Chain."""
+    """wattline.core.bitcoin.chain.Chain."""
 
     def __init__(self) -> None:
         self.away = False
@@ -304,7 +305,7 @@ class FakeChain:
 
 
 class FakeFunds:
-    """wattline.lightning.onchain.ReceivingFunds, on a FakeChain."""
+    """wattline.core.lightning.onchain.ReceivingFunds, on a FakeChain."""
 
     def __init__(self, chain: FakeChain) -> None:
         self._chain = chain

@@ -16,13 +16,16 @@ from typing import Any
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests.core.session import samples
 from tests.plugin.fake_chain import FakeChain, FakeFunds, psbt_of
-from tests.session import samples
-from wattline.bitcoin.chain import Tx
-from wattline.ledger import Aggregate, Ledger, LedgerError, SessionRecord
-from wattline.ledger.database import open_database
-from wattline.ledger.payment import Booked, Booking, Cursor
-from wattline.lightning.node import (
+from wattline.core.bitcoin.chain import Tx
+from wattline.core.ids import encode_session_id
+from wattline.core.ledger.aggregate_record import Aggregate
+from wattline.core.ledger.database import LedgerError, open_database
+from wattline.core.ledger.ledger import Ledger
+from wattline.core.ledger.payment import Booked, Booking, Cursor
+from wattline.core.ledger.session_record import SessionRecord
+from wattline.core.lightning.node import (
     ChannelBalance,
     Hop,
     NodeInfo,
@@ -35,30 +38,32 @@ from wattline.lightning.node import (
     SendStatus,
     SentPayment,
 )
-from wattline.lightning.notes import LabelledPayment
-from wattline.lightning.record import PREIMAGE_TLV_TYPE, RECORD_TLV_TYPE
-from wattline.lightning.signing import onchain_content, signed_text
-from wattline.lightning.tlv import encode_bigsize, encode_tlv_stream
-from wattline.meter import Meter, MeterError, Reading
-from wattline.offering import OnchainSettings, SocketSettings
-from wattline.payment.keysend import Htlc, Reservations
-from wattline.payment.payer import Payer
+from wattline.core.lightning.notes import LabelledPayment
+from wattline.core.lightning.signing import onchain_content, signed_text
+from wattline.core.payer import Payer
+from wattline.core.record import PREIMAGE_TLV_TYPE, RECORD_TLV_TYPE, encode_bigsize, encode_tlv_stream
+from wattline.core.session.event import CableLost
+from wattline.core.session.session import Session, opened
+from wattline.core.session.state import Method, State
+from wattline.core.settings import parse_settings
+from wattline.device.controller.state import RelayState
+from wattline.device.meters.reading import Meter, MeterError, Reading
+from wattline.device.relays.relay import RelayError
 from wattline.plugin.bookkeeper import Bookkeeper
+from wattline.plugin.keysend import Htlc, Reservations
 from wattline.plugin.live_sessions import LiveSessions
 from wattline.plugin.older_copy import NotedRefunds, OlderCopy
-from wattline.plugin.onchain import Onchain
+from wattline.plugin.onchain.payments import Onchain
 from wattline.plugin.outlet import OutletLoop
 from wattline.plugin.outlet_view import Condition
 from wattline.plugin.receipts import Receipts
 from wattline.plugin.reception import Identity, Reception
+from wattline.plugin.settings import OnchainSettings, SocketSettings
 from wattline.plugin.settlement import Settlement
 from wattline.plugin.smart_socket import SmartSocket
 from wattline.plugin.statements import Statements
 from wattline.plugin.streams import Stream, Streams
 from wattline.plugin.tariffs import PriceList
-from wattline.relay import RelayError, RelayState
-from wattline.session import CableLost, Method, Session, State, encode_session_id, opened
-from wattline.settings import parse_settings
 from wattline.v1 import charging_pb2 as pb
 
 CAP_MSAT = 100_000

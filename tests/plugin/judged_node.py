@@ -12,11 +12,11 @@ from pyln.client import RpcError
 from tests.cable.judged_node import JudgedNode, zbase_of
 from tests.plugin.fake_chain import FakeChain
 from tests.plugin.fakes import CABLE, SOCKET
-from wattline.bitcoin.psbt import signed_tx
-from wattline.lightning import gate
-from wattline.lightning.cln import CoreLightning
-from wattline.lightning.cln_onchain import CoreLightningFunds
-from wattline.lightning.rpc import NodeRpc
+from wattline.core.bitcoin.psbt import signed_tx
+from wattline.core.lightning import checked_calls as gate
+from wattline.core.lightning.cln import CoreLightning
+from wattline.core.lightning.cln_onchain import CoreLightningFunds
+from wattline.core.lightning.rpc import NodeRpc
 
 
 class SellingNode(JudgedNode):

@@ -35,28 +35,31 @@ from tests.plugin.fakes import (
     session_id,
     socket_settings,
 )
-from wattline.bitcoin.chain import Outpoint, Tx
-from wattline.errors import RetryError, WattlineError
-from wattline.ledger import Aggregate, Ledger, LedgerError, open_ledger
-from wattline.ledger.database import open_database
-from wattline.lightning.signing import onchain_content, signed_text
-from wattline.offering import OnchainSettings
-from wattline.payment.aggregate import VersionRefused
-from wattline.payment.keysend import Reservations
-from wattline.payment.payer import Payer
+from wattline.core.aggregate import VersionRefused
+from wattline.core.bitcoin.chain import Outpoint, Tx
+from wattline.core.errors import RetryError, WattlineError
+from wattline.core.ledger.aggregate_record import Aggregate
+from wattline.core.ledger.database import LedgerError, open_database
+from wattline.core.ledger.ledger import Ledger, open_ledger
+from wattline.core.lightning.signing import onchain_content, signed_text
+from wattline.core.payer import Payer
+from wattline.core.session.event import CableClosed
+from wattline.core.session.session import Session, Terms, opened
+from wattline.core.session.state import Method, State
+from wattline.core.tariff import Tariff
 from wattline.plugin.bookkeeper import Bookkeeper
+from wattline.plugin.keysend import Reservations
 from wattline.plugin.live_sessions import LiveSessions
 from wattline.plugin.older_copy import NotedRefunds, OlderCopy
-from wattline.plugin.onchain import Onchain
+from wattline.plugin.onchain.payments import Onchain
 from wattline.plugin.outlet import OutletLoop
 from wattline.plugin.receipts import Receipts
+from wattline.plugin.settings import OnchainSettings
 from wattline.plugin.settlement import Settlement
 from wattline.plugin.smart_socket import SmartSocket
 from wattline.plugin.statements import Statements
 from wattline.plugin.streams import Streams
 from wattline.plugin.tariffs import PriceList
-from wattline.session import CableClosed, Method, Session, State, Terms, opened
-from wattline.tariff import Tariff
 from wattline.v1 import charging_pb2 as pb
 
 T = TypeVar("T")

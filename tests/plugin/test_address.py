@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from wattline.errors import UsageError
+from wattline.core.errors import UsageError
 from wattline.plugin.address import parse_listen
 
 

@@ -20,14 +20,16 @@ from tests.plugin.still_stall import (
     Wallet,
     onchain_settings,
 )
-from wattline.bitcoin import address
-from wattline.bitcoin.chain import Outpoint, Tx, TxOutput
-from wattline.bitcoin.psbt import MOST_PSBT_BYTES, finalized_psbt
-from wattline.errors import RetryError
-from wattline.ledger import AggregateStatus, Ledger, LedgerError, Version
-from wattline.lightning.node import NodeUnavailable
-from wattline.payment.aggregate import MSAT_PER_SAT, VersionRefused
-from wattline.session import State
+from wattline.core.aggregate import MSAT_PER_SAT, VersionRefused
+from wattline.core.bitcoin import address
+from wattline.core.bitcoin.chain import Outpoint, Tx, TxOutput
+from wattline.core.bitcoin.psbt import MOST_PSBT_BYTES, finalized_psbt
+from wattline.core.errors import RetryError
+from wattline.core.ledger.aggregate_record import AggregateStatus, Version
+from wattline.core.ledger.database import LedgerError
+from wattline.core.ledger.ledger import Ledger
+from wattline.core.lightning.node import NodeUnavailable
+from wattline.core.session.state import State
 from wattline.v1 import charging_pb2 as pb
 
 OTHER_CABLE = node_id(5)

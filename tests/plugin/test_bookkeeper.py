@@ -20,8 +20,9 @@ from tests.plugin.fakes import (
     session_id,
     wait_until,
 )
-from wattline.ledger import Kind, LedgerError
-from wattline.lightning.node import NodeUnavailable
+from wattline.core.ledger.database import LedgerError
+from wattline.core.ledger.payment import Kind
+from wattline.core.lightning.node import NodeUnavailable
 from wattline.plugin import bookkeeper as bookkeeping
 from wattline.plugin.bookkeeper import Bookkeeper
 

@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from wattline.cable.link.transport import fetch_certificate, open_channel
 from wattline.cable.settings import SocketAddress
-from wattline.cable.transport import fetch_certificate, open_channel
 from wattline.plugin.certificate import Certificate, load_or_make
 from wattline.v1 import charging_pb2 as pb
 from wattline.v1 import charging_pb2_grpc as pb_grpc

@@ -18,12 +18,13 @@ from tests.plugin.still_stall import (
     StillStall,
     Wallet,
 )
-from wattline.bitcoin.chain import Outpoint
-from wattline.ledger import AggregateStatus, Ledger, LedgerError
-from wattline.ledger.database import BUSY_TIMEOUT_MS
-from wattline.payment.aggregate import MSAT_PER_SAT, lost_msat
-from wattline.plugin.chain_watch import BLOCK_S
-from wattline.session import State, StopReason
+from wattline.core.aggregate import MSAT_PER_SAT, lost_msat
+from wattline.core.bitcoin.chain import Outpoint
+from wattline.core.ledger.aggregate_record import AggregateStatus
+from wattline.core.ledger.database import BUSY_TIMEOUT_MS, LedgerError
+from wattline.core.ledger.ledger import Ledger
+from wattline.core.session.state import State, StopReason
+from wattline.plugin.onchain.input_watch import BLOCK_S
 
 OTHER_CABLE = node_id(5)
 VALUE_SAT = 2000

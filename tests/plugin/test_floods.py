@@ -12,12 +12,12 @@ from pathlib import Path
 import grpc
 import pytest
 
+from tests.core.wire.messages import EVIL
 from tests.plugin.fakes import CABLE, Stall, node_id, wait_until
 from tests.plugin.test_hostile_cable import end_sessions, logged
-from tests.wire.messages import EVIL
-from wattline.offering import LimitSettings
 from wattline.plugin.limits import MAX_LINES
 from wattline.plugin.service import ChargingService
+from wattline.plugin.settings import LimitSettings
 from wattline.plugin.streams import QUEUE_LENGTH, Stream
 from wattline.v1 import charging_pb2 as pb
 from wattline.v1 import charging_pb2_grpc as pb_grpc

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from tests.plugin.fake_chain import psbt_of
 from tests.plugin.still_stall import StillStall, Wallet
-from wattline.bitcoin.psbt import is_finalized
-from wattline.bitcoin.serialization import read_tx, sized
-from wattline.payment.aggregate import VersionRefused
+from wattline.core.aggregate import VersionRefused
+from wattline.core.bitcoin.psbt import is_finalized
+from wattline.core.bitcoin.transaction import read_tx, sized
 from wattline.v1 import charging_pb2 as pb
 
 

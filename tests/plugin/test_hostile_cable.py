@@ -20,18 +20,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.cable.judged_node import zbase_of
-from tests.lightning.judge import ZBASE32
+from tests.core.lightning.judge import ZBASE32
+from tests.core.wire.messages import EVIL, SHAPES, TEXTS, either, fit, wild
 from tests.plugin.fakes import CABLE, SOCKET, Stall, hello, node_id, wait_until
 from tests.plugin.judged_node import SellingNode
 from tests.plugin.still_stall import Wallet
-from tests.wire.messages import EVIL, SHAPES, TEXTS, either, fit, wild
-from wattline.lightning.node import is_node_id
-from wattline.lightning.signing import onchain_content, signed_text
+from wattline.core.lightning.node import is_node_id
+from wattline.core.lightning.signing import onchain_content, signed_text
+from wattline.core.wire.reading import admitted
 from wattline.plugin.limits import CountedLog
 from wattline.plugin.service import ChargingService
 from wattline.plugin.streams import QUEUE_LENGTH
 from wattline.v1 import charging_pb2 as pb
-from wattline.wire import admitted
 
 ANSWER_S = 5.0
 LINES_EACH = 3

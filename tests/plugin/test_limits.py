@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.session.samples import TERMS
-from wattline.offering import LimitSettings
+from tests.core.session.samples import TERMS
+from wattline.core.ids import encode_session_id
+from wattline.core.session.occupancy import Occupancy
+from wattline.core.session.session import opened
+from wattline.core.session.state import Method
 from wattline.plugin.limits import (
     BURST_SHARE,
     MAX_LINES,
@@ -20,7 +23,7 @@ from wattline.plugin.limits import (
     UnpaidOpens,
     address_of,
 )
-from wattline.session import Method, Occupancy, encode_session_id, opened
+from wattline.plugin.settings import LimitSettings
 
 RULES = LimitSettings()
 HONEST = "192.0.2.1"

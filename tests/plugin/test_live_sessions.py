@@ -11,10 +11,14 @@ from pathlib import Path
 import pytest
 
 from tests.plugin.fakes import Stall, WatchedLock, new_session, record_of, session_id, wait_until
-from wattline.ledger import LedgerError, SessionRecord
+from wattline.core.ledger.database import LedgerError
+from wattline.core.ledger.session_record import SessionRecord
+from wattline.core.session.event import BooksClosed, CableClosed
+from wattline.core.session.machine import step
+from wattline.core.session.session import Session
+from wattline.core.session.state import State
 from wattline.plugin.live_sessions import LiveSessions
 from wattline.plugin.outlet_view import Condition
-from wattline.session import BooksClosed, CableClosed, Session, State, step
 from wattline.v1 import charging_pb2 as pb
 
 SESSION = session_id(1)

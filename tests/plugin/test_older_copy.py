@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 from tests.plugin.fakes import CABLE
 from tests.plugin.still_stall import CONFIRMATIONS, CREDIT_CAP_SAT, FLOOR_SAT, Killed, StillStall, Wallet
-from wattline.errors import UsageError
-from wattline.ledger import AggregateStatus, IntentStatus, Purpose
-from wattline.lightning.node import NodeUnavailable, SendStatus
-from wattline.payment.aggregate import MSAT_PER_SAT, lost_msat
+from wattline.core.aggregate import MSAT_PER_SAT, lost_msat
+from wattline.core.errors import UsageError
+from wattline.core.ledger.aggregate_record import AggregateStatus
+from wattline.core.ledger.outgoing import IntentStatus, Purpose
+from wattline.core.lightning.node import NodeUnavailable, SendStatus
+from wattline.core.session.state import RefundStatus, StopReason
 from wattline.plugin.resolving import Resolving
-from wattline.session import RefundStatus, StopReason
 from wattline.v1 import charging_pb2 as pb
 
 VALUE_SAT = 3000

@@ -21,16 +21,17 @@ from tests.plugin.still_stall import (
     StillStall,
     Wallet,
 )
-from wattline.bitcoin.chain import Tx
-from wattline.ledger import AggregateStatus
-from wattline.lightning.signing import sign, signed_text
-from wattline.payment.aggregate import MSAT_PER_SAT
+from wattline.core.aggregate import MSAT_PER_SAT
+from wattline.core.bitcoin.chain import Tx
+from wattline.core.ledger.aggregate_record import AggregateStatus
+from wattline.core.lightning.signing import sign, signed_text
+from wattline.core.session.event import CableLost, Tick
+from wattline.core.session.state import RefundStatus, State, StopReason
 from wattline.plugin.report import Report
 from wattline.plugin.rpc import add_methods
 from wattline.plugin.service import Refused
 from wattline.plugin.settlement import NothingOnchain
 from wattline.plugin.streams import Stream
-from wattline.session import CableLost, RefundStatus, State, StopReason, Tick
 from wattline.v1 import charging_pb2 as pb
 
 VALUE_SAT = 3000

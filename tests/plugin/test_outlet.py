@@ -10,15 +10,19 @@ from dataclasses import replace
 
 import pytest
 
-from wattline.meter import Meter, MeterError, Reading
-from wattline.payment.keysend import Reservations
+from wattline.core.session.event import CableClosed
+from wattline.core.session.machine import restored
+from wattline.core.session.session import Session, Terms, opened
+from wattline.core.session.state import Method, State, StopReason
+from wattline.core.tariff import Tariff, cost_msat
+from wattline.device.controller.state import RelayState
+from wattline.device.meters.reading import Meter, MeterError, Reading
+from wattline.device.relays.relay import RelayError
 from wattline.plugin.jobs import LoopEnded
+from wattline.plugin.keysend import Reservations
 from wattline.plugin.outlet import OutletLoop
 from wattline.plugin.outlet_view import Condition, OutletView
 from wattline.plugin.supply import SupplyWatch
-from wattline.relay import RelayError, RelayState
-from wattline.session import CableClosed, Method, Session, State, StopReason, Terms, opened, restored
-from wattline.tariff import Tariff, cost_msat
 
 SESSION = "0123456789ABCDEFGHJKMNPQRS"
 OTHER = "7ZZZZZZZZZZZZZZZZZZZZZZZZZ"

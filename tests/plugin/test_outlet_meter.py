@@ -8,10 +8,12 @@ from dataclasses import replace
 import pytest
 
 from tests.plugin.test_outlet import SESSION, Rig, new_session, now_ms
-from wattline.meter import Reading
+from wattline.core.session.machine import restored
+from wattline.core.session.session import Session
+from wattline.core.session.state import State, StopReason
+from wattline.device.meters.reading import Reading
 from wattline.plugin.outlet_view import Condition
 from wattline.plugin.supply import NO_VOLTAGE_RETRY_MS, SupplyWatch
-from wattline.session import Session, State, StopReason, restored
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def saved(energy_uwh: int = 500) -> Session:
 def test_a_session_without_voltage_ends_for_that_reason_and_costs_nothing(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wattline.session.machine.NO_VOLTAGE_MS", 100)
+    monkeypatch.setattr("wattline.core.session.machine.NO_VOLTAGE_MS", 100)
     rig.wiring.voltage_mv = rig.wiring.power_mw = 0
     rig.serve()
     assert rig.loop.credit(SESSION, "aa", 400_000).result(1)

@@ -16,11 +16,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.plugin.still_stall import StillStall, Tripwire
-from wattline.errors import UsageError
-from wattline.lightning.node import NodeUnavailable, SendStatus
-from wattline.lightning.record import parse_record
+from wattline.core.errors import UsageError
+from wattline.core.lightning.node import NodeUnavailable, SendStatus
+from wattline.core.record import parse_record
+from wattline.core.session.state import State
 from wattline.plugin.resolving import Resolving
-from wattline.session import State
 
 Act = tuple[Any, ...]
 DAY_S = 86_400

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.plugin.fakes import CABLE, Stall
-from wattline.errors import StopError
-from wattline.lightning.node import ChannelBalance, NodeUnavailable
+from wattline.core.errors import StopError
+from wattline.core.lightning.node import ChannelBalance, NodeUnavailable
 from wattline.plugin.preconditions import NO_CHANNEL, NO_INBOUND, NO_KEYSEND, Preconditions
 from wattline.v1 import charging_pb2 as pb
 

@@ -24,16 +24,19 @@ from tests.plugin.fakes import (
     wait_until,
 )
 from tests.plugin.still_stall import Wallet
-from wattline.ledger import LedgerError, SessionRecord
-from wattline.lightning.node import NodeUnavailable
-from wattline.lightning.signing import signed_text
-from wattline.offering import LimitSettings
+from wattline.core.ledger.database import LedgerError
+from wattline.core.ledger.session_record import SessionRecord
+from wattline.core.lightning.node import NodeUnavailable
+from wattline.core.lightning.signing import signed_text
+from wattline.core.session.event import BooksClosed, CableClosed, CreditArrived, RefundOwed
+from wattline.core.session.machine import step
+from wattline.core.session.state import State
+from wattline.device.relays.relay import RelayError
 from wattline.plugin.jobs import LoopEnded
 from wattline.plugin.limits import BURST_SHARE, Limits
 from wattline.plugin.outlet_view import Condition
 from wattline.plugin.service import Refused
-from wattline.relay import RelayError
-from wattline.session import BooksClosed, CableClosed, CreditArrived, RefundOwed, State, step
+from wattline.plugin.settings import LimitSettings
 from wattline.v1 import charging_pb2 as pb
 
 TOKEN, OTHER_TOKEN = b"\x01" * 32, b"\x02" * 32

@@ -20,22 +20,16 @@ from tests.plugin.fakes import (
     session_id,
     wait_until,
 )
-from wattline.ledger import Booking, Cursor, Intent, Kind, Purpose
-from wattline.lightning.node import NodeUnavailable, PaidInvoice, SendStatus, SentPayment
+from wattline.core.ledger.outgoing import Intent, Purpose
+from wattline.core.ledger.payment import Booking, Cursor, Kind
+from wattline.core.lightning.node import NodeUnavailable, PaidInvoice, SendStatus, SentPayment
+from wattline.core.session.event import BooksClosed, CableClosed, CreditArrived, Event, RefundOwed
+from wattline.core.session.machine import step
+from wattline.core.session.session import Session
+from wattline.core.session.state import RefundStatus, State
 from wattline.plugin import bookkeeper as bookkeeping
 from wattline.plugin import outlet as outlets
 from wattline.plugin.receipts import REFUND_SEQUENCE
-from wattline.session import (
-    BooksClosed,
-    CableClosed,
-    CreditArrived,
-    Event,
-    RefundOwed,
-    RefundStatus,
-    Session,
-    State,
-    step,
-)
 from wattline.v1 import charging_pb2 as pb
 
 PAID_MSAT = 50_000

@@ -24,17 +24,17 @@ from tests.plugin.fakes import (
     wait_until,
 )
 from tests.plugin.still_stall import FLOOR_SAT, StillStall, Wallet
-from wattline.bitcoin.chain import Outpoint
-from wattline.clock import DAY_S
-from wattline.errors import RetryError
-from wattline.ledger import SessionRecord
-from wattline.payment.keysend import KeysendGate, Pass, Refuse
-from wattline.plugin.admission import MOST_GIVEN_BACK
+from wattline.core.bitcoin.chain import Outpoint
+from wattline.core.clock import DAY_S
+from wattline.core.errors import RetryError
+from wattline.core.ledger.session_record import SessionRecord
+from wattline.core.session.state import State, StopReason
+from wattline.plugin.keysend import KeysendGate, Pass, Refuse
 from wattline.plugin.limits import Limits
 from wattline.plugin.live_sessions import UNPAID_KEPT, UNPAID_KEPT_S
+from wattline.plugin.onchain.admission import MOST_GIVEN_BACK
 from wattline.plugin.service import Refused
 from wattline.plugin.streams import QUEUE_LENGTH, Stream
-from wattline.session import State, StopReason
 from wattline.v1 import charging_pb2 as pb
 
 OTHER = node_id(6)

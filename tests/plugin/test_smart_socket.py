@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.plugin.fakes import CAP_MSAT, Stall, htlc, new_session, payment_hash, record_of, session_id
-from wattline.ledger import LedgerError
-from wattline.payment.keysend import KeysendGate, Pass, Refuse
+from wattline.core.ledger.database import LedgerError
+from wattline.core.session.session import Session
+from wattline.core.session.state import State, StopReason
+from wattline.plugin.keysend import KeysendGate, Pass, Refuse
 from wattline.plugin.outlet_view import Condition
-from wattline.session import Session, State, StopReason
 
 SESSION = session_id(1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import socket
 
-from wattline.errors import UsageError
+from wattline.core.errors import UsageError
 
 
 def parse_listen(value: str) -> str:

@@ -14,11 +14,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from wattline.errors import RetryError
-from wattline.ledger import Booking, Cursor, Kind, Ledger
-from wattline.lightning.node import Journal, PaidInvoice
-from wattline.lightning.record import Record, RecordError, parse_record
-from wattline.payment.keysend import DESCRIPTION_PREFIX
+from wattline.core.errors import RetryError
+from wattline.core.ledger.ledger import Ledger
+from wattline.core.ledger.payment import Booking, Cursor, Kind
+from wattline.core.lightning.node import Journal, PaidInvoice
+from wattline.core.record import Record, RecordError, parse_record
+from wattline.plugin.keysend import DESCRIPTION_PREFIX
 
 log = logging.getLogger(__name__)
 

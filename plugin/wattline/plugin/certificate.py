@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.x509.oid import NameOID
 
-from wattline.errors import StopError
-from wattline.ownership import ROOT, user_name
+from wattline.core.errors import StopError
+from wattline.core.ownership import ROOT, user_name
 
 log = logging.getLogger(__name__)
 

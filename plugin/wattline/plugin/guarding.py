@@ -6,7 +6,9 @@ import logging
 import threading
 from collections.abc import Callable
 
-from wattline.relay import GuardClient, RelayError, RelayState
+from wattline.device.controller.client import GuardClient
+from wattline.device.controller.state import RelayState
+from wattline.device.relays.relay import RelayError
 
 log = logging.getLogger(__name__)
 

@@ -17,8 +17,8 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from wattline.lightning.tlv import encode_tlv_stream, encode_truncated
-from wattline.payment.keysend import (
+from wattline.core.record import encode_tlv_stream, encode_truncated
+from wattline.plugin.keysend import (
     AMOUNT_TLV_TYPE,
     CLTV_TLV_TYPE,
     PAYMENT_DATA_TLV_TYPE,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
-from wattline.errors import RetryError
+from wattline.core.errors import RetryError
 
 T = TypeVar("T")
 

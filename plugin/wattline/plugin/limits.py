@@ -15,8 +15,8 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from urllib.parse import unquote
 
-from wattline.offering import LimitSettings
-from wattline.session import Session
+from wattline.core.session.session import Session
+from wattline.plugin.settings import LimitSettings
 
 log = logging.getLogger(__name__)
 

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from wattline.clock import DAY_S
-from wattline.ledger import Ledger, SessionRecord
+from wattline.core.clock import DAY_S
+from wattline.core.ledger.ledger import Ledger
+from wattline.core.ledger.session_record import SessionRecord
+from wattline.core.session.event import Event
+from wattline.core.session.state import State
 from wattline.plugin.outlet import OutletLoop
 from wattline.plugin.outlet_view import OutletView
-from wattline.session import Event, State
 from wattline.v1 import charging_pb2 as pb
 
 CALL_TIMEOUT_S = 5.0

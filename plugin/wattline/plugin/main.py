@@ -9,14 +9,14 @@ from typing import Any
 
 from pyln.client import Plugin
 
-from wattline.errors import WattlineError
-from wattline.offering import SocketSettings
+from wattline.core.errors import WattlineError
+from wattline.core.settings import load_settings
 from wattline.plugin.address import parse_listen
 from wattline.plugin.hook import PaymentHook, paid_keysend
 from wattline.plugin.process import WattlinePlugin, claim_stdout, log_through
 from wattline.plugin.rpc import add_methods
+from wattline.plugin.settings import SocketSettings
 from wattline.plugin.shop import Shop
-from wattline.settings import load_settings
 
 DEFAULT_LISTEN = "127.0.0.1:9750"
 DEFAULT_CONFIG = "wattline/socket.toml"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from wattline.ledger import SessionRecord, Version
+from wattline.core.ledger.aggregate_record import Version
+from wattline.core.ledger.session_record import SessionRecord
+from wattline.core.session.session import Session
+from wattline.core.session.state import RefundStatus, State
+from wattline.core.tariff import Tariff
 from wattline.plugin.outlet_view import Condition, OutletView
-from wattline.session import RefundStatus, Session, State
-from wattline.tariff import Tariff
 from wattline.v1 import charging_pb2 as pb
 
 _CONDITIONS = {

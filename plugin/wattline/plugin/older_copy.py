@@ -21,12 +21,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from wattline.errors import WattlineError
-from wattline.ledger import Intent, Ledger, LoggedEvent, Outgoing, Purpose, SessionRecord
-from wattline.lightning.node import NodeRefused, SendStatus
-from wattline.lightning.notes import LabelledPayment, NodeNotes
-from wattline.lightning.record import format_record
-from wattline.session import RefundKept, RefundOwed, RefundSent
+from wattline.core.errors import WattlineError
+from wattline.core.ledger.history import LoggedEvent
+from wattline.core.ledger.ledger import Ledger
+from wattline.core.ledger.outgoing import Intent, Outgoing, Purpose
+from wattline.core.ledger.session_record import SessionRecord
+from wattline.core.lightning.node import NodeRefused, SendStatus
+from wattline.core.lightning.notes import LabelledPayment, NodeNotes
+from wattline.core.record import format_record
+from wattline.core.session.event import RefundKept, RefundOwed, RefundSent
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +77,7 @@ class OlderCopy:
         forgets_sent_after_s: Callable[[], int | None],
         now: Callable[[], int] = lambda: int(time.time()),
     ) -> None:
-        """``forgets_sent_after_s``: see :meth:`wattline.lightning.node.Wallet.forgets_sent_after_s`."""
+        """``forgets_sent_after_s``: see :meth:`wattline.core.lightning.node.Wallet.forgets_sent_after_s`."""
         self._ledger = ledger
         self._notes = notes
         self._forgets_sent_after_s = forgets_sent_after_s
@@ -288,7 +291,7 @@ class OlderCopy:
 
 
 class NotedRefunds:
-    """The intents of the socket's payer (:class:`wattline.payment.payer.IntentStore`): each is noted before its payment
+    """The intents of the socket's payer (:class:`wattline.core.payer.IntentStore`): each is noted before its payment
     is handed to the node."""
 
     def __init__(self, outgoing: Outgoing, copy: OlderCopy) -> None:

@@ -1,7 +1,7 @@
 """One outlet: its meter, its relay, and the sessions that it serves, in one loop of one thread.
 
-One session at the most has the outlet: the first whose payment comes (:mod:`wattline.session.occupancy`). Others wait,
-without a relay or a meter.
+One session at the most has the outlet: the first whose payment comes (:mod:`wattline.core.session.occupancy`). Others
+wait, without a relay or a meter.
 
 All changes of a session happen in this thread, one event after the other, through the pure state machine; other
 threads hand in events and read the last published :class:`OutletView`.
@@ -18,14 +18,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import TypeVar
 
-from wattline.meter import Meter, MeterError, Reading, next_look_ms
-from wattline.payment.keysend import Reservations
-from wattline.plugin.jobs import Jobs
-from wattline.plugin.outlet_view import Condition, Holder, OutletView, SessionSink
-from wattline.plugin.supply import SupplyWatch
-from wattline.plugin.waiting import WaitingSessions, settle
-from wattline.relay import RelayError
-from wattline.session import (
+from wattline.core.session.event import (
     BooksClosed,
     CreditArrived,
     Effect,
@@ -35,14 +28,20 @@ from wattline.session import (
     MeterValue,
     OpenRelay,
     SendStatement,
-    Session,
     Settle,
-    State,
-    StopReason,
     Tick,
-    needs_outlet,
-    step,
 )
+from wattline.core.session.machine import step
+from wattline.core.session.occupancy import needs_outlet
+from wattline.core.session.session import Session
+from wattline.core.session.state import State, StopReason
+from wattline.device.meters.reading import Meter, MeterError, Reading, next_look_ms
+from wattline.device.relays.relay import RelayError
+from wattline.plugin.jobs import Jobs
+from wattline.plugin.keysend import Reservations
+from wattline.plugin.outlet_view import Condition, Holder, OutletView, SessionSink
+from wattline.plugin.supply import SupplyWatch
+from wattline.plugin.waiting import WaitingSessions, settle
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol
 
-from wattline.meter import Reading
-from wattline.relay import RelayState
-from wattline.session import Occupancy, Session
+from wattline.core.session.occupancy import Occupancy
+from wattline.core.session.session import Session
+from wattline.device.controller.state import RelayState
+from wattline.device.meters.reading import Reading
 
 
 class Condition(StrEnum):

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from pyln.client import RpcException
 
-from wattline.errors import WattlineError
-from wattline.lightning.node import is_node_id
-from wattline.session import decode_session_id
-from wattline.wire import printable
+from wattline.core.errors import WattlineError
+from wattline.core.ids import decode_session_id
+from wattline.core.lightning.node import is_node_id
+from wattline.core.text import printable
 
 INVALID_PARAMETERS = -32602
 SHOWN = 60

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from wattline.errors import WattlineError
-from wattline.lightning.node import ChannelBalance
+from wattline.core.errors import WattlineError
+from wattline.core.lightning.node import ChannelBalance
 
 log = logging.getLogger(__name__)
 

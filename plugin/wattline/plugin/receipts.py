@@ -7,9 +7,11 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
-from wattline.ledger import Ledger, Purpose, SessionRecord
-from wattline.lightning.node import Signer
-from wattline.lightning.signing import sign
+from wattline.core.ledger.ledger import Ledger
+from wattline.core.ledger.outgoing import Purpose
+from wattline.core.ledger.session_record import SessionRecord
+from wattline.core.lightning.node import Signer
+from wattline.core.lightning.signing import sign
 from wattline.plugin.live_sessions import UNPAID_KEPT
 from wattline.plugin.messages import receipt_message
 from wattline.plugin.older_copy import OlderCopy

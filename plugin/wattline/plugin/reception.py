@@ -11,23 +11,27 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from wattline.errors import RetryError, StopError
-from wattline.ledger import Ledger, SessionRecord
-from wattline.lightning.node import Signer, is_node_id
-from wattline.lightning.signing import is_signed_by, sign
-from wattline.offering import SocketSettings
-from wattline.plugin.aggregates import Aggregates, rules_message
+from wattline.core.errors import RetryError, StopError
+from wattline.core.ids import encode_session_id
+from wattline.core.ledger.ledger import Ledger
+from wattline.core.ledger.session_record import SessionRecord
+from wattline.core.lightning.node import Signer, is_node_id
+from wattline.core.lightning.signing import is_signed_by, sign
+from wattline.core.session.event import CableClosed, CableSeen
+from wattline.core.session.session import opened
+from wattline.core.session.state import Method, State
 from wattline.plugin.limits import MAX_PAYERS, CountedLog, Limits, UnpaidOpens, address_of, has_cost
 from wattline.plugin.live_sessions import CALL_TIMEOUT_S, LiveSessions
 from wattline.plugin.messages import METHODS, outlet_message, tariff_message, why_unavailable
+from wattline.plugin.onchain.intake import Aggregates, rules_message
 from wattline.plugin.outlet import OutletLoop
 from wattline.plugin.outlet_view import Condition, OutletView
 from wattline.plugin.receipts import Receipts
 from wattline.plugin.service import Refused
+from wattline.plugin.settings import SocketSettings
 from wattline.plugin.statements import Statements
 from wattline.plugin.streams import Stream, Streams
 from wattline.plugin.tariffs import PriceList
-from wattline.session import CableClosed, CableSeen, Method, State, encode_session_id, opened
 from wattline.v1 import charging_pb2 as pb
 
 log = logging.getLogger(__name__)

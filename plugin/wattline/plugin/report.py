@@ -6,14 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from wattline.ledger import Aggregate, AggregateStatus, Ledger, SessionRecord, Version
-from wattline.payment.aggregate import MSAT_PER_SAT, lost_msat
+from wattline.core.aggregate import MSAT_PER_SAT, lost_msat
+from wattline.core.ledger.aggregate_record import Aggregate, AggregateStatus, Version
+from wattline.core.ledger.ledger import Ledger
+from wattline.core.ledger.session_record import SessionRecord
+from wattline.core.tariff import Tariff
 from wattline.plugin.bookkeeper import Bookkeeper
 from wattline.plugin.live_sessions import LiveSessions
 from wattline.plugin.older_copy import OlderCopy
 from wattline.plugin.outlet_view import OutletView
 from wattline.plugin.smart_socket import SmartSocket
-from wattline.tariff import Tariff
 
 Json = dict[str, Any]
 MOST_SHOWN = 100
@@ -104,7 +106,7 @@ def tariff_object(tariff: Tariff) -> Json:
 
 
 class OnchainState(Protocol):
-    """How payments on the chain are doing (:class:`wattline.plugin.onchain.Onchain`)."""
+    """How payments on the chain are doing (:class:`wattline.plugin.onchain.payments.Onchain`)."""
 
     @property
     def trouble(self) -> str:

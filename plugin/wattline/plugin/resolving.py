@@ -8,12 +8,16 @@ import time
 from collections.abc import Callable
 from enum import StrEnum
 
-from wattline.errors import UsageError
-from wattline.ledger import ORPHAN_KEPT, AggregateStatus, Ledger, Purpose
-from wattline.payment.aggregate import MSAT_PER_SAT
+from wattline.core.aggregate import MSAT_PER_SAT
+from wattline.core.errors import UsageError
+from wattline.core.ledger.aggregate_record import AggregateStatus
+from wattline.core.ledger.ledger import Ledger
+from wattline.core.ledger.outgoing import Purpose
+from wattline.core.ledger.payment import ORPHAN_KEPT
+from wattline.core.session.event import RefundKept
+from wattline.core.session.state import RefundStatus
 from wattline.plugin.older_copy import KEPT, RESOLVED, OlderCopy
-from wattline.plugin.onchain import Onchain
-from wattline.session import RefundKept, RefundStatus
+from wattline.plugin.onchain.payments import Onchain
 
 CHAIN = "chain"
 LONGEST_REASON = 200

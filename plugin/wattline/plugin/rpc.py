@@ -12,12 +12,12 @@ from typing import Any, Protocol
 from pyln.client import Plugin, RpcException
 from pyln.client.plugin import Request
 
-from wattline.errors import WattlineError
+from wattline.core.errors import WattlineError
+from wattline.core.tariff import MAX_PRICE_MSAT, Tariff
 from wattline.plugin import parameters
 from wattline.plugin.report import Json, Report, tariff_object
 from wattline.plugin.resolving import Resolving
 from wattline.plugin.smart_socket import SmartSocket
-from wattline.tariff import MAX_PRICE_MSAT, Tariff
 
 log = logging.getLogger(__name__)
 

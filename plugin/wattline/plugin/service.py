@@ -13,13 +13,13 @@ from typing import Any, NoReturn, Protocol, TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from wattline.errors import RetryError, StopError, WattlineError
+from wattline.core.errors import RetryError, StopError, WattlineError
+from wattline.core.wire.reading import OutOfRange, admitted
 from wattline.plugin.certificate import Certificate
 from wattline.plugin.jobs import LoopEnded
 from wattline.plugin.streams import Stream, refusal
 from wattline.v1 import charging_pb2 as pb
 from wattline.v1 import charging_pb2_grpc
-from wattline.wire import OutOfRange, admitted
 
 log = logging.getLogger(__name__)
 

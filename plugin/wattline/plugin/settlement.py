@@ -15,18 +15,23 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Protocol
 
-from wattline.errors import RetryError, StopError
-from wattline.ledger import ORPHAN_REFUNDED, Booking, IntentStatus, Ledger, Purpose, SessionRecord
-from wattline.lightning.node import NodeRefused, NodeUnavailable, SendStatus
-from wattline.lightning.record import format_record
-from wattline.payment.aggregate import MSAT_PER_SAT
-from wattline.payment.keysend import Reservations
-from wattline.payment.payer import FeeTooHigh, Order, Payer
+from wattline.core.aggregate import MSAT_PER_SAT
+from wattline.core.errors import RetryError, StopError
+from wattline.core.ledger.ledger import Ledger
+from wattline.core.ledger.outgoing import IntentStatus, Purpose
+from wattline.core.ledger.payment import ORPHAN_REFUNDED, Booking
+from wattline.core.ledger.session_record import SessionRecord
+from wattline.core.lightning.node import NodeRefused, NodeUnavailable, SendStatus
+from wattline.core.payer import FeeTooHigh, Order, Payer
+from wattline.core.record import format_record
+from wattline.core.session.event import CreditReturned, Event, RefundKept, RefundOwed, RefundSent
+from wattline.core.session.session import Session
+from wattline.core.session.state import State
 from wattline.plugin.bookkeeper import Bookkeeper
+from wattline.plugin.keysend import Reservations
 from wattline.plugin.limits import CountedLog
 from wattline.plugin.older_copy import OlderCopy
 from wattline.plugin.receipts import REFUND_SEQUENCE
-from wattline.session import CreditReturned, Event, RefundKept, RefundOwed, RefundSent, Session, State
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +65,7 @@ class Sessions(Protocol):
 
 
 class OnchainDesk(Protocol):
-    """What is taken on the chain (:class:`wattline.plugin.onchain.Onchain`)."""
+    """What is taken on the chain (:class:`wattline.plugin.onchain.payments.Onchain`)."""
 
     def close(self, session_id: str) -> None:
         """Credit nothing any more. Raises RetryError while it is not known what there is to credit."""

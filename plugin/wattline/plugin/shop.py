@@ -19,27 +19,31 @@ from typing import TypeVar
 
 import grpc
 
-from wattline.bitcoin.bitcoind import Bitcoind
-from wattline.bitcoin.connection import locate
-from wattline.clock import WallWatch, told
-from wattline.errors import RetryError, StopError, WattlineError
-from wattline.ledger import Ledger, open_ledger
-from wattline.lightning.cln import CoreLightning
-from wattline.lightning.cln_onchain import CoreLightningFunds
-from wattline.lightning.node import NodeInfo
-from wattline.lightning.notes import CoreLightningNotes
-from wattline.meter import Meter, MeterError, open_meter
-from wattline.offering import OutletSettings, SocketSettings
-from wattline.ownership import ForeignFile, check_folder
-from wattline.payment.keysend import Htlc, KeysendGate, Refuse, Reservations
-from wattline.payment.payer import Payer
+from wattline.core.bitcoin.bitcoind import Bitcoind
+from wattline.core.bitcoin.bitcoind_rpc import locate
+from wattline.core.clock import WallWatch, told
+from wattline.core.errors import RetryError, StopError, WattlineError
+from wattline.core.ledger.ledger import Ledger, open_ledger
+from wattline.core.lightning.cln import CoreLightning
+from wattline.core.lightning.cln_onchain import CoreLightningFunds
+from wattline.core.lightning.node import NodeInfo
+from wattline.core.lightning.notes import CoreLightningNotes
+from wattline.core.ownership import ForeignFile, check_folder
+from wattline.core.payer import Payer
+from wattline.core.session.event import CableLost
+from wattline.device.controller.client import guard_for
+from wattline.device.controller.plugin_starter import process_start_time
+from wattline.device.controller.settings import GUARD_SOCKET, GuardSettings, LightningdSettings
+from wattline.device.meters.opening import open_meter
+from wattline.device.meters.reading import Meter, MeterError
 from wattline.plugin.address import check_free
 from wattline.plugin.bookkeeper import Bookkeeper
 from wattline.plugin.certificate import Certificate, load_or_make
 from wattline.plugin.guarding import NoRelay, RelayHolder
+from wattline.plugin.keysend import Htlc, KeysendGate, Refuse, Reservations
 from wattline.plugin.live_sessions import LiveSessions
 from wattline.plugin.older_copy import NotedRefunds, OlderCopy
-from wattline.plugin.onchain import Onchain
+from wattline.plugin.onchain.payments import Onchain
 from wattline.plugin.outlet import OutletLoop
 from wattline.plugin.outlet_view import Holder
 from wattline.plugin.preconditions import Preconditions
@@ -48,15 +52,13 @@ from wattline.plugin.reception import Identity, Reception
 from wattline.plugin.report import Json, Report
 from wattline.plugin.resolving import Resolving
 from wattline.plugin.service import ChargingService, serve
+from wattline.plugin.settings import OutletSettings, SocketSettings
 from wattline.plugin.settlement import Settlement
 from wattline.plugin.smart_socket import SmartSocket
 from wattline.plugin.statements import Statements
 from wattline.plugin.streams import Streams
 from wattline.plugin.supply import SupplyWatch
 from wattline.plugin.tariffs import PriceList
-from wattline.relay import GUARD_SOCKET, GuardSettings, LightningdSettings, guard_for
-from wattline.relay.process import process_start_time
-from wattline.session import CableLost
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from wattline.ledger import Ledger, SessionRecord
-from wattline.payment.increments import BELOW_MIN_INCREMENT
-from wattline.payment.keysend import Htlc, Refuse, Reservations
+from wattline.core.increments import BELOW_MIN_INCREMENT
+from wattline.core.ledger.ledger import Ledger
+from wattline.core.ledger.session_record import SessionRecord
+from wattline.core.session.event import Event, Fault, OperatorStopped, RefundKept, RefundSent, WriteReceipt
+from wattline.core.session.machine import restored, step
+from wattline.core.session.occupancy import Occupancy
+from wattline.core.session.session import Session
+from wattline.core.session.state import State, StopReason
+from wattline.core.tariff import Tariff
+from wattline.plugin.keysend import Htlc, Refuse, Reservations
 from wattline.plugin.limits import CountedLog
 from wattline.plugin.live_sessions import CALL_TIMEOUT_S, LiveSessions
 from wattline.plugin.messages import tariff_message
@@ -23,21 +30,6 @@ from wattline.plugin.receipts import Receipts
 from wattline.plugin.statements import Statements
 from wattline.plugin.streams import Streams, refusal
 from wattline.plugin.tariffs import PriceList
-from wattline.session import (
-    Event,
-    Fault,
-    Occupancy,
-    OperatorStopped,
-    RefundKept,
-    RefundSent,
-    Session,
-    State,
-    StopReason,
-    WriteReceipt,
-    restored,
-    step,
-)
-from wattline.tariff import Tariff
 from wattline.v1 import charging_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -131,7 +123,7 @@ class SmartSocket:
     # What lightningd and the journal tell.
 
     def refusal(self, session_id: str, amount_msat: int, in_flight_msat: int) -> tuple[str, str] | None:
-        """Why a payment cannot be used now (wattline.payment.keysend.CreditDesk); None when it can."""
+        """Why a payment cannot be used now (wattline.plugin.keysend.CreditDesk); None when it can."""
         if not self.is_ready:
             return "starting", "the socket is starting and does not take payments yet"
         if self._live.unsaved:
@@ -166,12 +158,12 @@ class SmartSocket:
         return None
 
     def outlet_id_of(self, session_id: str) -> str:
-        """See wattline.payment.keysend.CreditDesk."""
+        """See wattline.plugin.keysend.CreditDesk."""
         outlet = self._live.outlet_of(session_id)
         return outlet.outlet_id if outlet is not None else ""
 
     def was_received(self, payment_hash: str) -> bool:
-        """See wattline.payment.keysend.CreditDesk."""
+        """See wattline.plugin.keysend.CreditDesk."""
         return self._ledger.booked(payment_hash) is not None
 
     def payment_refused(self, htlc: Htlc, refused: Refuse) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wattline.loading import loading
+from wattline.core.loading import loading
 
 
 def main() -> None:

@@ -6,14 +6,14 @@ import threading
 import time
 from collections.abc import Callable
 
-from wattline.offering import SocketSettings
-from wattline.payment.increments import Crowd, ToldIncrements
-from wattline.payment.keysend import Reservations
+from wattline.core.increments import Crowd, ToldIncrements
+from wattline.core.session.session import Session
+from wattline.plugin.keysend import Reservations
 from wattline.plugin.live_sessions import LiveSessions
 from wattline.plugin.messages import statement_message
 from wattline.plugin.outlet_view import OutletView
+from wattline.plugin.settings import SocketSettings
 from wattline.plugin.streams import Streams
-from wattline.session import Session
 from wattline.v1 import charging_pb2 as pb
 
 

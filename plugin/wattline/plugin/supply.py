@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wattline.meter import MIN_VOLTAGE_MV, Reading
+from wattline.device.meters.reading import MIN_VOLTAGE_MV, Reading
 
 NO_VOLTAGE_RETRY_MS = 60_000
 """After a session without voltage the outlet is not sold for so long, where an open relay hides the supply."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from wattline.ledger import Ledger
-from wattline.offering import SocketSettings
+from wattline.core.ledger.ledger import Ledger
+from wattline.core.tariff import Tariff
 from wattline.plugin.service import Refused
-from wattline.tariff import Tariff
+from wattline.plugin.settings import SocketSettings
 
 CONFIGURED = "tariff_configured"
 

@@ -7,9 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from wattline.payment.keysend import Reservations
-from wattline.plugin.outlet_view import OutletView, SessionSink
-from wattline.session import (
+from wattline.core.session.event import (
     BooksClosed,
     Displaced,
     Effect,
@@ -17,14 +15,15 @@ from wattline.session import (
     Fault,
     Refund,
     SendStatement,
-    Session,
     Settle,
-    State,
-    StopReason,
     Tick,
     WriteReceipt,
-    step,
 )
+from wattline.core.session.machine import step
+from wattline.core.session.session import Session
+from wattline.core.session.state import State, StopReason
+from wattline.plugin.keysend import Reservations
+from wattline.plugin.outlet_view import OutletView, SessionSink
 
 
 class Viewed(Protocol):

@@ -1,0 +1,1 @@
+"""How the cable pays: by keysend, or by one transaction on the chain that grows."""

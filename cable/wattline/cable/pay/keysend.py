@@ -1,0 +1,173 @@
+"""Payments under way: each is made by a worker thread, and its end is told as an event to the deciding thread.
+
+Whether unused credit could come back at the end, and what is said when not.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from wattline.cable.link.offer import Offer
+from wattline.cable.policy.events import Arrived, DoubtsChecked, Failed, InDoubt, PaymentEvent
+from wattline.core.errors import WattlineError
+from wattline.core.ledger.outgoing import Intent, IntentStatus, Purpose
+from wattline.core.lightning.node import SendStatus
+from wattline.core.payer import BelowMinimum, FeeTooHigh, Order, Outcome
+from wattline.core.quantities import sat
+from wattline.core.record import format_record
+
+PURPOSE = Purpose.INCREMENT
+
+
+class OrderPayer(Protocol):
+    """Makes payments; :class:`wattline.core.payer.Payer`."""
+
+    def pay(self, order: Order, timeout_s: float = ...) -> Outcome: ...
+
+    def resolve(self, resend: bool) -> list[Outcome]: ...
+
+
+class Intents(Protocol):
+    """The durable record of what was to be paid; ``Ledger.outgoing``."""
+
+    def of(self, purpose: str, session_id: str, sequence: int) -> Intent | None: ...
+
+
+class Purse:
+    """Pays one session. All methods return at once; ``emit`` is called from the workers."""
+
+    def __init__(
+        self,
+        payer: OrderPayer,
+        intents: Intents,
+        session_id: str,
+        destination: str,
+        emit: Callable[[PaymentEvent], None],
+        timeout_s: float,
+    ) -> None:
+        self._payer = payer
+        self._intents = intents
+        self._session_id = session_id
+        self._destination = destination
+        self._emit = emit
+        self._timeout_s = timeout_s
+        self._is_stopped = False
+
+    def pay(self, sequence: int, amount_msat: int, maxfee_msat: int) -> None:
+        """Begin a payment; its end is told once."""
+        record = format_record(self._session_id, sequence)
+        order = Order(
+            purpose=PURPOSE,
+            session_id=self._session_id,
+            sequence=sequence,
+            destination=self._destination,
+            amount_msat=amount_msat,
+            maxfee_msat=maxfee_msat,
+            record=record,
+            label=record,
+        )
+        self._begin("cable-pay", self._pay, order)
+
+    def resolve(self, sequences: Iterable[int], resend: bool) -> None:
+        """Ask the node about payments in doubt. ``resend`` makes a payment that never left leave now."""
+        self._begin("cable-resolve", self._resolve, tuple(sequences), resend)
+
+    def stop(self) -> None:
+        """Begin nothing any more. What is under way goes on in lightningd and stays recorded as in doubt."""
+        self._is_stopped = True
+
+    def _begin(self, name: str, work: Callable[..., None], *arguments: object) -> None:
+        """In a thread that the end of the process does not wait for: whoever receives a payment may hold it for as long
+        as it likes. How many there are, the buyer's limit of payments under way says."""
+        if not self._is_stopped:
+            threading.Thread(target=work, args=arguments, name=name, daemon=True).start()
+
+    def _pay(self, order: Order) -> None:
+        try:
+            outcome = self._payer.pay(order, self._timeout_s)
+        except FeeTooHigh as error:
+            self._emit(self._not_sent(order, error, fee_msat=error.fee_msat))
+        except BelowMinimum as error:
+            self._emit(self._not_sent(order, error, least_msat=error.least_msat))
+        except WattlineError as error:
+            self._emit(self._not_sent(order, error))
+        except Exception as error:  # noqa: BLE001 - whatever happened, this payment must not be forgotten
+            self._emit(self._unless_recorded(order, f"{type(error).__name__}: {error}") or self._broken(order, error))
+        else:
+            self._emit(_event(order.sequence, outcome))
+
+    def _not_sent(
+        self, order: Order, error: WattlineError, fee_msat: int | None = None, least_msat: int | None = None
+    ) -> PaymentEvent:
+        return self._unless_recorded(order, error.message) or Failed(
+            order.sequence,
+            order.amount_msat,
+            error.code,
+            error.message,
+            fee_msat=fee_msat,
+            least_msat=least_msat,
+        )
+
+    def _unless_recorded(self, order: Order, message: str) -> InDoubt | None:
+        """In doubt when an intent is on record: then the error may have come after the money had left."""
+        try:
+            intent = self._intents.of(PURPOSE, order.session_id, order.sequence)
+        except Exception:  # noqa: BLE001 - a record that cannot be read is a doubt, too
+            return InDoubt(order.sequence, order.amount_msat, message)
+        if intent is not None and intent.status is IntentStatus.PENDING:
+            return InDoubt(order.sequence, order.amount_msat, message)
+        return None
+
+    @staticmethod
+    def _broken(order: Order, error: Exception) -> Failed:
+        return Failed(order.sequence, order.amount_msat, "payer_broken", f"{type(error).__name__}: {error}", final=True)
+
+    def _resolve(self, sequences: tuple[int, ...], resend: bool) -> None:
+        problem = ""
+        try:
+            self._payer.resolve(resend)
+            for sequence in sequences:
+                intent = self._intents.of(PURPOSE, self._session_id, sequence)
+                if intent is None:
+                    self._emit(Failed(sequence, 0, "never_recorded", "the payment was never begun"))
+                elif intent.status is IntentStatus.COMPLETE:
+                    self._emit(Arrived(sequence, intent.amount_msat, intent.amount_sent_msat, None))
+                elif intent.status is IntentStatus.FAILED:
+                    self._emit(Failed(sequence, intent.amount_msat, "failed", "the payment came back"))
+        except WattlineError as error:
+            problem = error.message
+        except Exception as error:  # noqa: BLE001 - doubts stay doubts, the session goes on
+            problem = f"{type(error).__name__}: {error}"
+        self._emit(DoubtsChecked(problem))
+
+
+def _event(sequence: int, outcome: Outcome) -> PaymentEvent:
+    if outcome.status is SendStatus.COMPLETE:
+        return Arrived(sequence, outcome.amount_msat, outcome.amount_sent_msat, outcome.duration_ms)
+    if outcome.status is SendStatus.PENDING:
+        return InDoubt(sequence, outcome.amount_msat, "the payment is not resolved yet")
+    failure = outcome.failure
+    if failure is None:
+        return Failed(sequence, outcome.amount_msat, "unknown", "the payment failed")
+    return Failed(sequence, outcome.amount_msat, failure.code, failure.message, failure.at_destination)
+
+
+NO_WAY_BACK = "no_way_back"
+"""A problem of ``wattline cable check``, whose purpose is to find such things; a warning of ``wattline cable run``,
+since no more than the prepaid cap can be owed."""
+
+
+def can_come_back(receivable_msat: int, offer: Offer) -> bool:
+    """Whether the smallest refund that the socket makes fits through the channels of the cable's node, the best of
+    which can receive ``receivable_msat`` now."""
+    return receivable_msat >= max(1, offer.min_refund_msat)
+
+
+def owed(max_prepaid_msat: int) -> str:
+    """What it means, in one line."""
+    return (
+        f"nothing can come back through the node's channels yet; unused credit, at most {sat(max_prepaid_msat)}, stays "
+        "owed until the socket's side of one has grown"
+    )

@@ -1,0 +1,474 @@
+"""One session, run to its end: the thread that decides, and the threads it listens to.
+
+Meter, stream and payers each put what happened into one mailbox; this thread takes it out, lets the :class:`Buyer`
+decide and carries that out. Nothing else changes the session's state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from wattline.cable.closing import Closing
+from wattline.cable.link.connection import Connection, Cut, Happening, Lost, Mailbox, StreamTiming, Unbelievable
+from wattline.cable.link.messages import (
+    FinalDue,
+    OnchainInvitation,
+    Opened,
+    PaymentRefused,
+    Refusal,
+    SignedReceipt,
+    SocketState,
+    Statement,
+    TariffChange,
+    VersionAccepted,
+    VersionRefused,
+)
+from wattline.cable.link.offer import OfferError
+from wattline.cable.link.opening import Agreement, Equipment
+from wattline.cable.pay.keysend import Purse
+from wattline.cable.pay.onchain_side import OnchainSide, make_onchain_side
+from wattline.cable.policy.buyer import Buyer, Stop
+from wattline.cable.policy.events import (
+    Arrived,
+    DoubtsChecked,
+    Failed,
+    FinalFailed,
+    FinalSigned,
+    InDoubt,
+    OnchainFailed,
+    OnchainReady,
+    PaymentEvent,
+)
+from wattline.cable.policy.reconciliation import lost_s
+from wattline.cable.restoring import longest_ms, make_buyer, paid_msat, place
+from wattline.cable.sampler import Sampler
+from wattline.cable.settings import CableSettings
+from wattline.cable.snapshots import snapshot_of, summary_of
+from wattline.cable.stopwish import StopWish
+from wattline.cable.summary import Listener, Snapshot, Sparing, Summary
+from wattline.core.clock import told
+from wattline.core.errors import RetryError, WattlineError
+from wattline.core.ledger.cable import CableAggregate, CableSession
+from wattline.core.wire.fields import socket_code
+from wattline.device.meters.reading import MeterError, Reading
+
+TICK_S = 0.05
+SHOW_MS = 250
+SAVE_MS = 5_000
+METER_VALUE_MS = 1_000
+RESOLVE_MS = 3_000
+OPEN_TIMEOUT_MS = 20_000
+FIRST_READING_MS = 5_000
+DROP_MS = 5_000
+"""A stream that is taken up anew has so long to say something."""
+UNBELIEVABLE = "message_invalid"
+
+
+class SessionOver(WattlineError):
+    """The socket does not know (any more) the session that was to be resumed."""
+
+
+class NotOpened(RetryError):
+    """The socket answers, but not to the open or resume."""
+
+
+class SessionRun:
+    """See the module. ``run`` is called once."""
+
+    def __init__(
+        self,
+        settings: CableSettings,
+        equipment: Equipment,
+        agreement: Agreement,
+        listener: Listener,
+        stop_wanted: StopWish,
+    ) -> None:
+        self._settings = settings
+        self._equipment = equipment
+        self._agreement = agreement
+        self._listener = listener
+        self._stop_wanted = stop_wanted
+        self._remembered = agreement.remembered
+        self._mailbox = Mailbox(equipment.clock_ms)
+        self._put = self._mailbox.put
+        self._heard = Sparing(listener, equipment.clock_ms)
+        """For what the socket causes, which may be without end."""
+        self._sampler: Sampler | None = None
+        self._connection: Connection | None = None
+        self._purse: Purse | None = None
+        self._onchain: OnchainSide | None = None
+        self._buyer: Buyer | None = None
+        self._reading: Reading | None = None
+        self._opened_ms = 0
+        self._connected = False
+        self._stream_over = False
+        self._closing = Closing(equipment, listener, settings.limits.tolerance)
+        self._resolving: set[str] = set()
+        self._due: dict[str, int] = {}
+
+    @property
+    def aggregate(self) -> CableAggregate | None:
+        """How the session's on-chain payment ended; None where there is none."""
+        return self._onchain.row if self._onchain is not None else None
+
+    @property
+    def buyer(self) -> Buyer | None:
+        """None until the socket has opened the session."""
+        return self._buyer
+
+    def run(self) -> Summary:
+        """From the open to the receipt. Raises WattlineError when the session does not come about, SessionOver when
+        the remembered one is gone."""
+        try:
+            self._start_meter()
+            self._start_stream()
+            while not self._is_over():
+                self._take(TICK_S)
+                self._tick(self._equipment.clock_ms())
+            return self._finish()
+        finally:
+            self._shut_down()
+
+    # Beginning.
+
+    def _start_meter(self) -> None:
+        meter = self._equipment.open_meter(self._remembered.rated_power_mw or None)
+        self._sampler = Sampler(meter, self._put)
+        self._sampler.start()
+        deadline = self._equipment.clock_ms() + FIRST_READING_MS
+        while self._reading is None:
+            self._take(TICK_S)
+            if self._equipment.clock_ms() > deadline:
+                raise MeterError("meter_bus_error", "the cable's own meter gives no reading")
+
+    def _start_stream(self) -> None:
+        offer = self._agreement.opened.offer
+        self._connection = Connection(
+            self._agreement.opened.channel,
+            self._agreement.opening,
+            self._remembered.session_id,
+            self._put,
+            StreamTiming(lost_after_s=lost_s(offer.cable_lost_s)),
+        )
+        self._connection.start()
+        deadline = self._equipment.clock_ms() + OPEN_TIMEOUT_MS
+        cut = ""
+        while self._buyer is None:
+            happening = self._take(TICK_S)
+            if isinstance(happening, Refusal):
+                error = SessionOver if self._remembered.session_id is not None else OfferError
+                raise error(socket_code(happening.code), f"the socket refuses: {happening.code}: {happening.message}")
+            if isinstance(happening, Unbelievable):
+                raise OfferError(UNBELIEVABLE, f"the socket's answer cannot be: {happening.detail}")
+            if isinstance(happening, Cut | Lost):
+                cut = f": {happening.detail}"
+            if isinstance(happening, SignedReceipt):
+                raise SessionOver("session_closed", "the session was closed meanwhile")
+            if self._equipment.clock_ms() > deadline:
+                raise NotOpened("socket_lost", f"the socket made an offer but does not open a session{cut}")
+            if self._stop_wanted.reason:
+                raise OfferError(self._stop_wanted.reason, "stopped before the socket opened the session")
+
+    def _on_opened(self, opened: Opened, at_ms: int) -> None:
+        if self._buyer is not None:
+            if opened.session_id != self._buyer.terms.session_id:
+                self._buyer.end("socket_closed", "the socket answers with another session", distrust=True)
+                return
+            self._closing.on_stream_renewed()
+            if self._onchain is not None:
+                self._onchain.on_stream_renewed()
+            self._buyer.on_statement(opened.statement, at_ms)
+            return
+        assert self._reading is not None
+        now = self._equipment.wall.now()
+        is_new = self._remembered.session_id is None
+        paid = paid_msat(self._equipment, self._remembered.session_id)
+        remembered, gap_uwh = place(self._remembered, opened, self._reading, self._settings.limits, paid, now)
+        if gap_uwh:
+            self._listener.event(f"own meter was reset meanwhile: {gap_uwh} uWh are taken from the socket's count")
+        most_ms = 0 if is_new else longest_ms(remembered, now)
+        self._save(remembered)
+        dated_ms = (now.wall_s - (remembered.opened_at or remembered.created_at)) * 1000
+        self._opened_ms = at_ms - max(most_ms, 0 if is_new else dated_ms)
+        opened_ms = at_ms - most_ms
+        buyer = make_buyer(self._settings, self._equipment, self._agreement, remembered, self._reading, opened_ms)
+        self._purse = Purse(
+            self._equipment.payer,
+            self._equipment.outgoing,
+            opened.session_id,
+            remembered.node_id,
+            self._put,
+            self._settings.payment.timeout_s,
+        )
+        assert self._connection is not None
+        self._onchain = make_onchain_side(
+            self._settings,
+            self._equipment,
+            self._agreement,
+            self._heard,
+            buyer,
+            self._connection,
+            self._put,
+            lambda: self._stop_wanted.left_ms(self._equipment.clock_ms()),
+        )
+        self._buyer = buyer
+        self._listener.event(f"session {opened.session_id} {'opened' if is_new else 'resumed'}")
+        if buyer.in_doubt:
+            self._listener.event(f"{len(buyer.in_doubt)} payments of the last run are in doubt")
+        buyer.on_statement(opened.statement, at_ms)
+
+    # What happens.
+
+    def _take(self, timeout_s: float) -> Happening | None:
+        """Handle the next happening, waiting for at most ``timeout_s``; it is returned, too."""
+        taken = self._mailbox.take(timeout_s)
+        if taken is None:
+            return None
+        at_ms, happening = taken
+        self._handle(at_ms, happening)
+        return happening
+
+    def _handle(self, at_ms: int, happening: Happening) -> None:
+        buyer = self._buyer
+        match happening:
+            case Reading():
+                self._reading = happening
+                if buyer is not None:
+                    buyer.on_reading(happening.at_ms, happening.energy_uwh, happening.power_mw, happening.voltage_mv)
+            case MeterError():
+                if buyer is None:
+                    raise happening
+                buyer.end(happening.code, f"own meter: {happening.message}")
+            case Opened():
+                self._connected = True
+                self._on_opened(happening, at_ms)
+            case Cut(detail):
+                if self._connected:
+                    self._heard.event(f"stream cut: {detail}")
+                self._connected = False
+                if buyer is not None:
+                    buyer.on_cut(at_ms)
+            case Lost(detail):
+                self._connected, self._stream_over = False, True
+                if buyer is not None:
+                    buyer.end("socket_lost", f"the socket has gone: {detail}")
+            case Unbelievable(detail):
+                if buyer is not None:
+                    buyer.end(UNBELIEVABLE, f"what the socket sends cannot be: {detail}", distrust=True)
+            case Refusal():
+                self._connected, self._stream_over = False, True
+                if buyer is not None:
+                    buyer.end("socket_closed", f"the socket refuses to go on: {happening.code}: {happening.message}")
+            case TariffChange():
+                self._heard.event(
+                    f"new price for later sessions: {happening.tariff.energy_msat_per_kwh} msat/kWh (not for this one)"
+                )
+            case _ if buyer is None:
+                pass
+            case Statement():
+                if happening.session_id == buyer.terms.session_id:
+                    self._on_statement(buyer, happening, at_ms)
+            case PaymentRefused():
+                buyer.on_refused(happening)
+                more = f" (and {happening.more} others)" if happening.more else ""
+                self._heard.event(f"payment refused: {happening.code}: {happening.message}{more}")
+            case SignedReceipt():
+                self._connected, self._stream_over = False, True
+                self._on_receipt(buyer, happening, at_ms)
+            case Arrived() | Failed() | InDoubt() | DoubtsChecked():
+                self._on_payment(buyer, happening, at_ms)
+            case _ if self._onchain is None:
+                pass
+            case OnchainInvitation() | VersionAccepted() | VersionRefused() | FinalDue():
+                self._onchain.on_message(happening, at_ms)
+            case OnchainReady() | OnchainFailed() | FinalSigned() | FinalFailed():
+                self._onchain.on_event(happening, at_ms)
+
+    def _on_statement(self, buyer: Buyer, statement: Statement, at_ms: int) -> None:
+        before = buyer.statement
+        buyer.on_statement(statement, at_ms)
+        if before is None or before.state is not statement.state:
+            self._heard.event(
+                f"socket: {statement.state}" + (f" ({statement.stop_reason})" if statement.stop_reason else "")
+            )
+        if statement.state in (SocketState.SETTLING, SocketState.CLOSED):
+            # After our own close this changes nothing: the first reason stands.
+            buyer.end("socket_closed", f"the socket ended the session: {statement.stop_reason or 'no reason given'}")
+
+    def _on_payment(self, buyer: Buyer, event: PaymentEvent, at_ms: int) -> None:
+        match event:
+            case Failed():
+                self._listener.event(f"payment {event.sequence} failed: {event.code}: {event.message}")
+            case InDoubt():
+                self._listener.event(f"payment {event.sequence} is in doubt: {event.message}")
+            case DoubtsChecked(method=method):
+                self._resolving.discard(method)
+                self._due[f"resolve_{method}"] = at_ms + RESOLVE_MS
+            case Arrived():
+                pass
+        buyer.on_payment(event, at_ms)
+
+    def _on_receipt(self, buyer: Buyer, signed: SignedReceipt, at_ms: int) -> None:
+        if self._closing.on_receipt(buyer, signed, at_ms):
+            self._save(replace(self._remembered, receipt=signed.receipt, receipt_signature=signed.signature))
+
+    # What is done.
+
+    def _tick(self, now_ms: int) -> None:
+        buyer, purse = self._buyer, self._purse
+        if buyer is None or purse is None:
+            return
+        if self._stop_wanted.reason:
+            buyer.end(self._stop_wanted.reason, self._stop_wanted.message)
+            self._closing.hurry(now_ms)
+        elif self._stop_wanted.is_time_up(now_ms):
+            buyer.end("done", "the time is up")
+        try:
+            for payment in buyer.decide(now_ms):
+                if self._onchain is not None and payment.version is not None:
+                    self._onchain.purse.pay(payment.sequence, payment.amount_msat, payment.version)
+                else:
+                    purse.pay(payment.sequence, payment.amount_msat, payment.maxfee_msat)
+        except RetryError as error:
+            self._listener.event(f"no payment just now: {error.message}")
+        except WattlineError as error:
+            buyer.end(error.code, error.message)
+        if self._onchain is not None:
+            self._onchain.tick(now_ms)
+        self._resolve_doubts(buyer, purse, now_ms)
+        self._watch_silence(buyer, now_ms)
+        if self._is_due("meter_value", METER_VALUE_MS, now_ms):
+            self._tell_meter_value(buyer)
+        if self._is_due("save", SAVE_MS, now_ms):
+            self._save(self._remembered)
+            jump_s = self._equipment.wall.look()
+            if jump_s:
+                self._listener.event(told(jump_s))
+        if self._is_due("show", SHOW_MS, now_ms):
+            self._listener.show(self._snapshot(buyer, now_ms))
+        if buyer.stop is not None:
+            self._stop(buyer, buyer.stop, now_ms)
+
+    def _is_due(self, what: str, interval_ms: int, now_ms: int) -> bool:
+        if now_ms < self._due.get(what, 0):
+            return False
+        self._due[what] = now_ms + interval_ms
+        return True
+
+    def _resolve_doubts(self, buyer: Buyer, purse: Purse, now_ms: int) -> None:
+        statement, stop = buyer.statement, buyer.stop
+        onchain = {number for number in buyer.in_doubt if buyer.account.method_of(number) == "onchain"}
+        if self._onchain is not None and self._may_resolve("onchain", onchain, now_ms):
+            # Handing the same version over again tells what became of it, in a session that settles, too.
+            self._onchain.purse.resolve(onchain, resend=self._connected and (stop is None or not stop.distrust))
+        keysend = buyer.in_doubt - onchain
+        if self._may_resolve("keysend", keysend, now_ms):
+            # What never left leaves now only when the session can still use it.
+            purse.resolve(keysend, resend=stop is None and statement is not None and statement.state.is_live)
+
+    def _may_resolve(self, method: str, doubts: set[int], now_ms: int) -> bool:
+        if not doubts or method in self._resolving or now_ms < self._due.get(f"resolve_{method}", 0):
+            return False
+        self._resolving.add(method)
+        return True
+
+    def _watch_silence(self, buyer: Buyer, now_ms: int) -> None:
+        statement = buyer.statement
+        if not self._connected or statement is None or statement.state is not SocketState.DELIVERING:
+            return
+        if buyer.is_silent(now_ms) and self._is_due("drop", DROP_MS, now_ms):
+            self._heard.event("the socket is silent; connecting anew")
+            assert self._connection is not None
+            self._connection.drop_stream()
+
+    def _tell_meter_value(self, buyer: Buyer) -> None:
+        reading = self._reading
+        if reading is None or self._connection is None:
+            return
+        self._connection.tell_meter_value(
+            buyer.track.energy_uwh, reading.power_mw, reading.voltage_mv, reading.current_ma
+        )
+
+    # Ending.
+
+    def _stop(self, buyer: Buyer, stop: Stop, now_ms: int) -> None:
+        if self._closing.begin(now_ms):
+            self._listener.event(f"stopping: {stop.reason}: {stop.message}")
+            self._save(replace(self._remembered, stop_reason=stop.reason))
+        if self._connection is not None:
+            self._closing.ask(buyer, self._connection, now_ms)
+
+    def _is_over(self) -> bool:
+        return self._buyer is not None and self._closing.is_over(
+            self._buyer, self._connected, self._stream_over, self._equipment.clock_ms()
+        )
+
+    def _finish(self) -> Summary:
+        buyer, connection = self._buyer, self._connection
+        assert buyer is not None
+        assert connection is not None
+        now_ms = self._equipment.clock_ms()
+        had_receipt = self._closing.receipt is not None
+        self._closing.fetch_receipt(buyer, connection, now_ms)
+        receipt = self._closing.receipt
+        onchain = self._onchain
+        self._closing.finish(buyer, onchain.known() if onchain is not None else None, now_ms)
+        aggregate = onchain.finish(receipt) if onchain is not None else None
+        remembered = replace(
+            self._remembered,
+            stop_reason=buyer.stop.reason if buyer.stop is not None else "",
+            closed_at=int(self._equipment.now()),
+        )
+        if receipt is not None and not had_receipt:
+            signed = receipt.signed
+            remembered = replace(remembered, receipt=signed.receipt, receipt_signature=signed.signature)
+        self._save(remembered)
+        self._listener.show(self._snapshot(buyer, now_ms))
+        summary = summary_of(
+            buyer,
+            receipt,
+            self._closing.objections + (onchain.objections if onchain is not None else []),
+            self._closing.refund_seen,
+            now_ms - self._opened_ms,
+            aggregate,
+        )
+        return summary.achieved(buyer.why_nothing)
+
+    def _shut_down(self) -> None:
+        if self._connection is not None:
+            self._connection.stop()
+        if self._purse is not None:
+            self._purse.stop()
+        if self._onchain is not None:
+            self._onchain.stop()
+        if self._sampler is not None:
+            self._sampler.stop()
+        self._agreement.opened.channel.close()
+
+    def _save(self, remembered: CableSession) -> None:
+        if self._buyer is not None:
+            delivered_ms = self._buyer.most_delivered_ms(self._equipment.clock_ms())
+            remembered = replace(
+                remembered,
+                energy_uwh=self._buyer.track.energy_uwh,
+                delivered_ms=remembered.delivered_ms if delivered_ms is None else delivered_ms,
+            ).saved_now(self._equipment.wall.now())
+        self._remembered = remembered
+        # What a chip without a sign counted of backflow, the next process finds in its count, too.
+        backflow_uwh = self._reading.backflow_uwh if self._reading is not None else 0
+        saved = replace(remembered, base_uwh=remembered.base_uwh + backflow_uwh)
+        if self._buyer is None:
+            self._equipment.memory.save(saved)
+            return
+        try:
+            self._equipment.memory.save(saved)
+        except RetryError as error:
+            self._listener.event(f"the ledger is busy: {error.message}")
+            self._due["save"] = 0
+        except WattlineError as error:
+            self._buyer.end(error.code, error.message)
+
+    def _snapshot(self, buyer: Buyer, now_ms: int) -> Snapshot:
+        return snapshot_of(
+            buyer, self._settings, self._reading, buyer.day_sent_msat, self._connected, now_ms - self._opened_ms
+        )

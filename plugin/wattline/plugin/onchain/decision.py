@@ -1,0 +1,186 @@
+"""Which version of an aggregate is broadcast: written to the ledger once, before anybody sends it. Whoever follows the
+chain (:mod:`wattline.plugin.onchain.input_watch`) carries that out.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from wattline.core.aggregate import MSAT_PER_SAT, final_value_sat
+from wattline.core.bitcoin.chain import ChainUnavailable
+from wattline.core.ledger.aggregate_record import Aggregate, AggregateStatus, Version
+from wattline.core.ledger.ledger import Ledger
+from wattline.core.session.session import Session
+from wattline.core.session.state import StopReason
+from wattline.plugin.older_copy import OlderCopy
+from wattline.plugin.onchain.sessions import Desks
+from wattline.plugin.settings import OnchainSettings
+from wattline.v1 import charging_pb2 as pb
+
+ASK_AGAIN_S = 1.0
+"""How often the cable is asked for the final version: it may be just resuming."""
+
+
+class Cables(Protocol):
+    """Whoever is asked for a final version."""
+
+    def tell(self, session_id: str, message: pb.ChargeResponse) -> None:
+        """Send something to the session's cable, if it is there."""
+
+
+class Choice:
+    """Thread-safe. The first choice of a session stands."""
+
+    def __init__(
+        self,
+        settings: OnchainSettings,
+        ledger: Ledger,
+        cables: Cables,
+        desks: Desks,
+        copy: OlderCopy,
+        now: Callable[[], int] = lambda: int(time.time()),
+    ) -> None:
+        self.chain_was_seen = False
+        """Set by whoever watches the chain, after the first look at everything."""
+        self._copy = copy
+        self._settings = settings
+        self._ledger = ledger
+        self._cables = cables
+        self._desks = desks
+        self._now = now
+        self._stopping = threading.Event()
+
+    def stop(self) -> None:
+        """Wait for no cable any more."""
+        self._stopping.set()
+
+    def give_back(self, session: Session) -> int:
+        """After the desk was closed: how much of the credit is never taken, in msat. When this returns it is written
+        down which version is broadcast: the one that pays exactly what is owed, when the cable has signed it in time;
+        none when nothing is owed on the chain; else the newest, and 0 is given back. Waits for the cable; may be asked
+        again."""
+        session_id = session.session_id
+        newest = self._ledger.newest_version(session_id)
+        aggregate = self._ledger.aggregate(session_id)
+        if aggregate is None or newest is None:
+            return 0
+        if aggregate.status is AggregateStatus.OPEN:
+            self.check_seen(session_id)
+            due_sat = self._due_sat(session, aggregate)
+            if 0 < due_sat < newest.value_sat:
+                self._wait_for_final(session, due_sat)
+            aggregate = self._decide(session, due_sat)
+        chosen = self._ledger.version(session_id, aggregate.chosen_number) if aggregate.chosen_number else None
+        return (newest.value_sat - (chosen.value_sat if chosen else 0)) * MSAT_PER_SAT
+
+    def check_seen(self, session_id: str) -> None:
+        """Before anything is decided for a session that an older copy of the ledger knows: a version that is not in it
+        may have been chosen, and mined, so the chain is asked first. Raises ChainUnavailable."""
+        if not self.chain_was_seen and self._copy.concerns(session_id) and self._ledger.newest_version(session_id):
+            raise ChainUnavailable("bitcoind_unavailable", "the chain was not looked at yet")
+
+    def is_owed(self, session: Session) -> bool:
+        """Whether something of the session is to be taken on the chain and not yet final there."""
+        aggregate = self._ledger.aggregate(session.session_id)
+        if aggregate is None or self._ledger.newest_version(session.session_id) is None:
+            return False
+        return aggregate.status.is_live
+
+    def lost_msat(self, session_id: str) -> int:
+        """What was credited and will never be taken, because its inputs went elsewhere."""
+        aggregate = self._ledger.aggregate(session_id)
+        return aggregate.lost_msat if aggregate is not None else 0
+
+    def conclude(self, session: Session) -> None:
+        """At the close: the newest version is broadcast, unless it was decided otherwise before. May be told again."""
+        session_id = session.session_id
+        with self._desks.of(session_id).lock:
+            aggregate = self._ledger.aggregate(session_id)
+            if aggregate is None or aggregate.status is not AggregateStatus.OPEN:
+                return
+            newest = self._ledger.newest_version(session_id)
+            self.check_seen(session_id)
+            if newest is None or not session.account.payments:
+                self._ledger.void(session_id, "nothing was handed over", self._now())
+            else:
+                self._ledger.choose(session_id, newest.number, session.stop_reason or "closed", self._now())
+
+    def seize(self, session_id: str, reason: StopReason) -> Version | None:
+        """Choose the newest version at once, because something is wrong; None when there is none, or when it was
+        decided that nothing is taken. The first choice stands."""
+        desk = self._desks.of(session_id)
+        with desk.lock:
+            desk.is_closed = True
+            newest = self._ledger.newest_version(session_id)
+            if newest is None:
+                return None
+            chosen = self._ledger.choose(session_id, newest.number, reason, self._now()).chosen_number
+        return self._ledger.version(session_id, chosen) if chosen is not None else None
+
+    def adopt(self, version: Version) -> bool:
+        """Choose ``version``, which was found on the chain and pays less than the newest: it is the final one of which
+        this ledger, an older copy, knows nothing. False when it was decided otherwise before."""
+        session_id = version.session_id
+        desk = self._desks.of(session_id)
+        with desk.lock:
+            desk.is_closed = True
+            aggregate = self._ledger.aggregate(session_id)
+            if aggregate is None or aggregate.status is not AggregateStatus.OPEN:
+                return False
+            with self._ledger.unit():
+                self._ledger.store_version(version)
+                self._ledger.choose(session_id, version.number, StopReason.LEDGER_RESTORED, self._now())
+        return True
+
+    def _due_sat(self, session: Session, aggregate: Aggregate) -> int:
+        onchain_msat = self._ledger.onchain_credited_msat(session.session_id)
+        keysend_msat = session.account.credited_msat - onchain_msat
+        return final_value_sat(session.account.charged_msat, keysend_msat, aggregate.rules.floor_sat)
+
+    def _wait_for_final(self, session: Session, due_sat: int) -> None:
+        """Ask for the version that pays exactly ``due_sat``, until it is there, or the time is over, or the inputs were
+        seen spent."""
+        session_id = session.session_id
+        desk = self._desks.of(session_id)
+        with desk.lock:
+            desk.final_sat = due_sat
+        message = pb.ChargeResponse(
+            final_due=pb.FinalDue(
+                value_sat=due_sat,
+                charged_msat=session.account.charged_msat,
+                keysend_msat=session.account.credited_msat - self._ledger.onchain_credited_msat(session_id),
+            )
+        )
+        # A cable that was lost for long does not come back now.
+        timeout_s = 0 if session.stop_reason is StopReason.CABLE_LOST else self._settings.final_timeout_s
+        deadline = time.monotonic() + timeout_s
+        is_told = False
+        while not self._stopping.is_set():
+            aggregate = self._ledger.aggregate(session_id)
+            if aggregate is None or aggregate.status is not AggregateStatus.OPEN:
+                return
+            left_s = max(0.0, deadline - time.monotonic())
+            if self._ledger.final_version(session_id) is not None or (is_told and left_s == 0):
+                return
+            self._cables.tell(session_id, message)
+            is_told = True
+            desk.final_came.wait(min(left_s, ASK_AGAIN_S))
+        # The process ends: the next one asks again.
+        raise ChainUnavailable("shutting_down", "the socket is shutting down")
+
+    def _decide(self, session: Session, due_sat: int) -> Aggregate:
+        """What is taken on the chain for ``due_sat``; an earlier decision stands. No final version after it."""
+        session_id = session.session_id
+        desk = self._desks.of(session_id)
+        with desk.lock:
+            desk.final_sat = 0
+            newest, final = self._ledger.newest_version(session_id), self._ledger.final_version(session_id)
+            assert newest is not None, "who has handed over nothing gets nothing back"
+            if due_sat == 0:
+                return self._ledger.void(session_id, "nothing is owed on the chain", self._now())
+            if final is not None and final.value_sat == due_sat:
+                return self._ledger.choose(session_id, final.number, "final", self._now())
+            return self._ledger.choose(session_id, newest.number, session.stop_reason or "closed", self._now())

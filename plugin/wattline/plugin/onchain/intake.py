@@ -1,0 +1,296 @@
+"""The desk where cables hand over versions of their aggregates.
+
+A version is checked against the chain, stored, and only then credited. Which one is broadcast is chosen in
+:mod:`wattline.plugin.onchain.decision`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from wattline.core.aggregate import MSAT_PER_SAT, OnchainRules, Proven, VersionRefused
+from wattline.core.bitcoin.address import script_of
+from wattline.core.bitcoin.chain import Chain, ChainRefused, ChainUnavailable, NotATransaction, Tip, Tx
+from wattline.core.bitcoin.psbt import finalized_psbt, signed_tx
+from wattline.core.errors import StopError
+from wattline.core.ledger.aggregate_record import Aggregate, AggregateInput, Version
+from wattline.core.ledger.database import LedgerError
+from wattline.core.ledger.ledger import Ledger
+from wattline.core.lightning.node import Signer
+from wattline.core.lightning.onchain import ReceivingFunds
+from wattline.core.lightning.signing import is_signed_by, onchain_content
+from wattline.core.session.session import Session
+from wattline.plugin.onchain.admission import Admission
+from wattline.plugin.onchain.sessions import Desks
+from wattline.plugin.outlet_view import OutletView
+from wattline.plugin.settings import OnchainSettings
+from wattline.v1 import charging_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+
+class Sessions(Protocol):
+    """The sessions, as far as this desk credits them."""
+
+    def live_view(self, session_id: str) -> OutletView | None:
+        """The outlet's view while it serves this session."""
+
+    def cable_of(self, session_id: str) -> str:
+        """The node id that the cable gave; empty when there is no such session."""
+
+    def reserve_version(self, session_id: str, txid: str, amount_msat: int) -> str:
+        """Keep the session's outlet for it; why that cannot be, or empty."""
+
+    def release_version(self, txid: str) -> None: ...
+
+    def least_msat(self, session_id: str) -> int:
+        """The smallest increment that the session is taken: the smallest that it was told within the last minute."""
+
+    def credit_stored(self, session_id: str, txid: str, total_msat: int) -> bool:
+        """The ledger holds a version with this txid: credit what the session lacks of ``total_msat`` from the chain;
+        False when it can no longer use it."""
+
+
+class Aggregates:
+    """Thread-safe; one version of one session is taken at a time."""
+
+    def __init__(
+        self,
+        settings: OnchainSettings,
+        ledger: Ledger,
+        chain: Chain,
+        funds: ReceivingFunds,
+        signer: Signer,
+        node_id: str,
+        network: str,
+        sessions: Sessions,
+        desks: Desks,
+        now: Callable[[], int] = lambda: int(time.time()),
+    ) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._chain = chain
+        self._funds = funds
+        self._signer = signer
+        self._node_id = node_id
+        self._network = network
+        self._sessions = sessions
+        self._now = now
+        self._admission = Admission(settings, ledger, chain)
+        self._room = threading.Lock()
+        """Held from the last look at the room that is left until it is taken."""
+        self._desks = desks
+        self.trouble = "the chain was not looked at yet"
+        """Why nobody is invited and no version taken just now; empty when all is well. Set by whoever watches the
+        chain: what nobody watches earns no credit."""
+
+    @property
+    def rules(self) -> OnchainRules:
+        """For sessions that are invited from now on."""
+        return self._settings.rules
+
+    # What cables say.
+
+    def invite(self, session_id: str, signature: str) -> pb.OnchainInvitation:
+        """The address for a session's aggregate: the first time one that an earlier session has not used, or a new
+        one. Raises VersionRefused."""
+        if self.trouble:
+            raise VersionRefused("onchain_unavailable", "the socket cannot look at the chain just now")
+        cable_node_id = self._sessions.cable_of(session_id)
+        content = onchain_content(self._node_id, session_id)
+        if not is_signed_by(self._signer, "onchain", content, signature, cable_node_id):
+            raise VersionRefused("not_invited", "the request is not signed by the cable's node for this socket")
+        self._check_cable(cable_node_id)
+        with self._desks.of(session_id).lock:
+            aggregate = self._ledger.aggregate(session_id)
+            if aggregate is None:
+                self._check_live(session_id)
+                aggregate = self._ledger.invite_again(session_id, cable_node_id, self.rules, self._now())
+            if aggregate is None:
+                address = self._funds.new_address()
+                aggregate = Aggregate(
+                    session_id=session_id,
+                    cable_node_id=cable_node_id,
+                    address=address,
+                    script=script_of(address, self._network),
+                    rules=self.rules,
+                    invited_at=self._now(),
+                )
+                self._ledger.invite(aggregate)
+            newest = self._ledger.newest_version(session_id)
+        return pb.OnchainInvitation(
+            address=aggregate.address,
+            script=aggregate.script,
+            rules=rules_message(aggregate.rules),
+            newest_number=newest.number if newest else 0,
+            newest_value_sat=newest.value_sat if newest else 0,
+        )
+
+    def hand_over(self, session_id: str, message: pb.AggregateVersion) -> pb.VersionAccepted:
+        """Take a version: checked, stored, credited. Raises VersionRefused."""
+        aggregate = self._ledger.aggregate(session_id)
+        if aggregate is None:
+            raise VersionRefused("not_invited", "ask for an address first (OnchainRequest)")
+        if not 0 < message.number < 2**31:
+            raise VersionRefused("bad_version", f"versions are numbered from 1 on, not {message.number}")
+        try:
+            tx = signed_tx(message.psbt)
+        except NotATransaction as error:
+            raise VersionRefused("not_signed", error.message) from error
+        try:
+            version = self._take(aggregate, message.number, tx, is_final=message.is_final)
+        except (ChainUnavailable, ChainRefused) as error:
+            raise VersionRefused("onchain_unavailable", "the socket cannot look at the chain just now") from error
+        except LedgerError as error:
+            raise VersionRefused("onchain_unavailable", "the socket cannot keep its books just now") from error
+        return pb.VersionAccepted(number=version.number, value_sat=version.value_sat, is_final=version.is_final)
+
+    # What a settlement asks for.
+
+    def close(self, session_id: str) -> None:
+        """Credit nothing any more; what is being credited just now is done when this returns."""
+        desk = self._desks.of(session_id)
+        with desk.lock:
+            desk.is_closed = True
+            self._credit_all(session_id)
+
+    def forget(self, session_id: str) -> None:
+        """The session is over."""
+        self._desks.forget(session_id)
+
+    # The desk's own.
+
+    def _check_cable(self, cable_node_id: str) -> None:
+        reason = self._ledger.refused_cable(cable_node_id)
+        if reason is not None:
+            raise VersionRefused("not_invited", f"this socket takes nothing on the chain from that cable: {reason}")
+
+    def _check_live(self, session_id: str) -> Session:
+        view = self._sessions.live_view(session_id)
+        if view is None or view.session is None or not view.session.state.is_live:
+            raise VersionRefused("session_closed", "the session takes no payment any more")
+        if view.fault:
+            raise VersionRefused("session_closed", f"the outlet cannot deliver: {view.fault}")
+        return view.session
+
+    def _take(self, aggregate: Aggregate, number: int, tx: Tx, *, is_final: bool) -> Version:
+        """The chain is asked while the desk is free: a bitcoind that hangs holds up this version, and neither the
+        session's end nor the watch."""
+        session_id = aggregate.session_id
+        with self._desks.of(session_id).lock:
+            known = self._ledger.version(session_id, number)
+            if known is not None and known.txid == tx.txid:
+                self._credit_all(session_id)
+                return known  # told again
+            self._check_turn(session_id, number, is_final=is_final)
+            # As it stands now that nobody else is at the desk: the first version brought its inputs.
+            aggregate = self._ledger.aggregate(session_id) or aggregate
+        if self.trouble:
+            raise ChainUnavailable("bitcoind_unavailable", self.trouble)
+        if not is_final:
+            self._check_cable(aggregate.cable_node_id)
+        tip = self._admission.tip_for(aggregate)
+        proven = self._admission.proven(aggregate, tx)
+        version = Version(
+            session_id=session_id,
+            number=number,
+            value_sat=proven.value_sat,
+            fee_sat=proven.fee_sat,
+            vsize=tx.vsize,
+            vout=proven.vout,
+            txid=tx.txid,
+            psbt=finalized_psbt(tx, proven.spent),
+            raw=tx.raw,
+            is_final=is_final,
+            stored_at=self._now(),
+        )
+        if is_final:
+            self._take_final(version, tx)
+        else:
+            self._take_larger(version, proven, aggregate, tip)
+        return version
+
+    def _check_turn(self, session_id: str, number: int, *, is_final: bool) -> Version | None:
+        """With the desk kept: this is the next version, and one of its kind is still taken; the newest so far."""
+        newest = self._ledger.newest_version(session_id)
+        following = (newest.number if newest else 0) + 1
+        if number != following:
+            raise VersionRefused("bad_version", f"the next version has number {following}")
+        if not is_final and self._desks.of(session_id).is_closed:
+            raise VersionRefused("session_closed", "the session takes no payment any more")
+        return newest
+
+    def _take_larger(self, version: Version, proven: Proven, aggregate: Aggregate, tip: Tip) -> None:
+        session_id, rules = version.session_id, aggregate.rules
+        newest = self._ledger.newest_version(session_id)
+        least_msat = self._sessions.least_msat(session_id)
+        self._admission.check_room(self._check_live(session_id), version.value_sat, newest, rules, least_msat)
+        self._admission.check_policy(proven.tx)
+        inputs = [] if aggregate.inputs else self._admission.first_inputs(proven)
+        with self._desks.of(session_id).lock:
+            newest = self._check_turn(session_id, version.number, is_final=False)
+            session = self._check_live(session_id)
+            increment_sat = version.value_sat - (newest.value_sat if newest else 0)
+            why_not = self._sessions.reserve_version(session_id, version.txid, increment_sat * MSAT_PER_SAT)
+            if why_not:
+                raise VersionRefused("session_closed", why_not)
+            try:
+                with self._room:  # or two sessions could both take what is left of it, or the same input
+                    self._admission.check_room(session, version.value_sat, newest, rules, least_msat)
+                    self._admission.check_claims(session_id, inputs, self._now())
+                    self._store(version, inputs, tip.height if inputs else 0)
+                if not self._sessions.credit_stored(session_id, version.txid, version.value_sat * MSAT_PER_SAT):
+                    self._ledger.drop_version(session_id, version.number)
+                    raise VersionRefused("session_closed", "the session takes no payment any more")
+            except VersionRefused:
+                # After anything else it may be stored or credited yet: then it stays on its way for a while.
+                self._sessions.release_version(version.txid)
+                raise
+
+    def _take_final(self, version: Version, tx: Tx) -> None:
+        self._check_due(version)
+        self._admission.check_policy(tx)
+        desk = self._desks.of(version.session_id)
+        with desk.lock:
+            self._check_turn(version.session_id, version.number, is_final=True)
+            self._check_due(version)
+            self._store(version, [], 0)
+            desk.final_came.set()
+
+    def _check_due(self, version: Version) -> None:
+        due_sat = self._desks.of(version.session_id).final_sat
+        if due_sat == 0:
+            raise VersionRefused("session_closed", "no final version is wanted (now)")
+        if version.value_sat != due_sat:
+            raise VersionRefused("wrong_output", f"the final version must pay {due_sat} sat, not {version.value_sat}")
+
+    def _store(self, version: Version, inputs: list[AggregateInput], height: int) -> None:
+        try:
+            self._ledger.store_version(version, inputs, height)
+        except StopError as error:
+            if error.code != "version_stale":
+                raise
+            raise VersionRefused("session_closed", "a version was chosen to be broadcast already") from error
+
+    def _credit_all(self, session_id: str) -> None:
+        """What the ledger holds, the live session counts: should it have been stored and its credit been in doubt."""
+        newest = self._ledger.newest_version(session_id)
+        if newest is not None:
+            self._sessions.credit_stored(session_id, newest.txid, newest.value_sat * MSAT_PER_SAT)
+
+
+def rules_message(rules: OnchainRules) -> pb.OnchainRules:
+    return pb.OnchainRules(
+        floor_sat=rules.floor_sat,
+        credit_cap_sat=rules.credit_cap_sat,
+        exposure_cap_sat=rules.exposure_cap_sat,
+        min_feerate_per_kw=rules.min_feerate_per_kw,
+        max_feerate_per_kw=rules.max_feerate_per_kw,
+        max_age_s=rules.max_age_s,
+        input_confirmations=rules.input_confirmations,
+        max_inputs=rules.max_inputs,
+    )

@@ -1,0 +1,87 @@
+"""Payments on the chain, put together: the desk where they are handed over, the choice of what is broadcast, and
+the watch that follows it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from wattline.core.bitcoin.chain import Chain
+from wattline.core.ledger.ledger import Ledger
+from wattline.core.lightning.node import Signer
+from wattline.core.lightning.onchain import ReceivingFunds
+from wattline.core.session.session import Session
+from wattline.plugin.older_copy import OlderCopy
+from wattline.plugin.onchain.decision import Choice
+from wattline.plugin.onchain.input_watch import ChainWatch
+from wattline.plugin.onchain.intake import Aggregates
+from wattline.plugin.onchain.sessions import Desks
+from wattline.plugin.settings import OnchainSettings
+from wattline.plugin.smart_socket import SmartSocket
+
+
+class Onchain:
+    """What a socket that takes payments on the chain has beside the others
+    (:class:`wattline.plugin.settlement.OnchainDesk`). ``node_id`` and ``network``: lightningd's."""
+
+    def __init__(
+        self,
+        settings: OnchainSettings,
+        node_id: str,
+        network: str,
+        ledger: Ledger,
+        chain: Chain,
+        funds: ReceivingFunds,
+        signer: Signer,
+        seller: SmartSocket,
+        copy: OlderCopy,
+        now: Callable[[], int] = lambda: int(time.time()),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``now``: Unix seconds; ``clock``: monotonic, in s."""
+        desks = Desks()
+        self.desk = Aggregates(settings, ledger, chain, funds, signer, node_id, network, seller, desks, now)
+        self.choice = Choice(settings, ledger, seller, desks, copy, now)
+        self.watch = ChainWatch(
+            settings, network, ledger, chain, funds, self.desk, self.choice, seller, copy, now, clock
+        )
+
+    def start(self) -> None:
+        self.watch.start()
+
+    def stop(self) -> None:
+        self.choice.stop()
+        self.watch.stop()
+
+    @property
+    def trouble(self) -> str:
+        return "; ".join(filter(None, [self.desk.trouble, *self.watch.troubles]))
+
+    @property
+    def tip_height(self) -> int | None:
+        return self.watch.tip_height
+
+    def accept_chain(self, reason: str) -> None:
+        """The operator says that the chain is the right one."""
+        self.watch.identity.accept(reason)
+        self.watch.wake()
+
+    def close(self, session_id: str) -> None:
+        self.choice.check_seen(session_id)
+        self.desk.close(session_id)
+
+    def give_back(self, session: Session) -> int:
+        return self.choice.give_back(session)
+
+    def is_owed(self, session: Session) -> bool:
+        return self.choice.is_owed(session)
+
+    def lost_msat(self, session_id: str) -> int:
+        return self.choice.lost_msat(session_id)
+
+    def conclude(self, session: Session) -> None:
+        self.choice.conclude(session)
+        self.watch.wake()
+
+    def forget(self, session_id: str) -> None:
+        self.desk.forget(session_id)

@@ -1,1 +1,0 @@
-"""The practice node, and harnesses for real bitcoind and lightningd on regtest."""
