@@ -45,7 +45,7 @@ help: ## Show what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: install
-install: $(VENV)/.installed ## Make .venv with everything that is needed, all of it pinned by hash
+install: $(VENV)/.running ## Make .venv with what running needs, all of it pinned by hash; developing adds the rest
 
 # The type checker, which keeps one core busy when it has no cache yet, and the other checks go on beside the first tests.
 # What a check has to say is lost among them, so one that fails says it again at the end.
@@ -69,11 +69,11 @@ long: $(VENV)/.installed
 	$(PYTEST) -m long $(PYTEST_ARGS)
 
 .PHONY: demo
-demo: $(VENV)/.installed ## Toast a slice of bread: socket, cable and payments on this machine
+demo: $(VENV)/.running ## Toast a slice of bread: socket, cable and payments on this machine
 	$(BIN)/wattline demo $(DEMO_ARGS)
 
 .PHONY: lint
-lint: types style imports protocol ## Check style, types, import rules and the protocol, without running tests
+lint: types style imports counts protocol ## Check style, types, import rules, sizes and the protocol, without running tests
 
 .PHONY: types
 types: $(VENV)/.installed
@@ -87,6 +87,10 @@ style: $(VENV)/.installed
 .PHONY: imports
 imports: $(VENV)/.installed
 	$(BIN)/lint-imports --no-logo
+
+.PHONY: counts
+counts: $(VENV)/.installed
+	$(BIN)/python tests/repo/counts.py
 
 .PHONY: protocol
 protocol: $(VENV)/.installed node_modules/.installed
@@ -112,6 +116,8 @@ docs: $(VENV)/.installed ## Write the configuration reference anew
 lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
 	$(call compile,--upgrade --output-file requirements/run.txt)
 	$(call compile,--upgrade --constraint requirements/run.txt --group dev --output-file requirements/dev.txt)
+	$(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--custom-compile-command 'make lock' --constraint requirements/dev.txt --group build --output-file requirements/build.txt
 
 .PHONY: clean
 clean: ## Remove everything that make has made
@@ -127,16 +133,21 @@ compile = $(UV) pip compile --quiet --universal --generate-hashes --no-emit-inde
 	--custom-compile-command 'make lock' $(1) pyproject.toml
 
 # Made anew when a pin changes, so that nothing stays behind that is no longer pinned.
-$(VENV)/.pinned: requirements/dev.txt
+$(VENV)/.pinned: requirements/run.txt requirements/build.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer with venv is needed (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/pip install --quiet --require-hashes -r requirements/dev.txt
+	$(BIN)/pip install --quiet --require-hashes -r requirements/run.txt -r requirements/build.txt
 	@touch $@
 
-$(VENV)/.installed: $(VENV)/.pinned pyproject.toml
+$(VENV)/.running: $(VENV)/.pinned pyproject.toml
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-node_modules/.installed: package.json package-lock.json $(VENV)/.pinned
+# What only developing needs comes with the first of its targets.
+$(VENV)/.installed: $(VENV)/.running requirements/dev.txt
+	$(BIN)/pip install --quiet --require-hashes -r requirements/dev.txt
+	@touch $@
+
+node_modules/.installed: package.json package-lock.json $(VENV)/.installed
 	home="$(NODE_HOME)"; PATH="$$home/bin:$$PATH" node "$$home/lib/node_modules/npm/bin/npm-cli.js" ci --ignore-scripts --loglevel=error
 	@touch $@
