@@ -15,10 +15,10 @@ from harness.nodes import KeptNotes, SocketFunds
 from harness.place import Place, place
 from harness.stall import CONFIRMATIONS, Stall
 
+from wattline.core.aggregate import AggregateStatus
 from wattline.core.bitcoin.bitcoind import Bitcoind
 from wattline.core.bitcoin.bitcoind_rpc import BitcoindRpc
 from wattline.core.errors import WattlineError
-from wattline.core.ledger.aggregate_record import AggregateStatus
 from wattline.core.session.state import StopReason
 from wattline.plugin.resolving import Resolving
 from wattline.regtest.chain import Chain

@@ -14,8 +14,8 @@ from harness.outlet_hardware import now_ms
 from harness.place import COIN_SAT, Place, begin, check_books, is_refused, opened_after_ms, place
 from harness.stall import METER_INTERVAL_MS, WATCH_INTERVAL_MS, Stall
 
+from wattline.core.aggregate import AggregateStatus
 from wattline.core.bitcoin.chain import Outpoint, TxOutput
-from wattline.core.ledger.aggregate_record import AggregateStatus
 from wattline.core.session.state import StopReason
 from wattline.regtest.waiting import wait_until
 

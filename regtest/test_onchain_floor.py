@@ -10,9 +10,9 @@ import pytest
 from harness.attacker import Coin, large, spend
 from harness.place import Place, check_books, place
 
+from wattline.core.aggregate import AggregateStatus
 from wattline.core.bitcoin.bitcoind import Bitcoind
 from wattline.core.bitcoin.chain import Outpoint, TxOutput
-from wattline.core.ledger.aggregate_record import AggregateStatus
 from wattline.core.session.state import StopReason
 from wattline.regtest.chain import Chain
 from wattline.regtest.waiting import wait_until

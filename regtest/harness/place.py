@@ -12,10 +12,9 @@ from harness.cable import Cable
 from harness.needs import need_bitcoind
 from harness.nodes import SocketFunds, node_id
 from harness.stall import EXPOSURE_CAP_SAT, Stall
-from wattline.core.aggregate import MSAT_PER_SAT
+from wattline.core.aggregate import MSAT_PER_SAT, AggregateStatus
 from wattline.core.bitcoin.bitcoind import Bitcoind
 from wattline.core.bitcoin.bitcoind_rpc import Access
-from wattline.core.ledger.aggregate_record import AggregateStatus
 from wattline.regtest.chain import CONFIG, Chain
 from wattline.regtest.waiting import DEADLINE_S, wait_until
 

@@ -11,9 +11,8 @@ from typing import Any, Self
 
 from harness.nodes import SOCKET, KeptNotes, NoChannels, NoJournal, SocketFunds, TrustingSigner
 from harness.outlet_hardware import OutletHardware
-from wattline.core.aggregate import MSAT_PER_SAT
+from wattline.core.aggregate import MSAT_PER_SAT, Aggregate
 from wattline.core.bitcoin.chain import Chain
-from wattline.core.ledger.aggregate_record import Aggregate
 from wattline.core.ledger.database import open_database
 from wattline.core.ledger.ledger import Ledger
 from wattline.core.payer import Payer

@@ -10,10 +10,11 @@ from tests.cable.fake_funds import RULES
 from wattline.cable.policy.funding import Funding, Scope, fee_for, fund
 from wattline.cable.policy.onchain_limits import OnchainRefused, check_rules
 from wattline.cable.settings import OnchainSettings
-from wattline.core.aggregate import OnchainRules, feerate_per_kw
+from wattline.core.aggregate import OnchainRules
 from wattline.core.bitcoin.chain import Outpoint
 from wattline.core.lightning.onchain import WalletOutput
 from wattline.core.tariff import Tariff
+from wattline.core.version_check import feerate_per_kw
 
 SETTINGS = OnchainSettings()
 TOASTER = Scope(Tariff.of(300_000), rated_power_mw=1_400_000, budget_msat=1_000_000_000)

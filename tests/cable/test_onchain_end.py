@@ -22,9 +22,9 @@ from wattline.cable.policy.events import FinalFailed, FinalSigned, OnchainEvent,
 from wattline.cable.policy.evidence import Bill, Evidence
 from wattline.cable.service import make_aftermath
 from wattline.cable.summary import Silence
+from wattline.core.aggregate import AggregateInput
 from wattline.core.bitcoin.chain import Outpoint
 from wattline.core.bitcoin.psbt import unsigned_tx
-from wattline.core.ledger.aggregate_record import AggregateInput
 from wattline.core.ledger.cable import CableAggregate, CableAggregateStatus
 from wattline.core.lightning.onchain import WalletTx
 from wattline.v1 import charging_pb2 as pb

@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.core.session import samples
 from tests.plugin.fake_chain import FakeChain, FakeFunds, psbt_of
+from wattline.core.aggregate import Aggregate
 from wattline.core.bitcoin.chain import Tx
 from wattline.core.ids import encode_session_id
-from wattline.core.ledger.aggregate_record import Aggregate
 from wattline.core.ledger.database import LedgerError, open_database
 from wattline.core.ledger.ledger import Ledger
 from wattline.core.ledger.payment import Booked, Booking, Cursor

@@ -35,10 +35,9 @@ from tests.plugin.fakes import (
     session_id,
     socket_settings,
 )
-from wattline.core.aggregate import VersionRefused
+from wattline.core.aggregate import Aggregate, VersionRefused
 from wattline.core.bitcoin.chain import Outpoint, Tx
 from wattline.core.errors import RetryError, WattlineError
-from wattline.core.ledger.aggregate_record import Aggregate
 from wattline.core.ledger.database import LedgerError, open_database
 from wattline.core.ledger.ledger import Ledger, open_ledger
 from wattline.core.lightning.signing import onchain_content, signed_text

@@ -20,12 +20,11 @@ from tests.plugin.still_stall import (
     Wallet,
     onchain_settings,
 )
-from wattline.core.aggregate import MSAT_PER_SAT, VersionRefused
+from wattline.core.aggregate import MSAT_PER_SAT, AggregateStatus, Version, VersionRefused
 from wattline.core.bitcoin import address
 from wattline.core.bitcoin.chain import Outpoint, Tx, TxOutput
 from wattline.core.bitcoin.psbt import MOST_PSBT_BYTES, finalized_psbt
 from wattline.core.errors import RetryError
-from wattline.core.ledger.aggregate_record import AggregateStatus, Version
 from wattline.core.ledger.database import LedgerError
 from wattline.core.ledger.ledger import Ledger
 from wattline.core.lightning.node import NodeUnavailable

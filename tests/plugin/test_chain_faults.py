@@ -11,10 +11,9 @@ import pytest
 from tests.plugin.fakes import CABLE
 from tests.plugin.still_stall import CONFIRMATIONS, StillStall, Wallet
 from tests.plugin.test_chain_watch import VALUE_SAT, broadcast, served
-from wattline.core.aggregate import MSAT_PER_SAT
+from wattline.core.aggregate import MSAT_PER_SAT, AggregateStatus
 from wattline.core.bitcoin.chain import Outpoint
 from wattline.core.errors import UsageError
-from wattline.core.ledger.aggregate_record import AggregateStatus
 from wattline.core.lightning.onchain import WalletOutput
 from wattline.core.session.state import State, StopReason
 from wattline.plugin.resolving import Resolving

@@ -18,9 +18,8 @@ from tests.plugin.still_stall import (
     StillStall,
     Wallet,
 )
-from wattline.core.aggregate import MSAT_PER_SAT, lost_msat
+from wattline.core.aggregate import MSAT_PER_SAT, AggregateStatus, lost_msat
 from wattline.core.bitcoin.chain import Outpoint
-from wattline.core.ledger.aggregate_record import AggregateStatus
 from wattline.core.ledger.database import BUSY_TIMEOUT_MS, LedgerError
 from wattline.core.ledger.ledger import Ledger
 from wattline.core.session.state import State, StopReason

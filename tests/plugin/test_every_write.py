@@ -11,8 +11,8 @@ import pytest
 from tests.plugin.fakes import CABLE
 from tests.plugin.still_stall import CONFIRMATIONS, Killed
 from tests.plugin.test_onchain_property import Act, World, world
+from wattline.core.aggregate import AggregateStatus
 from wattline.core.errors import WattlineError
-from wattline.core.ledger.aggregate_record import AggregateStatus
 from wattline.core.ledger.database import LedgerBusy, LedgerError
 from wattline.v1 import charging_pb2 as pb
 

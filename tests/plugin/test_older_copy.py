@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 
 from tests.plugin.fakes import CABLE
 from tests.plugin.still_stall import CONFIRMATIONS, CREDIT_CAP_SAT, FLOOR_SAT, Killed, StillStall, Wallet
-from wattline.core.aggregate import MSAT_PER_SAT, lost_msat
+from wattline.core.aggregate import MSAT_PER_SAT, AggregateStatus, lost_msat
 from wattline.core.errors import UsageError
-from wattline.core.ledger.aggregate_record import AggregateStatus
 from wattline.core.ledger.outgoing import IntentStatus, Purpose
 from wattline.core.lightning.node import NodeUnavailable, SendStatus
 from wattline.core.session.state import RefundStatus, StopReason

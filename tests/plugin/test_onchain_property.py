@@ -26,9 +26,8 @@ from tests.plugin.still_stall import (
     StillStall,
     Wallet,
 )
-from wattline.core.aggregate import MSAT_PER_SAT, VersionRefused, final_value_sat, lost_msat
+from wattline.core.aggregate import MSAT_PER_SAT, AggregateStatus, VersionRefused, final_value_sat, lost_msat
 from wattline.core.bitcoin.chain import Tx
-from wattline.core.ledger.aggregate_record import AggregateStatus
 from wattline.core.session.event import OperatorStopped
 from wattline.core.session.state import State
 from wattline.v1 import charging_pb2 as pb

@@ -21,9 +21,8 @@ from tests.plugin.still_stall import (
     StillStall,
     Wallet,
 )
-from wattline.core.aggregate import MSAT_PER_SAT
+from wattline.core.aggregate import MSAT_PER_SAT, AggregateStatus
 from wattline.core.bitcoin.chain import Tx
-from wattline.core.ledger.aggregate_record import AggregateStatus
 from wattline.core.lightning.signing import sign, signed_text
 from wattline.core.session.event import CableLost, Tick
 from wattline.core.session.state import RefundStatus, State, StopReason

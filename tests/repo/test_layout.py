@@ -32,6 +32,9 @@ PLACES_OF_ONE_MACHINE = re.compile(
 )
 
 
+LOCKS = ["requirements/run.txt", "requirements/build.txt", "requirements/dev.txt"]
+
+
 def project() -> dict[str, Any]:
     values: dict[str, Any] = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))
     return values
@@ -86,7 +89,7 @@ def test_no_file_names_a_package_registry() -> None:
     assert found == []
 
 
-@pytest.mark.parametrize("lock", ["requirements/run.txt", "requirements/dev.txt", "package-lock.json"])
+@pytest.mark.parametrize("lock", [*LOCKS, "package-lock.json"])
 def test_no_lock_file_holds_an_address(lock: str) -> None:
     text = (CHECKOUT / lock).read_text(encoding="utf-8")
 
@@ -95,12 +98,12 @@ def test_no_lock_file_holds_an_address(lock: str) -> None:
     assert '"resolved"' not in text
 
 
-@pytest.mark.parametrize("lock", ["requirements/run.txt", "requirements/dev.txt"])
+@pytest.mark.parametrize("lock", LOCKS)
 def test_every_pinned_package_is_pinned_by_hash(lock: str) -> None:
     text = (CHECKOUT / lock).read_text(encoding="utf-8").replace("\\\n", " ")
     pins = [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
 
-    assert len(pins) > 10
+    assert len(pins) > 5
     assert [pin.split()[0] for pin in pins if "==" not in pin or "--hash=sha256:" not in pin] == []
 
 
@@ -108,7 +111,7 @@ def test_what_runs_is_pinned_alike_for_users_and_for_tests() -> None:
     def pins(lock: str) -> set[str]:
         return set(re.findall(r"^[a-z0-9][\w.-]*==\S+", (CHECKOUT / lock).read_text(encoding="utf-8"), re.MULTILINE))
 
-    assert pins("requirements/run.txt") - pins("requirements/dev.txt") == set()
+    assert pins("requirements/run.txt") | pins("requirements/build.txt") <= pins("requirements/dev.txt")
 
 
 def test_no_file_names_a_place_of_one_machine() -> None:

@@ -1,33 +1,22 @@
 """The aggregate: one growing on-chain payment of a session, of which one version is broadcast.
 
-Pure: what a version must look like, and what a session's final version has to pay. What only a node of the chain can
-tell (inputs confirmed and unspent, signatures, policy) is asked by whoever calls this.
-
-What the signatures of a version cover: everything, so that nobody can change it. Pure.
-
-That a signature is valid is for the mempool's verdict to say. Only single-key outputs are taken: a Lightning node's
-wallet has no others, and the txid of a transaction that spends them cannot be changed by anybody else.
+Pure: its values, and what it comes to in the end. How it goes on is in :mod:`wattline.core.aggregate_step`, what a
+version must look like in :mod:`wattline.core.version_check`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 
-from wattline.core.bitcoin.chain import Outpoint, Tx, TxInput, TxOutput, Unspent
-from wattline.core.bitcoin.transaction import P2TR, P2WPKH
+from wattline.core.bitcoin.chain import Outpoint
 from wattline.core.errors import StopError
 
 MSAT_PER_SAT = 1000
 SMALLEST_OUTPUT_SAT = 546
 """The smallest output that Core Lightning's wallet makes (addpsbtoutput refuses less), above the dust limit of every
 standard output type (294 sat for P2WPKH, 330 sat for P2TR at bitcoind's dust relay fee)."""
-WEIGHT_PER_VBYTE = 4
-LOWEST_SEQUENCE = 0xFFFFFFFD
-"""Below this a relative lock time is possible (BIP 68); from 0xFFFFFFFE on the transaction would not even signal
-that it can be replaced (BIP 125), which changes nothing today and is allowed."""
-MAX_OUTPUTS = 2
 
 
 class VersionRefused(StopError):
@@ -51,116 +40,134 @@ class OnchainRules:
     max_inputs: int
 
 
-@dataclass(frozen=True, slots=True)
-class Proven:
-    """A version that pays ``value_sat`` to the socket's script, by its shape and its inputs."""
+_HEX32 = re.compile(r"[0-9a-f]{64}")
+_SCRIPT = re.compile(r"([0-9a-f]{2})+")
 
-    tx: Tx
-    value_sat: int
-    fee_sat: int
-    vout: int
-    """Which output is the socket's."""
-    spent: tuple[TxOutput, ...]
-    """What each of its inputs spends, as the chain knows it."""
+
+class AggregateStatus(StrEnum):
+    """How far the on-chain payment of a session is."""
+
+    OPEN = "open"  # takes versions
+    SENT = "sent"  # a version was chosen to be broadcast, and its inputs are followed
+    SETTLED = "settled"  # mined, and deep enough in the chain; final
+    LOST = "lost"  # its inputs went elsewhere, deep enough in the chain; final
+    VOID = "void"  # nothing was owed: never broadcast; final
 
     @property
-    def feerate_per_kw(self) -> int:
-        """Rounded down."""
-        return feerate_per_kw(self.fee_sat, self.tx.vsize)
+    def is_live(self) -> bool:
+        """OPEN or SENT: money may still come or go."""
+        return self in (AggregateStatus.OPEN, AggregateStatus.SENT)
 
 
-def feerate_per_kw(fee_sat: int, vsize: int) -> int:
-    """Satoshi per 1000 weight units, rounded down."""
-    return fee_sat * 1000 // (vsize * WEIGHT_PER_VBYTE)
+@dataclass(frozen=True, slots=True, order=True)
+class AggregateInput:
+    """An output that every version of an aggregate spends. Raises StopError ``aggregate_invalid``."""
+
+    outpoint: Outpoint
+    value_sat: int
+
+    def __post_init__(self) -> None:
+        _whole("aggregate_invalid", "value_sat", self.value_sat, 1)
 
 
-def fee_bounds_sat(vsize: int, min_feerate_per_kw: int, max_feerate_per_kw: int) -> tuple[int, int]:
-    """The lowest and the highest fee that keep to these rates, for whoever reckons by weight and rounds the fee up.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aggregate:
+    """One growing transaction that pays for one session. Raises StopError ``aggregate_invalid``."""
 
-    A transaction of ``vsize`` weighs up to 3 units less than its whole virtual bytes (BIP 141), so the lowest fee is
-    that of the lightest one and the highest that of the heaviest. What the mempool asks for, by virtual bytes, is for
-    its verdict to say.
-    """
-    heaviest = vsize * WEIGHT_PER_VBYTE
-    lightest = heaviest - (WEIGHT_PER_VBYTE - 1)
-    return -(-min_feerate_per_kw * lightest // 1000), -(-max_feerate_per_kw * heaviest // 1000)
+    session_id: str
+    cable_node_id: str
+    """Hex; empty when the cable named none."""
+    address: str
+    """The socket's, for this session alone."""
+    script: str
+    """The address's scriptPubKey, hex."""
+    rules: OnchainRules
+    """Those that the cable was told, whatever the socket's have become."""
+    inputs: tuple[AggregateInput, ...] = ()
+    """Of the first version and so of all, in the order of their outpoints; empty before the first."""
+    status: AggregateStatus = AggregateStatus.OPEN
+    invited_at: int
+    """Unix seconds."""
+    first_height: int = 0
+    """The chain's tip when the first version came: nothing below it can spend the inputs."""
+    chosen_number: int | None = None
+    """Of the version to be broadcast: decided before it is sent, and never again."""
+    choice_reason: str = ""
+    """Why then, and why that one; empty while OPEN."""
+    chosen_at: int | None = None
+    mined_txid: str | None = None
+    """Of what spent the inputs in the best chain: one of our versions, or another transaction."""
+    mined_value_sat: int = 0
+    """What that pays to ``script``."""
+    mined_height: int | None = None
+    mined_block: str | None = None
+    child_txid: str | None = None
+    """Of a transaction of ours that pays for the chosen version's way into a block (CPFP)."""
+    lost_msat: int = 0
+    """What was to be taken (credited and not given back) and was not mined. How much of it the socket has delivered for
+    is for :func:`lost_msat` to say."""
+    closed_at: int | None = None
+    """When it became SETTLED, LOST or VOID."""
+
+    def __post_init__(self) -> None:
+        code = "aggregate_invalid"
+        if not _SCRIPT.fullmatch(self.script):
+            raise StopError(code, f"script: lower-case hex, not {self.script!r}")
+        for name in ("first_height", "mined_value_sat", "lost_msat"):
+            _whole(code, name, getattr(self, name), 0)
+        for name in ("mined_txid", "mined_block", "child_txid"):
+            value = getattr(self, name)
+            if value is not None:
+                _hex32(code, name, value)
+        was_chosen = self.status not in (AggregateStatus.OPEN, AggregateStatus.VOID)
+        if (self.chosen_number is not None) is not was_chosen:
+            raise StopError(code, f"status {self.status} with chosen_number {self.chosen_number}")
+        if (self.closed_at is None) is not self.status.is_live:
+            raise StopError(code, f"status {self.status} with closed_at {self.closed_at}")
+        if len({item.outpoint for item in self.inputs}) != len(self.inputs):
+            raise StopError(code, "an input stands there twice")
 
 
-def prove(
-    tx: Tx,
-    script: str,
-    rules: OnchainRules,
-    inputs: Mapping[Outpoint, Unspent | None],
-    first_inputs: frozenset[Outpoint] | None,
-    floor_per_kw: int,
-) -> Proven:
-    """Check the shape of a version.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """One version of an aggregate, as it was checked. Raises StopError ``version_invalid``."""
 
-    ``inputs`` is what the chain (without the mempool) knows of everything that ``tx`` spends; ``first_inputs`` are
-    those of the first version, None when this is it; ``floor_per_kw`` is the mempool's present floor. Raises
-    VersionRefused.
-    """
-    if tx.outpoints != (first_inputs if first_inputs is not None else tx.outpoints):
-        raise VersionRefused("other_inputs", "every version must spend exactly the inputs of the first one")
-    if not tx.inputs or len(tx.outpoints) != len(tx.inputs):
-        raise VersionRefused("other_inputs", "a version must spend something, and each of its inputs once")
-    if len(tx.inputs) > rules.max_inputs:
-        raise VersionRefused("other_inputs", f"at most {rules.max_inputs} inputs are taken, not {len(tx.inputs)}")
-    if tx.version != 2:
-        # Version 3 (TRUC, BIP 431) has relay rules of its own that this socket does not reckon with.
-        raise VersionRefused("bad_version", f"the transaction version must be 2, not {tx.version}")
-    if tx.locktime != 0:
-        raise VersionRefused("bad_locktime", f"locktime must be 0, not {tx.locktime}: it could not be mined at once")
-    for item in tx.inputs:
-        if item.sequence < LOWEST_SEQUENCE:
-            raise VersionRefused(
-                "bad_sequence",
-                f"the sequence of input {item.outpoint} must be {LOWEST_SEQUENCE:#x} or more, not {item.sequence:#x}: "
-                "it could be a relative lock time",
-            )
-    spent = []
-    for item in tx.inputs:
-        outpoint = item.outpoint
-        unspent = inputs.get(outpoint)
-        if unspent is None:
-            raise VersionRefused("input_spent", f"input {outpoint} is spent, or not confirmed yet, or does not exist")
-        if unspent.confirmations < rules.input_confirmations:
-            raise VersionRefused(
-                "input_unconfirmed",
-                f"input {outpoint} has {unspent.confirmations} confirmations, {rules.input_confirmations} are needed",
-            )
-        spent.append(TxOutput(unspent.value_sat, unspent.script))
-    ours = [number for number, output in enumerate(tx.outputs) if output.script == script]
-    if len(ours) != 1:
-        raise VersionRefused(
-            "wrong_output", f"exactly one output must pay to the session's address, not {len(ours)}: {script}"
-        )
-    if len(tx.outputs) > MAX_OUTPUTS:
-        raise VersionRefused(
-            "wrong_output", f"one output beside the session's is allowed (change), not {len(tx.outputs) - 1}"
-        )
-    for output in tx.outputs:
-        if output.value_sat < SMALLEST_OUTPUT_SAT:
-            raise VersionRefused(
-                "dust_output", f"an output of {output.value_sat} sat is dust; at least {SMALLEST_OUTPUT_SAT} sat"
-            )
-    value_sat = tx.outputs[ours[0]].value_sat
-    if value_sat < rules.floor_sat:
-        raise VersionRefused("dust_output", f"{value_sat} sat are below the floor of {rules.floor_sat} sat")
-    fee_sat = sum(output.value_sat for output in spent) - sum(output.value_sat for output in tx.outputs)
-    lowest = max(rules.min_feerate_per_kw, floor_per_kw)
-    least_sat, most_sat = fee_bounds_sat(tx.vsize, lowest, rules.max_feerate_per_kw)
-    if fee_sat < least_sat:
-        raise VersionRefused(
-            "fee_too_low",
-            f"a fee of {fee_sat} sat is too low: at least {lowest} sat/kw, {least_sat} sat here",
-        )
-    if fee_sat > most_sat:
-        raise VersionRefused(
-            "fee_too_high",
-            f"a fee of {fee_sat} sat is too high: at most {rules.max_feerate_per_kw} sat/kw, {most_sat} sat here",
-        )
-    return Proven(tx, value_sat, fee_sat, ours[0], tuple(spent))
+    session_id: str
+    number: int
+    """From 1 on; grows with the value. The final version has one after the newest."""
+    value_sat: int
+    """What it pays to the session's address, altogether."""
+    fee_sat: int
+    vsize: int
+    """Virtual bytes (BIP 141)."""
+    vout: int
+    """Which output is the socket's."""
+    txid: str
+    psbt: str
+    """Signed, base64, of our own making; empty when the ledger has let go of it, or found the transaction on the
+    chain."""
+    raw: str
+    """The transaction with its witnesses, hex; empty when the ledger has let go of it."""
+    is_final: bool = False
+    """Pays what is owed at the end, which is less than the newest; it is credited nothing."""
+    stored_at: int
+    """Unix seconds."""
+
+    def __post_init__(self) -> None:
+        for name, lowest in (("number", 1), ("value_sat", 1), ("fee_sat", 0), ("vsize", 1), ("vout", 0)):
+            _whole("version_invalid", name, getattr(self, name), lowest)
+        _hex32("version_invalid", "txid", self.txid)
+        if self.psbt and not self.raw:
+            raise StopError("version_invalid", "a version has its transaction with its PSBT")
+
+    @property
+    def is_whole(self) -> bool:
+        """It can still be broadcast."""
+        return bool(self.raw)
+
+    def is_same(self, other: Version) -> bool:
+        """The same one, told again."""
+        return (self.number, self.txid, self.is_final) == (other.number, other.txid, other.is_final)
 
 
 def is_paid_by(value_sat: int, charged_msat: int, keysend_msat: int) -> bool:
@@ -185,34 +192,11 @@ def final_value_sat(charged_msat: int, keysend_msat: int, floor_sat: int) -> int
     return max(floor_sat, -(-owed_msat // MSAT_PER_SAT))
 
 
-SIGHASH_ALL = "01"
-_SCHNORR = re.compile(rf"[0-9a-f]{{128}}(?:{SIGHASH_ALL})?")
-"""64 bytes mean SIGHASH_DEFAULT, which covers as much as SIGHASH_ALL (BIP 341)."""
-_DER = re.compile(rf"30[0-9a-f]{{120,142}}{SIGHASH_ALL}")
-"""A DER signature with its sighash byte at the end (BIP 66, BIP 143)."""
+def _whole(code: str, name: str, value: object, lowest: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+        raise StopError(code, f"{name}: a whole number of at least {lowest}, not {value!r}")
 
 
-def check_signatures(tx: Tx, inputs: Mapping[Outpoint, Unspent | None]) -> None:
-    """Every input is a P2TR key path or a P2WPKH, and its signature covers all inputs and outputs. ``inputs`` is what
-    the chain knows of them. Raises VersionRefused ``bad_input`` or ``not_signed``."""
-    for item in tx.inputs:
-        unspent = inputs.get(item.outpoint)
-        script = unspent.script if unspent is not None else ""
-        if P2TR.fullmatch(script):
-            signature = _only(item, 1, _SCHNORR)
-        elif P2WPKH.fullmatch(script):
-            signature = _only(item, 2, _DER)
-        else:
-            raise VersionRefused(
-                "bad_input", f"input {item.outpoint} must be P2TR or P2WPKH, of one key; its script is {script}"
-            )
-        if not signature:
-            raise VersionRefused(
-                "not_signed",
-                f"input {item.outpoint} must be signed by its key alone, with SIGHASH_ALL (or DEFAULT for P2TR)",
-            )
-
-
-def _only(item: TxInput, length: int, form: re.Pattern[str]) -> bool:
-    """The witness has so many elements, the first of them of that form, and nothing stands outside of it."""
-    return item.script_sig == "" and len(item.witness) == length and form.fullmatch(item.witness[0]) is not None
+def _hex32(code: str, name: str, value: str) -> None:
+    if not _HEX32.fullmatch(value):
+        raise StopError(code, f"{name}: 64 lower-case hex digits, not {value!r}")

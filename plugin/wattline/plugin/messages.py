@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wattline.core.ledger.aggregate_record import Version
+from wattline.core.aggregate import Version
 from wattline.core.ledger.session_record import SessionRecord
 from wattline.core.session.session import Session
 from wattline.core.session.state import RefundStatus, State

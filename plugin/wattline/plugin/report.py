@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from wattline.core.aggregate import MSAT_PER_SAT, lost_msat
-from wattline.core.ledger.aggregate_record import Aggregate, AggregateStatus, Version
+from wattline.core.aggregate import MSAT_PER_SAT, Aggregate, AggregateStatus, Version, lost_msat
 from wattline.core.ledger.ledger import Ledger
 from wattline.core.ledger.session_record import SessionRecord
 from wattline.core.tariff import Tariff

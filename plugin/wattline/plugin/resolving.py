@@ -8,9 +8,8 @@ import time
 from collections.abc import Callable
 from enum import StrEnum
 
-from wattline.core.aggregate import MSAT_PER_SAT
+from wattline.core.aggregate import MSAT_PER_SAT, AggregateStatus
 from wattline.core.errors import UsageError
-from wattline.core.ledger.aggregate_record import AggregateStatus
 from wattline.core.ledger.ledger import Ledger
 from wattline.core.ledger.outgoing import Purpose
 from wattline.core.ledger.payment import ORPHAN_KEPT

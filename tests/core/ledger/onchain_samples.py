@@ -6,9 +6,8 @@ import hashlib
 from typing import Any
 
 from tests.core.ledger.samples import NODE_ID, session_id
-from wattline.core.aggregate import OnchainRules
+from wattline.core.aggregate import Aggregate, AggregateInput, OnchainRules, Version
 from wattline.core.bitcoin.chain import Outpoint
-from wattline.core.ledger.aggregate_record import Aggregate, AggregateInput, Version
 from wattline.core.ledger.cable import CableAggregate
 
 RULES = OnchainRules(

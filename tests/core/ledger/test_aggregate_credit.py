@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from tests.core.ledger.onchain_samples import INPUTS, aggregate, outpoint, version
 from tests.core.ledger.samples import booking, record, session_id
+from wattline.core.aggregate import AggregateInput, AggregateStatus, Version
 from wattline.core.errors import StopError
-from wattline.core.ledger.aggregate_record import AggregateInput, AggregateStatus, Version
 from wattline.core.ledger.ledger import Ledger, open_ledger
 from wattline.core.ledger.payment import Cursor
 
@@ -36,12 +36,17 @@ class Books:
     def growing(self) -> dict[int, int]:
         return {number: value for number, (value, is_final) in self.versions.items() if not is_final}
 
-    def takes(self, new: Version) -> bool:
+    def refusal(self, new: Version) -> str:
+        """Why a version is not taken; empty when it is."""
         newest = max(self.growing, default=0)
         value_sat = self.growing.get(newest, 0)
-        if self.status is not AggregateStatus.OPEN or len(self.growing) < len(self.versions) or new.number <= newest:
-            return False
-        return new.value_sat < value_sat if new.is_final else new.value_sat > value_sat
+        if self.status is not AggregateStatus.OPEN or len(self.growing) < len(self.versions):
+            return "session_closed"
+        if new.number != newest + 1:
+            return "bad_version"
+        if new.is_final:
+            return "" if new.value_sat < value_sat else "wrong_output"
+        return "" if new.value_sat > value_sat else "value_not_larger"
 
     @property
     def choices(self) -> set[int]:
@@ -119,7 +124,7 @@ def take_step(ledger: Ledger, own: Books, kind: str, session: int, number: int, 
     elif kind in ("store", "final"):
         new = version(number, session, value_sat=1000 * amount, is_final=kind == "final")
         inputs = [AggregateInput(outpoint(session), 100_000)]
-        expected: object = False if own.knows(new) else own.takes(new) or "version_stale"
+        expected: object = False if own.knows(new) else own.refusal(new) or True
         assert result_of(lambda: ledger.store_version(new, inputs, first_height=7)) == expected
         if expected is True:
             own.store(new)

@@ -9,15 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wattline.core.aggregate import (
-    SMALLEST_OUTPUT_SAT,
-    OnchainRules,
-    VersionRefused,
-    feerate_per_kw,
-    final_value_sat,
-    prove,
-)
+from wattline.core.aggregate import SMALLEST_OUTPUT_SAT, OnchainRules, VersionRefused, final_value_sat
 from wattline.core.bitcoin.chain import Outpoint, Tx, TxInput, TxOutput, Unspent
+from wattline.core.version_check import feerate_per_kw, prove
 
 OURS, CHANGE, OTHER = "5120" + "aa" * 32, "5120" + "bb" * 32, "0014" + "cc" * 20
 COINS = tuple(Outpoint(f"{number:02x}" * 32, number) for number in range(1, 8))
@@ -66,11 +60,10 @@ def confirmed(tx: Tx, confirmations: int = 2) -> dict[Outpoint, Unspent | None]:
 def refusal(
     tx: Tx,
     inputs: Mapping[Outpoint, Unspent | None] | None = None,
-    first: frozenset[Outpoint] | None = None,
     floor_per_kw: int = 250,
 ) -> str:
     with pytest.raises(VersionRefused) as caught:
-        prove(tx, OURS, RULES, confirmed(tx) if inputs is None else inputs, first, floor_per_kw)
+        prove(tx, OURS, RULES, confirmed(tx) if inputs is None else inputs, floor_per_kw)
     return caught.value.code
 
 
@@ -80,17 +73,16 @@ def refusal(
     saved=st.integers(0, 3),
     value_sat=st.integers(RULES.floor_sat, 900_000),
     change=st.booleans(),
-    later=st.booleans(),
 )
 def test_whoever_keeps_to_the_rules_by_weight_is_never_refused(
-    feerate: int, inputs: int, saved: int, value_sat: int, change: bool, later: bool
+    feerate: int, inputs: int, saved: int, value_sat: int, change: bool
 ) -> None:
     weight = weight_of(inputs, 2 if change else 1) - saved
     fee_sat = -(-feerate * weight // 1000)
     if not change:
         value_sat = inputs * COIN_SAT - fee_sat
     tx = version(value_sat, fee_sat, inputs, change, weight)
-    proven = prove(tx, OURS, RULES, confirmed(tx), tx.outpoints if later else None, RULES.min_feerate_per_kw)
+    proven = prove(tx, OURS, RULES, confirmed(tx), RULES.min_feerate_per_kw)
     assert (proven.value_sat, proven.fee_sat, proven.vout) == (value_sat, fee_sat, 0)
     assert proven.feerate_per_kw == fee_sat * 1000 // (tx.vsize * 4)
 
@@ -104,16 +96,16 @@ def test_a_fee_is_taken_exactly_within_the_rates_but_for_rounding(fee_sat: int, 
     elif (fee_sat - 1) * 1000 >= highest * vsize * 4:
         assert refusal(tx, floor_per_kw=floor) == "fee_too_high"
     else:
-        proven = prove(tx, OURS, RULES, confirmed(tx), None, floor)
+        proven = prove(tx, OURS, RULES, confirmed(tx), floor)
         assert proven.feerate_per_kw == feerate_per_kw(fee_sat, vsize)
 
 
 def test_the_sockets_output_may_stand_anywhere_and_change_may_be_left_out() -> None:
     tx = version()
     turned = replace(tx, outputs=tx.outputs[::-1])
-    assert prove(turned, OURS, RULES, confirmed(tx), None, 250).vout == 1
+    assert prove(turned, OURS, RULES, confirmed(tx), 250).vout == 1
     alone = version(COIN_SAT - 200, change=False)
-    assert prove(alone, OURS, RULES, confirmed(alone), None, 250).value_sat == COIN_SAT - 200
+    assert prove(alone, OURS, RULES, confirmed(alone), 250).value_sat == COIN_SAT - 200
 
 
 def _with_sequence(tx: Tx, sequence: int) -> Tx:
@@ -162,7 +154,7 @@ def test_the_fee_is_held_to_its_bounds_to_the_satoshi() -> None:
     most = 25_000 * 616 // 1000
     for fee_sat in (least, most):
         tx = version(fee_sat=fee_sat)
-        assert prove(tx, OURS, RULES, confirmed(tx), None, 250).fee_sat == fee_sat
+        assert prove(tx, OURS, RULES, confirmed(tx), 250).fee_sat == fee_sat
     assert refusal(version(fee_sat=least - 1)) == "fee_too_low"
     assert refusal(version(fee_sat=most + 1)) == "fee_too_high"
 
@@ -170,15 +162,7 @@ def test_the_fee_is_held_to_its_bounds_to_the_satoshi() -> None:
 def test_a_mempool_that_asks_for_more_than_the_rules_is_heeded() -> None:
     assert refusal(version(fee_sat=200), floor_per_kw=400) == "fee_too_low"
     dearer = version(fee_sat=250)
-    assert prove(dearer, OURS, RULES, confirmed(dearer), None, 400).fee_sat == 250
-
-
-def test_inputs_are_those_of_the_first_version_and_no_others() -> None:
-    first = version(inputs=2).outpoints
-    for number in (1, 3):
-        assert refusal(version(inputs=number), first=first) == "other_inputs"
-    swapped = replace(version(inputs=2), inputs=(TxInput(COINS[0], RBF), TxInput(COINS[5], RBF)))
-    assert refusal(swapped, first=first) == "other_inputs"
+    assert prove(dearer, OURS, RULES, confirmed(dearer), 400).fee_sat == 250
 
 
 def test_more_inputs_than_agreed_are_not_taken() -> None:
@@ -195,13 +179,13 @@ def test_an_input_that_is_spent_or_unknown_to_the_chain_is_refused() -> None:
 def test_what_the_chain_knows_of_other_outputs_adds_nothing_to_the_funds() -> None:
     tx = version(fee_sat=200)
     inputs = {**confirmed(tx), COINS[6]: Unspent(10 * COIN_SAT, OTHER, 9)}
-    assert prove(tx, OURS, RULES, inputs, None, 250).fee_sat == 200
+    assert prove(tx, OURS, RULES, inputs, 250).fee_sat == 200
 
 
 def test_an_input_needs_as_many_confirmations_as_agreed() -> None:
     tx = version()
     assert refusal(tx, inputs=confirmed(tx, RULES.input_confirmations - 1)) == "input_unconfirmed"
-    assert prove(tx, OURS, RULES, confirmed(tx, RULES.input_confirmations), None, 250).value_sat == 5_000
+    assert prove(tx, OURS, RULES, confirmed(tx, RULES.input_confirmations), 250).value_sat == 5_000
 
 
 @given(MSAT, MSAT, st.integers(SMALLEST_OUTPUT_SAT, 10**6))

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from wattline.core.aggregate import VersionRefused, check_signatures
+from wattline.core.aggregate import VersionRefused
 from wattline.core.bitcoin.chain import Outpoint, Tx, TxInput, Unspent
+from wattline.core.version_check import check_signatures
 
 COIN = Outpoint("ab" * 32, 0)
 TAPROOT, KEYHASH = "5120" + "11" * 32, "0014" + "22" * 20

@@ -15,12 +15,11 @@ from wattline.cable.policy.events import OnchainTerms
 from wattline.cable.policy.funding import Funding, Scope, check_fee, fund
 from wattline.cable.policy.onchain_limits import OnchainRefused
 from wattline.cable.settings import OnchainSettings
-from wattline.core.aggregate import SMALLEST_OUTPUT_SAT, OnchainRules
+from wattline.core.aggregate import SMALLEST_OUTPUT_SAT, AggregateInput, OnchainRules
 from wattline.core.bitcoin.address import address_of, script_of
 from wattline.core.bitcoin.chain import TxOutput
 from wattline.core.bitcoin.psbt import unsigned_tx
 from wattline.core.errors import StopError, WattlineError
-from wattline.core.ledger.aggregate_record import AggregateInput
 from wattline.core.ledger.cable import CableAggregate, CableAggregateStatus
 from wattline.core.lightning.node import NodeInfo, NodeRefused, Signer
 from wattline.core.lightning.onchain import RESERVE_BLOCKS, Base, PayingFunds

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 from wattline.cable.policy.onchain_limits import OnchainRefused, check_rules
 from wattline.cable.settings import OnchainSettings
-from wattline.core.aggregate import MSAT_PER_SAT, SMALLEST_OUTPUT_SAT, WEIGHT_PER_VBYTE, OnchainRules
+from wattline.core.aggregate import MSAT_PER_SAT, SMALLEST_OUTPUT_SAT, OnchainRules
 from wattline.core.lightning.onchain import EMPTY_TX_WEIGHT, WalletOutput
 from wattline.core.tariff import Tariff, lasts_ms, worth_msat
+from wattline.core.version_check import WEIGHT_PER_VBYTE
 
 INPUT_WEIGHT = 272
 """Of a P2WPKH input with its witness, the heaviest of the kinds that the wallet gives; a P2TR input weighs 230."""

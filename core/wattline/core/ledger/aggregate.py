@@ -6,24 +6,31 @@ Cables that cost the socket money on-chain, by their node and by the outputs tha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sqlalchemy import Connection, delete, exists, func, insert, select, update
+from sqlalchemy import delete, exists, func, insert, select
 
-from wattline.core.aggregate import OnchainRules
+from wattline.core.aggregate import Aggregate, AggregateStatus, OnchainRules
+from wattline.core.aggregate_step import (
+    AggregateClosed,
+    AggregateEvent,
+    ChildSent,
+    CreditLost,
+    Held,
+    InputsMined,
+    InputsUnmined,
+    VersionChosen,
+    Voided,
+    step,
+)
 from wattline.core.bitcoin.chain import Outpoint
 from wattline.core.errors import StopError
 from wattline.core.ledger.aggregate_record import (
-    Aggregate,
-    AggregateInput,
-    AggregateStatus,
-    Version,
     aggregate_values,
     find_aggregate,
-    find_version,
-    held_aggregate,
+    find_held,
     read_aggregate,
-    versions_of,
+    write_aggregate,
 )
 from wattline.core.ledger.aggregate_version import VersionStore
 from wattline.core.ledger.schema import aggregate_versions, aggregates, refused_cables, refused_inputs, sessions
@@ -90,9 +97,6 @@ class RefusalStore(Store):
             return nodes.rowcount + outputs.rowcount > 0
 
 
-__all__ = ["Aggregate", "AggregateInput", "AggregateStatus", "AggregateStore", "RefusedCable", "Version"]
-
-
 class AggregateStore(VersionStore, RefusalStore):
     """One aggregate per session. Every method is a unit of work, committed when it returns (inside a larger one, with
     that: commit before anything is sent). All that change an aggregate raise StopError ``unknown_aggregate``."""
@@ -147,6 +151,11 @@ class AggregateStore(VersionStore, RefusalStore):
         with self._database.view() as connection:
             return find_aggregate(connection, session_id)
 
+    def held(self, session_id: str) -> Held:
+        """The session's aggregate with its newest versions. Raises StopError ``unknown_aggregate``."""
+        with self._database.view() as connection:
+            return find_held(connection, session_id)
+
     def unfinished_aggregates(self) -> Sequence[Aggregate]:
         """All that are OPEN or SENT, oldest first."""
         query = select(aggregates).where(aggregates.c.status.in_([AggregateStatus.OPEN, AggregateStatus.SENT]))
@@ -181,117 +190,54 @@ class AggregateStore(VersionStore, RefusalStore):
 
         Raises StopError ``version_stale`` for a version that is neither the newest nor the final one.
         """
-        with self._database.unit() as connection:
-            aggregate = held_aggregate(connection, session_id)
-            if aggregate.status is AggregateStatus.OPEN:
-                candidates = [
-                    find_version(connection, versions_of(session_id, is_final=item)) for item in (False, True)
-                ]
-                if number not in {version.number for version in candidates if version is not None}:
-                    raise StopError(
-                        "version_stale",
-                        f"version {number} of session {session_id} is neither its newest nor its final one",
-                    )
-                _change(
-                    connection,
-                    session_id,
-                    status=AggregateStatus.SENT.value,
-                    chosen_number=number,
-                    choice_reason=str(reason),
-                    chosen_at=at,
-                )
-            return held_aggregate(connection, session_id)
+        return self._step(session_id, VersionChosen(number, str(reason), at)).aggregate
 
     def void(self, session_id: str, reason: str, at: int) -> Aggregate:
         """Decide that nothing is broadcast, because nothing is owed: OPEN becomes VOID, and all versions but the newest
         are forgotten, which cost nobody anything. The first decision stands: the aggregate as it is then."""
         with self._database.unit() as connection:
-            if held_aggregate(connection, session_id).status is AggregateStatus.OPEN:
-                _change(
-                    connection,
-                    session_id,
-                    status=AggregateStatus.VOID.value,
-                    choice_reason=str(reason),
-                    chosen_at=at,
-                    closed_at=at,
-                )
-                newest = find_version(connection, versions_of(session_id, is_final=False))
-                if newest is not None:
-                    columns = aggregate_versions.c
-                    others = (columns.session_id == session_id) & (columns.number != newest.number)
-                    connection.execute(delete(aggregate_versions).where(others))
-            return held_aggregate(connection, session_id)
+            before = find_held(connection, session_id)
+            after = self._step(session_id, Voided(str(reason), at))
+            if after != before:
+                columns = aggregate_versions.c
+                kept = [version.number for version in after.versions]
+                others = (columns.session_id == session_id) & columns.number.not_in(kept)
+                connection.execute(delete(aggregate_versions).where(others))
+            return after.aggregate
 
     def mined(self, session_id: str, txid: str, value_sat: int, height: int, block: str) -> None:
         """What spends the inputs is in a block: ``txid`` pays ``value_sat`` to the session's address, 0 when it is none
         of ours. Replaces what an earlier block said (a reorg); another value resets ``lost_msat``, which was worked out
         from the earlier one. Raises StopError ``aggregate_not_sent``."""
-        with self._database.unit() as connection:
-            aggregate = _sent(connection, session_id)
-            is_same = aggregate.mined_txid is not None and aggregate.mined_value_sat == value_sat
-            _change(
-                connection,
-                session_id,
-                mined_txid=txid,
-                mined_value_sat=value_sat,
-                mined_height=height,
-                mined_block=block,
-                lost_msat=aggregate.lost_msat if is_same else 0,
-            )
+        self._step(session_id, InputsMined(txid, value_sat, height, block))
 
     def unmined(self, session_id: str) -> None:
         """A reorg took it out of the chain: nothing is mined, and nothing is lost for good. Raises StopError
         ``aggregate_not_sent``."""
-        with self._database.unit() as connection:
-            _sent(connection, session_id)
-            _change(
-                connection,
-                session_id,
-                mined_txid=None,
-                mined_value_sat=0,
-                mined_height=None,
-                mined_block=None,
-                lost_msat=0,
-            )
+        self._step(session_id, InputsUnmined())
 
     def lose(self, session_id: str, lost_msat: int) -> None:
         """``lost_msat`` (0 or more) of what was credited and not given back is not in what was mined; replaces what was
         said before. It stays SENT until it is closed. Raises StopError ``aggregate_not_sent``."""
-        with self._database.unit() as connection:
-            _sent(connection, session_id)
-            _change(connection, session_id, lost_msat=lost_msat)
+        self._step(session_id, CreditLost(lost_msat))
 
     def child(self, session_id: str, txid: str) -> None:
         """A transaction of ours pays for the way of the chosen version; replaces an earlier one. Raises StopError
         ``aggregate_not_sent``."""
-        with self._database.unit() as connection:
-            _sent(connection, session_id)
-            _change(connection, session_id, child_txid=txid)
+        self._step(session_id, ChildSent(txid))
 
     def close_aggregate(self, session_id: str, status: AggregateStatus, at: int, *, is_resolved: bool = False) -> None:
         """What was mined is deep enough: SENT becomes SETTLED or LOST. The same again changes nothing. LOST may also be
         what can never be mined, once it was said how much is lost; ``is_resolved``: a person says how it ended. Raises
         StopError ``aggregate_not_sent`` from any other status, ``aggregate_not_mined`` when nothing was mined,
         ``aggregate_invalid`` for any other end."""
-        if status not in (AggregateStatus.SETTLED, AggregateStatus.LOST):
-            raise StopError("aggregate_invalid", f"an aggregate is closed as settled or lost, not {status}")
+        self._step(session_id, AggregateClosed(status, at, is_resolved))
+
+    def _step(self, session_id: str, event: AggregateEvent) -> Held:
+        """The aggregate after this, as it is written."""
         with self._database.unit() as connection:
-            if held_aggregate(connection, session_id).status is status:
-                return
-            aggregate = _sent(connection, session_id)
-            is_hopeless = status is AggregateStatus.LOST and aggregate.lost_msat > 0
-            if aggregate.mined_txid is None and not is_hopeless and not is_resolved:
-                raise StopError("aggregate_not_mined", f"nothing of the aggregate of session {session_id} was mined")
-            _change(connection, session_id, status=status.value, closed_at=at)
-
-
-def _sent(connection: Connection, session_id: str) -> Aggregate:
-    aggregate = held_aggregate(connection, session_id)
-    if aggregate.status is not AggregateStatus.SENT:
-        raise StopError("aggregate_not_sent", f"the aggregate of session {session_id} is {aggregate.status}, not sent")
-    return aggregate
-
-
-def _change(connection: Connection, session_id: str, **values: Any) -> None:
-    connection.execute(update(aggregates).where(aggregates.c.session_id == session_id).values(**values))
-    held_aggregate(connection, session_id)  # what contradicts itself is not written
+            held = find_held(connection, session_id)
+            after = step(held, event)
+            if after.aggregate != held.aggregate:
+                write_aggregate(connection, after.aggregate)
+            return after

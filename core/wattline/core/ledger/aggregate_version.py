@@ -7,18 +7,10 @@ from dataclasses import asdict
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from wattline.core.aggregate import MSAT_PER_SAT
+from wattline.core.aggregate import MSAT_PER_SAT, Aggregate, AggregateInput, AggregateStatus, Version, VersionRefused
+from wattline.core.aggregate_step import VersionDropped, VersionStored, step
 from wattline.core.bitcoin.chain import Outpoint
-from wattline.core.errors import StopError
-from wattline.core.ledger.aggregate_record import (
-    Aggregate,
-    AggregateInput,
-    AggregateStatus,
-    Version,
-    find_version,
-    held_aggregate,
-    versions_of,
-)
+from wattline.core.ledger.aggregate_record import find_held, find_version, versions_of, write_aggregate
 from wattline.core.ledger.schema import aggregate_inputs, aggregate_versions, aggregates, schema_version
 from wattline.core.ledger.store import Store
 
@@ -34,28 +26,24 @@ class VersionStore(Store):
         The first version of a session brings the ``inputs`` and the chain's tip; later ones may leave them out. The
         transactions of all but the newest two versions are let go (the one before is there for ``drop_version``).
 
-        Raises StopError ``version_stale`` unless the aggregate is OPEN and takes this number and value: both larger
-        than the newest's and no final one there; or, for a final one, the number larger, the value smaller, and none
-        there yet. ``input_refused`` when another live aggregate spends one of the inputs, ``other_inputs`` when they
-        are not those of the first version, ``version_invalid`` when something is left out, ``unknown_aggregate``.
+        Raises as :func:`wattline.core.aggregate_step.step` does of VersionStored, VersionRefused ``input_refused`` when
+        another live aggregate spends one of the inputs, StopError ``unknown_aggregate``.
         """
         with self._database.unit() as connection:
-            aggregate = held_aggregate(connection, version.session_id)
+            held = find_held(connection, version.session_id)
             if _is_known(connection, version):
                 return False
-            if not version.is_whole:
-                raise StopError("version_invalid", f"version {version.number} comes without its transaction")
-            newest = find_version(connection, versions_of(version.session_id, is_final=False))
-            final = find_version(connection, versions_of(version.session_id, is_final=True))
-            _check_growth(aggregate, version, newest, final)
-            if newest is None:
-                _store_inputs(connection, version.session_id, inputs, first_height)
-            elif inputs and {*inputs} != {*aggregate.inputs}:
-                raise StopError("other_inputs", "every version spends exactly the inputs of the first one")
+            after = step(held, VersionStored(version, tuple(inputs), first_height))
+            if held.newest is None:
+                _store_inputs(connection, after.aggregate)
             connection.execute(insert(aggregate_versions).values(**asdict(version)))
-            if newest is not None and not version.is_final:
-                of_session = aggregate_versions.c.session_id == version.session_id
-                older = of_session & (aggregate_versions.c.number < newest.number) & (aggregate_versions.c.raw != "")
+            if held.newest is not None and not version.is_final:
+                columns = aggregate_versions.c
+                older = (
+                    (columns.session_id == version.session_id)
+                    & (columns.number < held.newest.number)
+                    & (columns.raw != "")
+                )
                 connection.execute(update(aggregate_versions).where(older).values(psbt="", raw=""))
             return True
 
@@ -67,22 +55,15 @@ class VersionStore(Store):
         when the version before it could no longer be broadcast; ``unknown_aggregate``.
         """
         with self._database.unit() as connection:
-            aggregate = held_aggregate(connection, session_id)
-            stored = connection.execute(versions_of(session_id).limit(2)).all()
-            if number not in {row.number for row in stored} and self.version(session_id, number) is None:
+            held = find_held(connection, session_id)
+            if self.version(session_id, number) is None:
                 return
-            is_last = stored[0].number == number
-            if aggregate.status is not AggregateStatus.OPEN or not is_last or (len(stored) > 1 and not stored[1].raw):
-                raise StopError(
-                    "version_in_use", f"version {number} of session {session_id} cannot be dropped any more"
-                )
+            after = step(held, VersionDropped(number))
             where = (aggregate_versions.c.session_id == session_id) & (aggregate_versions.c.number == number)
             connection.execute(delete(aggregate_versions).where(where))
-            if len(stored) == 1:
+            if not after.versions:
                 connection.execute(delete(aggregate_inputs).where(aggregate_inputs.c.session_id == session_id))
-                connection.execute(
-                    update(aggregates).where(aggregates.c.session_id == session_id).values(first_height=0)
-                )
+                write_aggregate(connection, after.aggregate)
 
     def newest_version(self, session_id: str) -> Version | None:
         """The largest version that is not final, or None."""
@@ -140,46 +121,23 @@ class VersionStore(Store):
 def _is_known(connection: Connection, version: Version) -> bool:
     query = versions_of(version.session_id).where(aggregate_versions.c.number == version.number)
     known = find_version(connection, query)
-    return known is not None and (known.txid, known.is_final) == (version.txid, version.is_final)
+    return known is not None and version.is_same(known)
 
 
-def _check_growth(aggregate: Aggregate, version: Version, newest: Version | None, final: Version | None) -> None:
-    if aggregate.status is not AggregateStatus.OPEN:
-        raise _stale(version, f"the aggregate is {aggregate.status}")
-    if final is not None:
-        raise _stale(version, f"version {final.number} is the final one")
-    number, value_sat = (newest.number, newest.value_sat) if newest is not None else (0, 0)
-    if version.number <= number:
-        raise _stale(version, f"its number must be above {number}")
-    if version.is_final and version.value_sat >= value_sat:
-        raise _stale(
-            version, f"a final version pays less than the newest, {value_sat} sat, not {version.value_sat} sat"
-        )
-    if not version.is_final and version.value_sat <= value_sat:
-        raise _stale(version, f"its value must be above {value_sat} sat, not {version.value_sat} sat")
-
-
-def _stale(version: Version, reason: str) -> StopError:
-    return StopError(
-        "version_stale", f"version {version.number} of session {version.session_id} is not taken: {reason}"
-    )
-
-
-def _store_inputs(connection: Connection, session_id: str, inputs: Sequence[AggregateInput], first_height: int) -> None:
-    if not inputs or len({item.outpoint for item in inputs}) != len(inputs):
-        raise StopError("version_invalid", "the first version comes with its inputs, each of them once")
+def _store_inputs(connection: Connection, aggregate: Aggregate) -> None:
     # One first version after the other, or two sessions could each take the same input for free (SQLite has one writer
     # at a time anyway). The row is there in every ledger.
     connection.execute(select(schema_version).with_for_update())
-    for item in inputs:
-        holder = _spending_session(connection, item.outpoint, session_id)
+    for item in aggregate.inputs:
+        holder = _spending_session(connection, item.outpoint, aggregate.session_id)
         if holder is not None:
-            raise StopError("input_refused", f"input {item.outpoint} pays for session {holder} already")
-    rows = [{"session_id": session_id, **asdict(item.outpoint), "value_sat": item.value_sat} for item in sorted(inputs)]
+            raise VersionRefused("input_refused", f"input {item.outpoint} pays for session {holder} already")
+    rows = [
+        {"session_id": aggregate.session_id, **asdict(item.outpoint), "value_sat": item.value_sat}
+        for item in aggregate.inputs
+    ]
     connection.execute(insert(aggregate_inputs), rows)
-    connection.execute(
-        update(aggregates).where(aggregates.c.session_id == session_id).values(first_height=first_height)
-    )
+    write_aggregate(connection, aggregate)
 
 
 def _spending_session(connection: Connection, outpoint: Outpoint, but_not: str) -> str | None:

@@ -14,11 +14,10 @@ from typing import Any
 
 from sqlalchemy import Row, Select, case, func, insert, select, update
 
-from wattline.core.aggregate import MSAT_PER_SAT
+from wattline.core.aggregate import MSAT_PER_SAT, AggregateInput
 from wattline.core.bitcoin.chain import Outpoint
 from wattline.core.clock import Moment
 from wattline.core.errors import StopError
-from wattline.core.ledger.aggregate_record import AggregateInput
 from wattline.core.ledger.database import LedgerError
 from wattline.core.ledger.schema import cable_aggregates, cable_sessions
 from wattline.core.ledger.store import Store

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from wattline.core.aggregate import MSAT_PER_SAT, OnchainRules, Proven, VersionRefused, check_signatures, prove
+from wattline.core.aggregate import MSAT_PER_SAT, Aggregate, AggregateInput, VersionRefused
+from wattline.core.aggregate_step import Held, check_inputs, check_value
 from wattline.core.bitcoin.chain import Chain, ChainUnavailable, Outpoint, Tip, Tx, Unspent
 from wattline.core.clock import DAY_S
 from wattline.core.increments import BELOW_MIN_INCREMENT
-from wattline.core.ledger.aggregate_record import Aggregate, AggregateInput, Version
 from wattline.core.ledger.ledger import Ledger
 from wattline.core.session.session import Session
+from wattline.core.version_check import Proven, check_signatures, prove
 from wattline.plugin.settings import OnchainSettings
 
 MOST_GIVEN_BACK = 10
@@ -26,16 +27,17 @@ class Admission:
         self._ledger = ledger
         self._chain = chain
 
-    def proven(self, aggregate: Aggregate, tx: Tx) -> Proven:
+    def proven(self, held: Held, tx: Tx) -> Proven:
         """The shape of the version, what its signatures cover, and that its inputs are there for it."""
+        aggregate = held.aggregate
+        check_inputs(held, tx.outpoints)
         outpoints = sorted(tx.outpoints)
         if len(outpoints) > aggregate.rules.max_inputs:
             raise VersionRefused("other_inputs", f"at most {aggregate.rules.max_inputs} inputs are taken")
         unspent: dict[Outpoint, Unspent | None] = {
             outpoint: self._chain.unspent(outpoint, include_mempool=False) for outpoint in outpoints
         }
-        first_inputs = frozenset(item.outpoint for item in aggregate.inputs) or None
-        proven = prove(tx, aggregate.script, aggregate.rules, unspent, first_inputs, self._chain.floor().feerate_per_kw)
+        proven = prove(tx, aggregate.script, aggregate.rules, unspent, self._chain.floor().feerate_per_kw)
         check_signatures(tx, unspent)
         spenders = self._chain.mempool_spenders(outpoints)
         if spenders:
@@ -84,14 +86,11 @@ class Admission:
                     f"input {item.outpoint} paid {MOST_GIVEN_BACK} sessions of a day nothing; try later",
                 )
 
-    def check_room(
-        self, session: Session, value_sat: int, newest: Version | None, rules: OnchainRules, least_msat: int
-    ) -> None:
+    def check_room(self, session: Session, value_sat: int, held: Held, least_msat: int) -> None:
         """The version is larger than the newest by ``least_msat`` or more, and no cap is exceeded. The first version
         may be smaller, and so may a step that leaves nothing of a cap."""
-        before_sat = newest.value_sat if newest else 0
-        if value_sat <= before_sat:
-            raise VersionRefused("value_not_larger", f"{value_sat} sat are not more than the {before_sat} sat before")
+        rules, before_sat = held.aggregate.rules, held.value_sat
+        check_value(held, value_sat, is_final=False)
         if value_sat > rules.exposure_cap_sat:
             raise VersionRefused(
                 "exposure_cap",
@@ -110,7 +109,7 @@ class Admission:
         room_sat = min(
             rules.exposure_cap_sat - before_sat, total_room_sat, rules.credit_cap_sat - -(-unused_msat // MSAT_PER_SAT)
         )
-        if newest is not None and increment_sat * MSAT_PER_SAT < least_msat and increment_sat < room_sat:
+        if held.newest is not None and increment_sat * MSAT_PER_SAT < least_msat and increment_sat < room_sat:
             raise VersionRefused(
                 BELOW_MIN_INCREMENT,
                 f"{increment_sat} sat more are less than the {least_msat} msat that this session was asked for",

@@ -6,14 +6,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from wattline.core.aggregate import WEIGHT_PER_VBYTE, feerate_per_kw
+from wattline.core.aggregate import Aggregate, Version
 from wattline.core.bitcoin.chain import BroadcastRefused, Chain, Outpoint, Tip, TxOutput
 from wattline.core.bitcoin.psbt import finalized_psbt
 from wattline.core.bitcoin.transaction import read_tx
 from wattline.core.errors import RetryError, WattlineError
-from wattline.core.ledger.aggregate_record import Aggregate, Version
 from wattline.core.ledger.ledger import Ledger
 from wattline.core.lightning.onchain import ReceivingFunds
+from wattline.core.version_check import WEIGHT_PER_VBYTE, feerate_per_kw
 from wattline.plugin.settings import OnchainSettings
 
 log = logging.getLogger(__name__)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from wattline.core.aggregate import MSAT_PER_SAT, lost_msat
+from wattline.core.aggregate import MSAT_PER_SAT, Aggregate, AggregateStatus, Version, lost_msat
 from wattline.core.bitcoin.chain import Chain, Outpoint, Tip
-from wattline.core.ledger.aggregate_record import Aggregate, AggregateStatus, Version
 from wattline.core.ledger.ledger import Ledger
 from wattline.core.session.session import Session
 from wattline.core.session.state import StopReason

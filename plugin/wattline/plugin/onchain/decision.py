@@ -9,9 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from wattline.core.aggregate import MSAT_PER_SAT, final_value_sat
+from wattline.core.aggregate import MSAT_PER_SAT, Aggregate, AggregateStatus, Version, final_value_sat
 from wattline.core.bitcoin.chain import ChainUnavailable
-from wattline.core.ledger.aggregate_record import Aggregate, AggregateStatus, Version
 from wattline.core.ledger.ledger import Ledger
 from wattline.core.session.session import Session
 from wattline.core.session.state import StopReason

@@ -13,16 +13,16 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
-from wattline.core.aggregate import MSAT_PER_SAT, feerate_per_kw
+from wattline.core.aggregate import MSAT_PER_SAT, Aggregate, AggregateStatus, Version
 from wattline.core.bitcoin.chain import Chain, ChainUnavailable, Outpoint, Tip, Tx
 from wattline.core.errors import WattlineError
-from wattline.core.ledger.aggregate_record import Aggregate, AggregateStatus, Version
 from wattline.core.ledger.ledger import Ledger
 from wattline.core.lightning.onchain import ReceivingFunds
 from wattline.core.session.event import CreditChecked, Event, Fault
 from wattline.core.session.session import Session
 from wattline.core.session.state import State, StopReason
 from wattline.core.tariff import worth_msat
+from wattline.core.version_check import feerate_per_kw
 from wattline.plugin.older_copy import OlderCopy
 from wattline.plugin.onchain.admission import check_height
 from wattline.plugin.onchain.broadcast import Broadcasts

@@ -12,18 +12,18 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from wattline.core.aggregate import MSAT_PER_SAT, OnchainRules, Proven, VersionRefused
+from wattline.core.aggregate import MSAT_PER_SAT, Aggregate, OnchainRules, Version, VersionRefused
+from wattline.core.aggregate_step import Held, check_number
 from wattline.core.bitcoin.address import script_of
 from wattline.core.bitcoin.chain import Chain, ChainRefused, ChainUnavailable, NotATransaction, Tip, Tx
 from wattline.core.bitcoin.psbt import finalized_psbt, signed_tx
-from wattline.core.errors import StopError
-from wattline.core.ledger.aggregate_record import Aggregate, AggregateInput, Version
 from wattline.core.ledger.database import LedgerError
 from wattline.core.ledger.ledger import Ledger
 from wattline.core.lightning.node import Signer
 from wattline.core.lightning.onchain import ReceivingFunds
 from wattline.core.lightning.signing import is_signed_by, onchain_content
 from wattline.core.session.session import Session
+from wattline.core.version_check import Proven
 from wattline.plugin.onchain.admission import Admission
 from wattline.plugin.onchain.sessions import Desks
 from wattline.plugin.outlet_view import OutletView
@@ -186,15 +186,14 @@ class Aggregates:
             if known is not None and known.txid == tx.txid:
                 self._credit_all(session_id)
                 return known  # told again
-            self._check_turn(session_id, number, is_final=is_final)
             # As it stands now that nobody else is at the desk: the first version brought its inputs.
-            aggregate = self._ledger.aggregate(session_id) or aggregate
+            held = self._check_turn(session_id, number, is_final=is_final)
         if self.trouble:
             raise ChainUnavailable("bitcoind_unavailable", self.trouble)
         if not is_final:
-            self._check_cable(aggregate.cable_node_id)
-        tip = self._admission.tip_for(aggregate)
-        proven = self._admission.proven(aggregate, tx)
+            self._check_cable(held.aggregate.cable_node_id)
+        tip = self._admission.tip_for(held.aggregate)
+        proven = self._admission.proven(held, tx)
         version = Version(
             session_id=session_id,
             number=number,
@@ -211,38 +210,35 @@ class Aggregates:
         if is_final:
             self._take_final(version, tx)
         else:
-            self._take_larger(version, proven, aggregate, tip)
+            self._take_larger(version, proven, held, tip)
         return version
 
-    def _check_turn(self, session_id: str, number: int, *, is_final: bool) -> Version | None:
-        """With the desk kept: this is the next version, and one of its kind is still taken; the newest so far."""
-        newest = self._ledger.newest_version(session_id)
-        following = (newest.number if newest else 0) + 1
-        if number != following:
-            raise VersionRefused("bad_version", f"the next version has number {following}")
+    def _check_turn(self, session_id: str, number: int, *, is_final: bool) -> Held:
+        """With the desk kept: this is the next version, and one of its kind is still taken; what is held so far."""
+        held = self._ledger.held(session_id)
+        check_number(held, number)
         if not is_final and self._desks.of(session_id).is_closed:
             raise VersionRefused("session_closed", "the session takes no payment any more")
-        return newest
+        return held
 
-    def _take_larger(self, version: Version, proven: Proven, aggregate: Aggregate, tip: Tip) -> None:
-        session_id, rules = version.session_id, aggregate.rules
-        newest = self._ledger.newest_version(session_id)
+    def _take_larger(self, version: Version, proven: Proven, held: Held, tip: Tip) -> None:
+        session_id = version.session_id
         least_msat = self._sessions.least_msat(session_id)
-        self._admission.check_room(self._check_live(session_id), version.value_sat, newest, rules, least_msat)
+        self._admission.check_room(self._check_live(session_id), version.value_sat, held, least_msat)
         self._admission.check_policy(proven.tx)
-        inputs = [] if aggregate.inputs else self._admission.first_inputs(proven)
+        inputs = [] if held.newest else self._admission.first_inputs(proven)
         with self._desks.of(session_id).lock:
-            newest = self._check_turn(session_id, version.number, is_final=False)
+            held = self._check_turn(session_id, version.number, is_final=False)
             session = self._check_live(session_id)
-            increment_sat = version.value_sat - (newest.value_sat if newest else 0)
+            increment_sat = version.value_sat - held.value_sat
             why_not = self._sessions.reserve_version(session_id, version.txid, increment_sat * MSAT_PER_SAT)
             if why_not:
                 raise VersionRefused("session_closed", why_not)
             try:
                 with self._room:  # or two sessions could both take what is left of it, or the same input
-                    self._admission.check_room(session, version.value_sat, newest, rules, least_msat)
+                    self._admission.check_room(session, version.value_sat, held, least_msat)
                     self._admission.check_claims(session_id, inputs, self._now())
-                    self._store(version, inputs, tip.height if inputs else 0)
+                    self._ledger.store_version(version, inputs, tip.height if inputs else 0)
                 if not self._sessions.credit_stored(session_id, version.txid, version.value_sat * MSAT_PER_SAT):
                     self._ledger.drop_version(session_id, version.number)
                     raise VersionRefused("session_closed", "the session takes no payment any more")
@@ -258,7 +254,7 @@ class Aggregates:
         with desk.lock:
             self._check_turn(version.session_id, version.number, is_final=True)
             self._check_due(version)
-            self._store(version, [], 0)
+            self._ledger.store_version(version)
             desk.final_came.set()
 
     def _check_due(self, version: Version) -> None:
@@ -267,14 +263,6 @@ class Aggregates:
             raise VersionRefused("session_closed", "no final version is wanted (now)")
         if version.value_sat != due_sat:
             raise VersionRefused("wrong_output", f"the final version must pay {due_sat} sat, not {version.value_sat}")
-
-    def _store(self, version: Version, inputs: list[AggregateInput], height: int) -> None:
-        try:
-            self._ledger.store_version(version, inputs, height)
-        except StopError as error:
-            if error.code != "version_stale":
-                raise
-            raise VersionRefused("session_closed", "a version was chosen to be broadcast already") from error
 
     def _credit_all(self, session_id: str) -> None:
         """What the ledger holds, the live session counts: should it have been stored and its credit been in doubt."""

@@ -6,10 +6,9 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from wattline.core.aggregate import is_paid_by
+from wattline.core.aggregate import Aggregate, is_paid_by
 from wattline.core.bitcoin.chain import BlockPruned, Chain, MinedTx, Outpoint, Tx
 from wattline.core.errors import StopError
-from wattline.core.ledger.aggregate_record import Aggregate
 from wattline.core.ledger.ledger import Ledger
 from wattline.core.lightning.onchain import Income, ReceivingFunds
 from wattline.core.session.session import Session
