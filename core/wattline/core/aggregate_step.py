@@ -129,12 +129,7 @@ AggregateEvent = (
 
 
 def check_number(held: Held, number: int) -> None:
-    """A version of this number can be taken now. Raises VersionRefused ``session_closed`` when none can,
-    ``bad_version`` unless it follows the newest."""
-    if held.aggregate.status is not AggregateStatus.OPEN:
-        raise VersionRefused("session_closed", "a version was chosen to be broadcast already")
-    if held.final is not None:
-        raise VersionRefused("session_closed", f"version {held.final.number} is the final one")
+    """The number follows that of the newest version. Raises VersionRefused ``bad_version``."""
     following = (held.newest.number if held.newest else 0) + 1
     if number != following:
         raise VersionRefused("bad_version", f"the next version has number {following}")
@@ -184,6 +179,10 @@ def _stored(held: Held, event: VersionStored) -> Held:
         return held
     if not version.is_whole:
         raise StopError("version_invalid", f"version {version.number} comes without its transaction")
+    if held.aggregate.status is not AggregateStatus.OPEN:
+        raise VersionRefused("session_closed", "a version was chosen to be broadcast already")
+    if held.final is not None:
+        raise VersionRefused("session_closed", f"version {held.final.number} is the final one")
     check_number(held, version.number)
     check_value(held, version.value_sat, is_final=version.is_final)
     aggregate = held.aggregate
