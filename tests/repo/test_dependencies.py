@@ -36,7 +36,8 @@ def name_of(requirement: str) -> str:
 def declared(*, for_the_checkout: bool) -> set[str]:
     requirements = [*PROJECT["project"]["dependencies"]]
     if for_the_checkout:
-        requirements += PROJECT["dependency-groups"]["dev"]
+        groups = PROJECT["dependency-groups"]
+        requirements += [each for group in ("dev", "build") for each in groups[group] if isinstance(each, str)]
     return {name_of(each) for each in requirements}
 
 
