@@ -13,7 +13,7 @@ from harness.dear_trade import INTERVAL_MS
 
 from wattline.core.tariff import Tariff, cost_msat, worth_msat
 from wattline.device.simulator.control import SimulatedWorld
-from wattline.device.simulator.world import Fault
+from wattline.device.simulator.world import MeterFault
 from wattline.regtest.books import books_of
 from wattline.regtest.lightningd import Node
 from wattline.regtest.network import RegtestNetwork
@@ -220,7 +220,7 @@ def test_a_cable_whose_ledger_was_put_back_goes_on_from_what_its_node_has_paid(
 
 
 def test_a_socket_whose_meter_shows_too_much_is_left(scene: Scene, wallets: list[Node]) -> None:
-    scene.world.break_meter(SimulatedWorld.socket_meter(0), Fault.GAIN, ratio=1.05)
+    scene.world.break_meter(SimulatedWorld.socket_meter(0), MeterFault.GAIN, ratio=1.05)
     changes = {"limits": {**LIMITS, "energy_tolerance_uwh": 20_000}}
     path = scene.write_cable_config(wallets[0], "lied-to", 0, changes)
     cable = scene.run_cable(path, for_s=60)
@@ -237,7 +237,7 @@ def end_by_operator(scene: Scene, session_id: str, cable: CableProcess) -> None:
 
 
 def end_by_meter(scene: Scene, session_id: str, cable: CableProcess) -> None:
-    scene.world.break_meter(SimulatedWorld.socket_meter(0), Fault.NACK)
+    scene.world.break_meter(SimulatedWorld.socket_meter(0), MeterFault.NACK)
 
 
 @pytest.mark.parametrize(("end", "reason"), [(end_by_operator, "operator_stopped"), (end_by_meter, "meter_bus_error")])

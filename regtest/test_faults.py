@@ -21,7 +21,7 @@ from harness.dear_trade import (
 from harness.wallet_books import check_books
 
 from wattline.core.lightning.node import SendFailure
-from wattline.device.simulator.world import Fault, RelayFault
+from wattline.device.simulator.world import MeterFault, RelayFault
 from wattline.regtest.lightningd import Node
 from wattline.regtest.scene import Scene
 from wattline.regtest.waiting import wait_until
@@ -31,19 +31,19 @@ pytestmark = pytest.mark.lightningd
 
 
 METER_FAULTS = {
-    Fault.NACK: "meter_bus_error",
-    Fault.FROZEN: "meter_frozen",
-    Fault.SATURATED: "meter_saturated",
-    Fault.BACKWARDS: "meter_backwards",
-    Fault.RESET: "meter_reset",
+    MeterFault.NACK: "meter_bus_error",
+    MeterFault.FROZEN: "meter_frozen",
+    MeterFault.SATURATED: "meter_saturated",
+    MeterFault.BACKWARDS: "meter_backwards",
+    MeterFault.RESET: "meter_reset",
 }
-LASTING = (Fault.NACK, Fault.FROZEN, Fault.SATURATED)
+LASTING = (MeterFault.NACK, MeterFault.FROZEN, MeterFault.SATURATED)
 """Seen also while nothing flows, so that the outlet says so until they are mended."""
 
 
 @pytest.mark.parametrize("fault", list(METER_FAULTS))
 def test_a_meter_that_cannot_be_trusted_ends_the_session_and_unused_credit_comes_back(
-    scene: Scene, cable: HandCable, fault: Fault
+    scene: Scene, cable: HandCable, fault: MeterFault
 ) -> None:
     before_moves = moves(scene)
     cable.open()
@@ -89,8 +89,8 @@ def test_a_meter_that_is_another_chip_sells_nothing(scene: Scene, cable: HandCab
     delivered(cable, 200)
     meter = scene.world.socket_meter(0)
     # The identity is read when a meter is opened: as after an exchange of the chip, which resets it too.
-    scene.world.break_meter(meter, Fault.WRONG_IDENTITY)
-    scene.world.break_meter(meter, Fault.RESET)
+    scene.world.break_meter(meter, MeterFault.WRONG_IDENTITY)
+    scene.world.break_meter(meter, MeterFault.RESET)
     try:
         check_settled(scene, cable, "meter_reset")
         wait_until("the other chip is noticed", lambda: "manufacturer" in str(outlet(scene).get("fault")), 10)

@@ -137,7 +137,7 @@ def broken_plugin(scene: Scene, directory: Path, method: str) -> Iterator[None]:
         textwrap.dedent(
             f"""\
             #!{sys.executable}
-            from wattline.plugin.keysend import KeysendGate
+            from wattline.plugin.hook import KeysendGate
             from wattline.plugin.main import main
 
             def broken(*_):

@@ -19,18 +19,18 @@ from wattline.core.payer import Payer
 from wattline.core.session.event import CableLost
 from wattline.core.session.session import Session
 from wattline.core.settings import parse_settings
-from wattline.plugin.bookkeeper import Bookkeeper
-from wattline.plugin.keysend import Reservations
-from wattline.plugin.live_sessions import LiveSessions
+from wattline.plugin.closing import SessionCloser
+from wattline.plugin.crediting import SmartSocket
+from wattline.plugin.journal import JournalReader
 from wattline.plugin.older_copy import NotedRefunds, OlderCopy
 from wattline.plugin.onchain.payments import Onchain
 from wattline.plugin.outlet import OutletLoop
-from wattline.plugin.outlet_view import Condition
+from wattline.plugin.outlet_state import Condition
 from wattline.plugin.receipts import Receipts
-from wattline.plugin.reception import Identity, Reception
+from wattline.plugin.requests import CableRequests, Identity
+from wattline.plugin.reservations import Reservations
+from wattline.plugin.sessions import Sessions
 from wattline.plugin.settings import SocketSettings
-from wattline.plugin.settlement import Settlement
-from wattline.plugin.smart_socket import SmartSocket
 from wattline.plugin.statements import Statements
 from wattline.plugin.streams import Streams
 from wattline.plugin.tariffs import PriceList
@@ -78,7 +78,7 @@ class Stall:
         self.funds = funds
         self.hardware = hardware or {outlet_id: OutletHardware() for outlet_id in OUTLETS}
         signer, ready, reservations = TrustingSigner(), threading.Event(), Reservations()
-        self.live = live = LiveSessions(self.ledger)
+        self.live = live = Sessions(self.ledger)
         streams = Streams(lambda session_id: live.post(session_id, CableLost()))
         prices = PriceList(self.ledger, settings)
         statements = Statements(settings, live, reservations, streams)
@@ -87,17 +87,17 @@ class Stall:
         copy.look()
         receipts = Receipts(self.ledger, signer, SOCKET, copy)
         self.seller = SmartSocket(self.ledger, live, prices, statements, receipts, streams, reservations, ready, copy)
-        bookkeeper = Bookkeeper(NoJournal(), self.ledger, self.seller, 1.0)
+        bookkeeper = JournalReader(NoJournal(), self.ledger, self.seller, 1.0)
         self.onchain = Onchain(
             settings.onchain, SOCKET, "regtest", self.ledger, chain, funds, signer, self.seller, copy
         )
         payer = Payer(wallet, NotedRefunds(self.ledger.outgoing, copy))
-        self._settlement = Settlement(
+        self._settlement = SessionCloser(
             self.seller, payer, self.ledger, reservations, bookkeeper, 10.0, 60.0, copy, self.onchain
         )
         self.outlets = {outlet_id: self._outlet(outlet_id, reservations) for outlet_id in OUTLETS}
         self.seller.furnish(list(self.outlets.values()), self._settlement)
-        self.reception = Reception(
+        self.reception = CableRequests(
             settings,
             Identity(SOCKET, "regtest", bytes(32)),
             signer,

@@ -21,7 +21,7 @@ from wattline.cli.meter import Look, table
 from wattline.device.i2c.opening import open_bus
 from wattline.device.meters.reading import MeterError, Reading
 from wattline.device.simulator.control import SimulatedWorld
-from wattline.device.simulator.world import Fault
+from wattline.device.simulator.world import MeterFault
 
 SPEC = "sim:toaster@24"
 
@@ -70,7 +70,7 @@ def test_the_meter_of_a_cable_is_read(cable_toml: Path, capsys: pytest.CaptureFi
 def test_a_meter_that_cannot_be_trusted_is_status_1_and_the_others_are_read(
     socket_toml: Path, world: SimulatedWorld, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    world.break_meter(0x40, Fault.WRONG_IDENTITY)
+    world.break_meter(0x40, MeterFault.WRONG_IDENTITY)
     assert run("meter", "read", "--config", str(socket_toml), "--json") == 1
     broken, whole = json.loads(capsys.readouterr().out)["meters"]
     assert broken["code"] == "meter_wrong_chip"

@@ -23,7 +23,7 @@ from wattline.device.controller.settings import GuardSettings, ProcessSettings
 from wattline.device.i2c.opening import open_bus
 from wattline.device.relays.relay import RelayError
 from wattline.device.simulator.control import SimulatedWorld
-from wattline.device.simulator.world import Fault, RelayFault
+from wattline.device.simulator.world import MeterFault, RelayFault
 from wattline.plugin.settings import OutletSettings, SocketSettings
 
 SPEC = "sim:toaster@24"
@@ -173,7 +173,7 @@ def test_a_relay_that_does_not_close_is_reported(
 def test_a_meter_that_fails_is_reported_and_nothing_is_closed(
     socket_toml: Path, world: SimulatedWorld, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    world.break_meter(0x49, Fault.WRONG_IDENTITY)
+    world.break_meter(0x49, MeterFault.WRONG_IDENTITY)
     answer = result(capsys, 1, "--config", str(socket_toml))
     assert [outlet["ok"] for outlet in answer["outlets"]] == [True, False]
     assert answer["outlets"][1]["problem"].startswith("meter_wrong_chip: ")
@@ -183,7 +183,7 @@ def test_a_meter_that_fails_is_reported_and_nothing_is_closed(
 def test_a_shunt_the_wrong_way_round_is_reported(
     socket_toml: Path, world: SimulatedWorld, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    world.break_meter(0x40, Fault.GAIN, -1.0)
+    world.break_meter(0x40, MeterFault.GAIN, -1.0)
     (outlet,) = result(capsys, 1, "--config", str(socket_toml), "--outlet", "A1")["outlets"]
     assert "wrong way round" in outlet["problem"]
     assert not world.relay_closed(0)

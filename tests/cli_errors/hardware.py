@@ -8,14 +8,14 @@ from typing import Any
 
 from tests.cli_errors.mistake import METER, RELAY, SIM, TRIED, Desk, Mistake
 from wattline.device.simulator.control import SimulatedWorld
-from wattline.device.simulator.world import Fault
+from wattline.device.simulator.world import MeterFault
 
 READ = ["meter", "read", "--config"]
 CHECK = ["cable", "check", "--config"]
 TEST = ["outlet", "test", "--seconds", "0.5", "--config"]
 
 
-def broken(fault: Fault) -> Callable[[Desk], list[str]]:
+def broken(fault: MeterFault) -> Callable[[Desk], list[str]]:
     def make(desk: Desk) -> list[str]:
         world = SimulatedWorld.connect(SIM)
         desk.closing.append(world.close)
@@ -152,8 +152,10 @@ CONFIGURATION = (
 )
 
 CHIPS = (
-    Mistake("another chip at the address", broken(Fault.WRONG_IDENTITY), 1, ("A1: meter_wrong_chip", "0x40")),
-    Mistake("a chip that does not answer", broken(Fault.NACK), 1, ("A1: meter_bus_error", "no chip answers", "0x40")),
+    Mistake("another chip at the address", broken(MeterFault.WRONG_IDENTITY), 1, ("A1: meter_wrong_chip", "0x40")),
+    Mistake(
+        "a chip that does not answer", broken(MeterFault.NACK), 1, ("A1: meter_bus_error", "no chip answers", "0x40")
+    ),
     Mistake(
         "no bus",
         lambda desk: [*READ, desk.socket_toml(METER.replace(f'"{SIM}"', "250"))],

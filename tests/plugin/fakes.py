@@ -49,18 +49,19 @@ from wattline.core.settings import parse_settings
 from wattline.device.controller.state import RelayState
 from wattline.device.meters.reading import Meter, MeterError, Reading
 from wattline.device.relays.relay import RelayError
-from wattline.plugin.bookkeeper import Bookkeeper
-from wattline.plugin.keysend import Htlc, Reservations
-from wattline.plugin.live_sessions import LiveSessions
+from wattline.plugin.closing import SessionCloser
+from wattline.plugin.crediting import SmartSocket
+from wattline.plugin.hook import Htlc
+from wattline.plugin.journal import JournalReader
 from wattline.plugin.older_copy import NotedRefunds, OlderCopy
 from wattline.plugin.onchain.payments import Onchain
 from wattline.plugin.outlet import OutletLoop
-from wattline.plugin.outlet_view import Condition
+from wattline.plugin.outlet_state import Condition
 from wattline.plugin.receipts import Receipts
-from wattline.plugin.reception import Identity, Reception
+from wattline.plugin.requests import CableRequests, Identity
+from wattline.plugin.reservations import Reservations
+from wattline.plugin.sessions import Sessions
 from wattline.plugin.settings import OnchainSettings, SocketSettings
-from wattline.plugin.settlement import Settlement
-from wattline.plugin.smart_socket import SmartSocket
 from wattline.plugin.statements import Statements
 from wattline.plugin.streams import Stream, Streams
 from wattline.plugin.tariffs import PriceList
@@ -442,7 +443,7 @@ class Stall:
         wallet: Any = self.wallet if node is None else node.lightning
         funds: Any = self.funds if node is None else node.funds
         self.reservations = WatchedReservations()
-        self.live = LiveSessions(self.ledger)
+        self.live = Sessions(self.ledger)
         self.streams = Streams(lambda session: self.live.post(session, CableLost()))
         self.ready = threading.Event()
         self.ready.set()
@@ -462,7 +463,7 @@ class Stall:
             self.ready,
             self.copy,
         )
-        self.bookkeeper = Bookkeeper(self.journal, self.ledger, self.socket, 1.0)
+        self.bookkeeper = JournalReader(self.journal, self.ledger, self.socket, 1.0)
         payer = Payer(wallet, NotedRefunds(self.ledger.outgoing, self.copy), pause=lambda _: None)
         rules = OnchainSettings(enabled=True, watch_interval_ms=50, final_timeout_s=5, confirmations=1)
         self.onchain = (
@@ -470,7 +471,7 @@ class Stall:
             if takes_onchain
             else None
         )
-        self.settlement = Settlement(
+        self.settlement = SessionCloser(
             self.socket,
             payer,
             self.ledger,
@@ -484,7 +485,7 @@ class Stall:
         meter: Callable[[], Meter] = lambda: self.hardware  # noqa: E731 - a factory of one expression
         self.outlet = OutletLoop("A1", INTERVAL_MS, meter, self.hardware, self.socket, self.reservations)
         self.socket.furnish([self.outlet], self.settlement if settles else IdleDesk())
-        self.reception = Reception(
+        self.reception = CableRequests(
             self.settings,
             Identity(SOCKET, "regtest", bytes(32)),
             signer,

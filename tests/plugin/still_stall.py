@@ -46,16 +46,16 @@ from wattline.core.session.event import CableClosed
 from wattline.core.session.session import Session, Terms, opened
 from wattline.core.session.state import Method, State
 from wattline.core.tariff import Tariff
-from wattline.plugin.bookkeeper import Bookkeeper
-from wattline.plugin.keysend import Reservations
-from wattline.plugin.live_sessions import LiveSessions
+from wattline.plugin.closing import SessionCloser
+from wattline.plugin.crediting import SmartSocket
+from wattline.plugin.journal import JournalReader
 from wattline.plugin.older_copy import NotedRefunds, OlderCopy
 from wattline.plugin.onchain.payments import Onchain
 from wattline.plugin.outlet import OutletLoop
 from wattline.plugin.receipts import Receipts
+from wattline.plugin.reservations import Reservations
+from wattline.plugin.sessions import Sessions
 from wattline.plugin.settings import OnchainSettings
-from wattline.plugin.settlement import Settlement
-from wattline.plugin.smart_socket import SmartSocket
 from wattline.plugin.statements import Statements
 from wattline.plugin.streams import Streams
 from wattline.plugin.tariffs import PriceList
@@ -164,7 +164,7 @@ class StillOutlet(OutletLoop):
         self._measure_or_fault()
 
 
-class StillSettlement(Settlement):
+class StillSettlement(SessionCloser):
     """Its jobs wait until they are told to work."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -260,7 +260,7 @@ class StillStall:
         funds = self.tripwire.around(self.funds)
         settings = socket_settings(self.min_increment_msat)
         self.reservations = Reservations()
-        self.live = LiveSessions(ledger)
+        self.live = Sessions(ledger)
         streams = Streams(lambda session: None)
         statements = Statements(settings, self.live, self.reservations, streams)
         self.copy = OlderCopy(
@@ -282,7 +282,7 @@ class StillStall:
             now=lambda: self.time_s,
         )
         self.socket.hears = lambda session, message: self.hears(session, message)
-        self.bookkeeper = Bookkeeper(self.journal, ledger, self.socket, 1.0)
+        self.bookkeeper = JournalReader(self.journal, ledger, self.socket, 1.0)
         self.onchain = Onchain(
             self.settings,
             SOCKET,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from wattline.core.errors import UsageError
-from wattline.plugin.address import parse_listen
+from wattline.plugin.lifecycle import parse_listen
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from tests.plugin.fakes import CABLE
 from tests.plugin.still_stall import CONFIRMATIONS, StillStall, Wallet
-from tests.plugin.test_chain_watch import VALUE_SAT, broadcast, served
+from tests.plugin.test_input_watch import VALUE_SAT, broadcast, served
 from wattline.core.aggregate import MSAT_PER_SAT, AggregateStatus
 from wattline.core.bitcoin.chain import Outpoint
 from wattline.core.errors import UsageError

@@ -65,7 +65,7 @@ def stub(stall: Stall) -> Iterator[pb_grpc.ChargingServiceStub]:
 @pytest.fixture(autouse=True)
 def unhurried(stall: Stall, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A stream that asks too much is not made to wait, so that it can ask more."""
-    monkeypatch.setattr("wattline.plugin.reception.BACK_PRESSURE_S", 0.001)
+    monkeypatch.setattr("wattline.plugin.requests.BACK_PRESSURE_S", 0.001)
     yield
     end_sessions(stall)
     wait_until(lambda: not stall.streams._streams)

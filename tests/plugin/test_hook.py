@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from wattline.core.record import PREIMAGE_TLV_TYPE, RECORD_TLV_TYPE, encode_bigsize, encode_tlv_stream, parse_tlv_stream
-from wattline.plugin.hook import CONTINUE, PaymentHook, paid_keysend
-from wattline.plugin.keysend import Htlc, KeysendGate, Pass, Refuse, Reservations
+from wattline.plugin.hook import CONTINUE, Htlc, KeysendGate, Pass, PaymentHook, Refuse, paid_keysend
+from wattline.plugin.reservations import Reservations
 
 OURS = encode_tlv_stream({2: b"\x64", 4: b"\x10", RECORD_TLV_TYPE: b"wattline:1:x:1", PREIMAGE_TLV_TYPE: bytes(32)})
 STRANGERS = encode_tlv_stream({2: b"\x64", 4: b"\x10", PREIMAGE_TLV_TYPE: bytes(32)})

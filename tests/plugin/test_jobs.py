@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from wattline.plugin.jobs import Jobs, LoopEnded
+from wattline.plugin.outlet_state import Jobs, LoopEnded
 
 THREADS, CALLS = 8, 200
 PATIENCE_S = 10

@@ -26,10 +26,10 @@ from wattline.core.bitcoin.chain import Tx
 from wattline.core.lightning.signing import sign, signed_text
 from wattline.core.session.event import CableLost, Tick
 from wattline.core.session.state import RefundStatus, State, StopReason
+from wattline.plugin.closing import NothingOnchain
 from wattline.plugin.report import Report
 from wattline.plugin.rpc import add_methods
 from wattline.plugin.service import Refused
-from wattline.plugin.settlement import NothingOnchain
 from wattline.plugin.streams import Stream
 from wattline.v1 import charging_pb2 as pb
 

@@ -18,11 +18,10 @@ from wattline.core.tariff import Tariff, cost_msat
 from wattline.device.controller.state import RelayState
 from wattline.device.meters.reading import Meter, MeterError, Reading
 from wattline.device.relays.relay import RelayError
-from wattline.plugin.jobs import LoopEnded
-from wattline.plugin.keysend import Reservations
 from wattline.plugin.outlet import OutletLoop
-from wattline.plugin.outlet_view import Condition, OutletView
-from wattline.plugin.supply import SupplyWatch
+from wattline.plugin.outlet_hardware import SupplyWatch
+from wattline.plugin.outlet_state import Condition, LoopEnded, OutletView
+from wattline.plugin.reservations import Reservations
 
 SESSION = "0123456789ABCDEFGHJKMNPQRS"
 OTHER = "7ZZZZZZZZZZZZZZZZZZZZZZZZZ"

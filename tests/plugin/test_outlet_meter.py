@@ -12,8 +12,8 @@ from wattline.core.session.machine import restored
 from wattline.core.session.session import Session
 from wattline.core.session.state import State, StopReason
 from wattline.device.meters.reading import Reading
-from wattline.plugin.outlet_view import Condition
-from wattline.plugin.supply import NO_VOLTAGE_RETRY_MS, SupplyWatch
+from wattline.plugin.outlet_hardware import NO_VOLTAGE_RETRY_MS, SupplyWatch
+from wattline.plugin.outlet_state import Condition
 
 
 @pytest.fixture

@@ -14,9 +14,8 @@ from pyln.client import RpcException
 from tests.plugin.fakes import CABLE, new_session, session_id
 from wattline.core.session.session import Session
 from wattline.core.tariff import MAX_PRICE_MSAT, Tariff
-from wattline.plugin.parameters import INVALID_PARAMETERS
 from wattline.plugin.report import Json
-from wattline.plugin.rpc import add_methods
+from wattline.plugin.rpc import INVALID_PARAMETERS, add_methods
 
 LEDGER_MAX = 2**63 - 1
 SESSION, OVER = session_id(1), session_id(2)

@@ -29,11 +29,11 @@ from wattline.core.clock import DAY_S
 from wattline.core.errors import RetryError
 from wattline.core.ledger.session_record import SessionRecord
 from wattline.core.session.state import State, StopReason
-from wattline.plugin.keysend import KeysendGate, Pass, Refuse
+from wattline.plugin.hook import KeysendGate, Pass, Refuse
 from wattline.plugin.limits import Limits
-from wattline.plugin.live_sessions import UNPAID_KEPT, UNPAID_KEPT_S
 from wattline.plugin.onchain.admission import MOST_GIVEN_BACK
 from wattline.plugin.service import Refused
+from wattline.plugin.sessions import UNPAID_KEPT, UNPAID_KEPT_S
 from wattline.plugin.streams import QUEUE_LENGTH, Stream
 from wattline.v1 import charging_pb2 as pb
 
@@ -174,7 +174,7 @@ def closed_unpaid(number: int) -> SessionRecord:
 def test_however_many_sessions_are_opened_and_never_paid_only_so_many_rows_stay(
     stall: Stall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wattline.plugin.live_sessions.UNPAID_KEPT", 5)
+    monkeypatch.setattr("wattline.plugin.sessions.UNPAID_KEPT", 5)
     for number in range(30):
         stall.ledger.save_session(closed_unpaid(number))
     stall.live.forget_unpaid()

@@ -7,7 +7,7 @@ from wattline.core.ledger.session_record import SessionRecord
 from wattline.core.session.session import Session
 from wattline.core.session.state import RefundStatus, State
 from wattline.core.tariff import Tariff
-from wattline.plugin.outlet_view import Condition, OutletView
+from wattline.plugin.outlet_state import Condition, OutletView
 from wattline.v1 import charging_pb2 as pb
 
 _CONDITIONS = {

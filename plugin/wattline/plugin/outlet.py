@@ -21,9 +21,9 @@ from typing import TypeVar
 from wattline.core.session.event import (
     BooksClosed,
     CreditArrived,
+    DeliveryFault,
     Effect,
     Event,
-    Fault,
     HoldRelay,
     MeterValue,
     OpenRelay,
@@ -37,11 +37,9 @@ from wattline.core.session.session import Session
 from wattline.core.session.state import State, StopReason
 from wattline.device.meters.reading import Meter, MeterError, Reading, next_look_ms
 from wattline.device.relays.relay import RelayError
-from wattline.plugin.jobs import Jobs
-from wattline.plugin.keysend import Reservations
-from wattline.plugin.outlet_view import Condition, Holder, OutletView, SessionSink
-from wattline.plugin.supply import SupplyWatch
-from wattline.plugin.waiting import WaitingSessions, settle
+from wattline.plugin.outlet_hardware import SupplyWatch
+from wattline.plugin.outlet_state import Condition, Jobs, OutletView, RelayControl, SessionSink, WaitingSessions, settle
+from wattline.plugin.reservations import Reservations
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +70,7 @@ class OutletLoop:
         outlet_id: str,
         interval_ms: int,
         open_meter: Callable[[], Meter],
-        holder: Holder,
+        holder: RelayControl,
         sink: SessionSink,
         reservations: Reservations,
         supply: SupplyWatch | None = None,
@@ -407,7 +405,7 @@ class OutletLoop:
             log.error("outlet %s: %s: %s", self.outlet_id, reason, message)
         if self.view.session is not None:
             self.view = replace(self.view, fault=message)
-            self._step(Fault(reason))
+            self._step(DeliveryFault(reason))
         else:
             self.view = replace(self.view, fault=message, condition=Condition.FAULTED, reading=None)
         self._waiting.fault(reason)
@@ -470,7 +468,7 @@ class OutletLoop:
             self.view = replace(self.view, fault=error.message, relay_closed=True)
             session = self.view.session
             if session is not None and session.state.is_live:
-                self._step(Fault(_relay_reason(error)))
+                self._step(DeliveryFault(_relay_reason(error)))
             self._waiting.fault(_relay_reason(error))
         else:
             self._relay_error = ""

@@ -12,9 +12,9 @@ from wattline.core.ledger.outgoing import Purpose
 from wattline.core.ledger.session_record import SessionRecord
 from wattline.core.lightning.node import Signer
 from wattline.core.lightning.signing import sign
-from wattline.plugin.live_sessions import UNPAID_KEPT
 from wattline.plugin.messages import receipt_message
 from wattline.plugin.older_copy import OlderCopy
+from wattline.plugin.sessions import UNPAID_KEPT
 from wattline.v1 import charging_pb2 as pb
 
 REFUND_SEQUENCE = 0

@@ -10,11 +10,11 @@ from wattline.core.aggregate import MSAT_PER_SAT, Aggregate, AggregateStatus, Ve
 from wattline.core.ledger.ledger import Ledger
 from wattline.core.ledger.session_record import SessionRecord
 from wattline.core.tariff import Tariff
-from wattline.plugin.bookkeeper import Bookkeeper
-from wattline.plugin.live_sessions import LiveSessions
+from wattline.plugin.crediting import SmartSocket
+from wattline.plugin.journal import JournalReader
 from wattline.plugin.older_copy import OlderCopy
-from wattline.plugin.outlet_view import OutletView
-from wattline.plugin.smart_socket import SmartSocket
+from wattline.plugin.outlet_state import OutletView
+from wattline.plugin.sessions import Sessions
 
 Json = dict[str, Any]
 MOST_SHOWN = 100
@@ -123,9 +123,9 @@ class Report:
     def __init__(
         self,
         seller: SmartSocket,
-        live: LiveSessions,
+        live: Sessions,
         ledger: Ledger,
-        bookkeeper: Bookkeeper,
+        bookkeeper: JournalReader,
         identity: Json,
         copy: OlderCopy,
         onchain: OnchainState | None = None,

@@ -22,7 +22,7 @@ CHAIN = "chain"
 LONGEST_REASON = 200
 
 
-class Outcome(StrEnum):
+class Resolution(StrEnum):
     """What is decided."""
 
     PAID = "paid"  # what the session is owed on the chain has come
@@ -53,22 +53,22 @@ class Resolving:
     def resolve(self, subject: str, outcome: str, reason: str) -> None:
         """``subject``: a session, or ``chain``. Raises UsageError ``not_resolvable`` where there is nothing to decide,
         and what chain and ledger raise."""
-        if outcome not in set(Outcome):
-            raise UsageError("not_resolvable", f"the outcome is one of {', '.join(Outcome)}")
+        if outcome not in set(Resolution):
+            raise UsageError("not_resolvable", f"the outcome is one of {', '.join(Resolution)}")
         if not reason.strip() or len(reason) > LONGEST_REASON or not reason.isprintable():
             raise UsageError("not_resolvable", f"a reason is needed, of at most {LONGEST_REASON} printable characters")
-        if (subject == CHAIN) is not (outcome == Outcome.ACCEPT):
-            raise UsageError("not_resolvable", f"{Outcome.ACCEPT} is said of the {CHAIN}, all else of a session")
+        if (subject == CHAIN) is not (outcome == Resolution.ACCEPT):
+            raise UsageError("not_resolvable", f"{Resolution.ACCEPT} is said of the {CHAIN}, all else of a session")
         if subject == CHAIN:
             if self._onchain is None:
                 raise UsageError("not_resolvable", "this socket does not look at the chain")
             self._onchain.accept_chain(reason)
-        elif outcome in (Outcome.PAID, Outcome.LOST):
-            self._end_aggregate(subject, Outcome(outcome), reason)
+        elif outcome in (Resolution.PAID, Resolution.LOST):
+            self._end_aggregate(subject, Resolution(outcome), reason)
         else:
-            self._end_refund(subject, Outcome(outcome), reason)
+            self._end_refund(subject, Resolution(outcome), reason)
 
-    def _end_aggregate(self, session_id: str, outcome: Outcome, reason: str) -> None:
+    def _end_aggregate(self, session_id: str, outcome: Resolution, reason: str) -> None:
         aggregate = self._ledger.aggregate(session_id)
         if aggregate is None or aggregate.status is not AggregateStatus.SENT:
             status = aggregate.status if aggregate is not None else "not paid on-chain"
@@ -78,15 +78,15 @@ class Resolving:
             )
         chosen = self._ledger.version(session_id, aggregate.chosen_number or 0)
         assert chosen is not None, "a choice names a version"
-        missing_sat = max(0, chosen.value_sat - aggregate.mined_value_sat) if outcome is Outcome.LOST else 0
-        status = AggregateStatus.LOST if outcome is Outcome.LOST else AggregateStatus.SETTLED
+        missing_sat = max(0, chosen.value_sat - aggregate.mined_value_sat) if outcome is Resolution.LOST else 0
+        status = AggregateStatus.LOST if outcome is Resolution.LOST else AggregateStatus.SETTLED
         with self._ledger.unit():
             self._ledger.lose(session_id, missing_sat * MSAT_PER_SAT)
             self._ledger.close_aggregate(session_id, status, self._now(), is_resolved=True)
             detail = {"outcome": outcome, "reason": reason, "value_sat": chosen.value_sat, "missing_sat": missing_sat}
             self._ledger.append_event(self._now(), session_id, "payment_resolved", detail)
 
-    def _end_refund(self, session_id: str, outcome: Outcome, reason: str) -> None:
+    def _end_refund(self, session_id: str, outcome: Resolution, reason: str) -> None:
         record = self._ledger.session(session_id)
         is_owed = record is not None and record.session.refund_status is RefundStatus.OWED
         is_held = record is not None and is_owed and self._copy.holds(Purpose.REFUND, record)
@@ -97,8 +97,8 @@ class Resolving:
             raise UsageError("not_resolvable", f"no refund of session {session_id} is held")
         with self._ledger.unit():
             self._ledger.append_event(self._now(), session_id, RESOLVED, {"outcome": outcome, "reason": reason})
-            for orphan in orphans if outcome is Outcome.KEEP else []:
+            for orphan in orphans if outcome is Resolution.KEEP else []:
                 kept = {"payment_hash": orphan.payment_hash, "amount_msat": orphan.amount_msat}
                 self._ledger.append_event(self._now(), session_id, ORPHAN_KEPT, kept)
-        if is_held and outcome is Outcome.KEEP:
+        if is_held and outcome is Resolution.KEEP:
             self._keep(session_id, RefundKept())

@@ -1,4 +1,8 @@
-"""The RPC methods, as `lightning-cli help` shows them."""
+"""The RPC methods, as `lightning-cli help` shows them.
+
+Parameters of the RPC methods: whatever JSON a caller gives, each is of its type and within its range, or there is an
+error that names the parameter, the value and what is allowed.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,13 @@ from pyln.client import Plugin, RpcException
 from pyln.client.plugin import Request
 
 from wattline.core.errors import WattlineError
+from wattline.core.ids import decode_session_id
+from wattline.core.lightning.node import is_node_id
 from wattline.core.tariff import MAX_PRICE_MSAT, Tariff
-from wattline.plugin import parameters
+from wattline.core.text import printable
+from wattline.plugin.crediting import SmartSocket
 from wattline.plugin.report import Json, Report, tariff_object
 from wattline.plugin.resolving import Resolving
-from wattline.plugin.smart_socket import SmartSocket
 
 log = logging.getLogger(__name__)
 
@@ -53,10 +59,10 @@ def add_methods(plugin: Plugin, shop: Shop) -> None:
 
         One with {session_id}, else at most {limit} (default 100)."""
         if session_id is not None:
-            session_id = parameters.session_id("session_id", session_id)
-        found = shop.report.sessions(session_id, parameters.whole("limit", limit, 1, MAX_SESSIONS))
+            session_id = checked_session_id("session_id", session_id)
+        found = shop.report.sessions(session_id, checked_whole("limit", limit, 1, MAX_SESSIONS))
         if session_id is not None and not found:
-            raise parameters.invalid("session_id", "no session of that id")
+            raise invalid("session_id", "no session of that id")
         return {"sessions": found}
 
     def tariff(
@@ -76,7 +82,7 @@ def add_methods(plugin: Plugin, shop: Shop) -> None:
         if all(value is None for value in wanted.values()):
             return tariff_object(now)
         prices = {
-            key: getattr(now, key) if value is None else parameters.whole(key, value, 0, MAX_PRICE_MSAT)
+            key: getattr(now, key) if value is None else checked_whole(key, value, 0, MAX_PRICE_MSAT)
             for key, value in wanted.items()
         }
         shop.seller.change_tariff(Tariff.of(**prices))
@@ -86,11 +92,11 @@ def add_methods(plugin: Plugin, shop: Shop) -> None:
         """End a session now: the relay opens, unused credit is refunded, the cable gets its receipt.
 
         One that is ending already goes on doing so, for the reason that is shown."""
-        session_id = parameters.session_id("session_id", session_id)
+        session_id = checked_session_id("session_id", session_id)
         session = shop.seller.stop_session(session_id)
         if session is None:
             over = [f"it is over ({found['stop_reason']})" for found in shop.report.sessions(session_id, 1)]
-            raise parameters.invalid("session_id", ": ".join(["no live session of that id", *over]))
+            raise invalid("session_id", ": ".join(["no live session of that id", *over]))
         return {
             "session_id": session_id,
             "stopped": True,
@@ -100,18 +106,18 @@ def add_methods(plugin: Plugin, shop: Shop) -> None:
 
     def report(start_time: int | None = None, end_time: int | None = None) -> Json:
         """Totals of the sessions opened between {start_time} and {end_time} (Unix seconds; default: all)."""
-        start = parameters.whole("start_time", 0 if start_time is None else start_time, 0, 2**53)
-        end = parameters.whole("end_time", 2**53 if end_time is None else end_time, 0, 2**53)
+        start = checked_whole("start_time", 0 if start_time is None else start_time, 0, 2**53)
+        end = checked_whole("end_time", 2**53 if end_time is None else end_time, 0, 2**53)
         if end < start:
-            raise parameters.invalid("end_time", f"must not be before start_time ({start})")
+            raise invalid("end_time", f"must not be before start_time ({start})")
         return shop.report.totals(start, end)
 
     def refused(forgive: str | None = None) -> Json:
         """Cables that are refused because they spent elsewhere what they had paid with on the chain.
 
         With {forgive} (a node id) that cable is let in again."""
-        if forgive is not None and not shop.report.forgive(parameters.node_id("forgive", forgive)):
-            raise parameters.invalid("forgive", "that cable is not refused")
+        if forgive is not None and not shop.report.forgive(checked_node_id("forgive", forgive)):
+            raise invalid("forgive", "that cable is not refused")
         return {"refused": shop.report.refused_cables()}
 
     def resolve(subject: str, outcome: str, reason: str) -> Json:
@@ -119,9 +125,9 @@ def add_methods(plugin: Plugin, shop: Shop) -> None:
 
         {subject} is a session: {outcome} paid or lost ends its payment on the chain, refund or keep a refund that is
         held because the ledger is an older copy. Or it is chain: accept takes the chain that bitcoind shows now."""
-        subject = "chain" if subject == "chain" else parameters.session_id("subject", subject)
-        outcome = parameters.text("outcome", outcome)
-        shop.resolving.resolve(subject, outcome, parameters.text("reason", reason))
+        subject = "chain" if subject == "chain" else checked_session_id("subject", subject)
+        outcome = checked_text("outcome", outcome)
+        shop.resolving.resolve(subject, outcome, checked_text("reason", reason))
         return {"subject": subject, "outcome": outcome, "resolved": True}
 
     pool = ThreadPoolExecutor(2, thread_name_prefix="rpc")
@@ -164,3 +170,54 @@ def _answer(request: Request, call: Callable[[], Json]) -> None:
         request.set_exception(RpcException("internal error, see the log", NOT_RUNNING))
     else:
         request.set_result(result)
+
+
+INVALID_PARAMETERS = -32602
+SHOWN = 60
+MOST_DIGITS = 19
+"""Of a number written as text, which lightning-cli makes of some: it fits into 63 bits or nearly."""
+
+
+def checked_session_id(name: str, value: object) -> str:
+    """A session id in its one form."""
+    if isinstance(value, str):
+        try:
+            decode_session_id(value)
+        except WattlineError as error:
+            raise invalid(name, printable(error.message)) from error
+        return value
+    raise invalid(name, f"must be a session id (26 characters), not {_shown(value)}")
+
+
+def checked_node_id(name: str, value: object) -> str:
+    """A node id, lower case."""
+    if isinstance(value, str) and is_node_id(value):
+        return value
+    raise invalid(name, f"must be a node id (66 lower-case hex digits beginning with 02 or 03), not {_shown(value)}")
+
+
+def checked_whole(name: str, value: object, lowest: int, highest: int) -> int:
+    """A whole number, both ends included."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= MOST_DIGITS:
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
+        raise invalid(name, f"must be a whole number from {lowest} to {highest}, not {_shown(value)}")
+    return value
+
+
+def checked_text(name: str, value: object, longest: int = 200) -> str:
+    """Words of the operator's, on one line."""
+    if isinstance(value, str) and len(value) <= longest:
+        return printable(value, longest)
+    raise invalid(name, f"must be a text of at most {longest} characters, not {_shown(value)}")
+
+
+def invalid(name: str, message: str) -> RpcException:
+    """For the caller; ``message`` says what is allowed."""
+    return RpcException(f"{name}: {message}", INVALID_PARAMETERS)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 64:
+        return "a number of more than 64 bits"  # Python does not even write out one of some thousand digits
+    return printable(repr(value), SHOWN)

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 from wattline.core.errors import RetryError, StopError, WattlineError
 from wattline.core.wire.reading import OutOfRange, admitted
 from wattline.plugin.certificate import Certificate
-from wattline.plugin.jobs import LoopEnded
+from wattline.plugin.outlet_state import LoopEnded
 from wattline.plugin.streams import Stream, refusal
 from wattline.v1 import charging_pb2 as pb
 from wattline.v1 import charging_pb2_grpc

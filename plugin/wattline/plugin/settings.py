@@ -239,7 +239,7 @@ class LedgerSettings(Settings):
     )
 
 
-class GuardSettings(Settings):
+class SupervisionSettings(Settings):
     """The separate process that holds the relays."""
 
     restart_plugin: bool = Field(
@@ -259,7 +259,7 @@ class SocketSettings(Settings):
     onchain: OnchainSettings = OnchainSettings()
     bitcoind: BitcoindSettings = BitcoindSettings()
     ledger: LedgerSettings = LedgerSettings()
-    guard: GuardSettings = GuardSettings()
+    guard: SupervisionSettings = SupervisionSettings()
 
     @model_validator(mode="after")
     def _one_outlet_one_meter_one_relay(self) -> Self:

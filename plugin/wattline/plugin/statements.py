@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 from wattline.core.increments import Crowd, ToldIncrements
 from wattline.core.session.session import Session
-from wattline.plugin.keysend import Reservations
-from wattline.plugin.live_sessions import LiveSessions
 from wattline.plugin.messages import statement_message
-from wattline.plugin.outlet_view import OutletView
+from wattline.plugin.outlet_state import OutletView
+from wattline.plugin.reservations import Reservations
+from wattline.plugin.sessions import Sessions
 from wattline.plugin.settings import SocketSettings
 from wattline.plugin.streams import Streams
 from wattline.v1 import charging_pb2 as pb
@@ -23,7 +23,7 @@ class Statements:
     def __init__(
         self,
         settings: SocketSettings,
-        live: LiveSessions,
+        live: Sessions,
         reservations: Reservations,
         streams: Streams,
         clock: Callable[[], float] = time.monotonic,

@@ -11,7 +11,7 @@ from tests.core.ledger.samples import TERMS, booking, new_session, owing_session
 from wattline.core.errors import StopError
 from wattline.core.ledger.ledger import Ledger, open_ledger
 from wattline.core.ledger.payment import Cursor, Kind
-from wattline.core.session.event import CreditArrived, Fault, MeterValue, RefundSent, Tick
+from wattline.core.session.event import CreditArrived, DeliveryFault, MeterValue, RefundSent, Tick
 from wattline.core.session.machine import restored, step
 from wattline.core.session.session import Account
 from wattline.core.session.state import Method, RefundStatus, State, StopReason
@@ -37,7 +37,7 @@ def test_a_session_comes_back_as_it_was_saved(tmp_path: Path) -> None:
 
 
 def test_every_kind_of_session_comes_back(ledger: Ledger) -> None:
-    stopped, _ = step(new_session(2), Fault(StopReason.METER_FROZEN), 0)
+    stopped, _ = step(new_session(2), DeliveryFault(StopReason.METER_FROZEN), 0)
     onchain = replace(new_session(3), method=Method.ONCHAIN, terms=replace(TERMS, pause_max_s=7))
     for number, session in ((2, stopped), (3, onchain)):
         ledger.save_session(record(number, session))

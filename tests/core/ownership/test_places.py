@@ -19,8 +19,8 @@ from wattline.device.controller.guard import main as guard
 from wattline.device.i2c.bus import BusError
 from wattline.device.i2c.simulated import Place, WorldConnection
 from wattline.plugin.certificate import load_or_make
+from wattline.plugin.lifecycle import Shop
 from wattline.plugin.settings import SocketSettings
-from wattline.plugin.shop import Shop
 from wattline.regtest.bitcoind import installed_bitcoind
 from wattline.regtest.cache import exclusive
 

@@ -18,7 +18,8 @@ from wattline.core.record import (
     encode_truncated,
     format_record,
 )
-from wattline.plugin.keysend import CLAIM_REST_S, CLAIM_S, LIFETIME_S, Htlc, KeysendGate, Pass, Refuse, Reservations
+from wattline.plugin.hook import Htlc, KeysendGate, Pass, Refuse
+from wattline.plugin.reservations import CLAIM_REST_S, CLAIM_S, LIFETIME_S, Reservations
 
 SESSION = "0123456789ABCDEFGHJKMNPQRS"
 OTHER = "7ZZZZZZZZZZZZZZZZZZZZZZZZZ"

@@ -17,9 +17,9 @@ from wattline.core.session.event import (
     CreditArrived,
     CreditReturned,
     CreditTooLateError,
+    DeliveryFault,
     Effect,
     Event,
-    Fault,
     HoldRelay,
     MeterValue,
     OpenRelay,
@@ -208,7 +208,7 @@ def test_a_missing_meter_value_stops_delivery() -> None:
 @pytest.mark.parametrize("reason", sorted(FAULTS))
 @pytest.mark.parametrize("before", [new(), delivering(), paused()], ids=lambda s: str(s.state))
 def test_every_fault_opens_the_relay_for_good_and_is_the_stop_reason(reason: StopReason, before: Session) -> None:
-    session, effects = step(before, Fault(reason), 400)
+    session, effects = step(before, DeliveryFault(reason), 400)
     assert (session.state, session.stop_reason, effects) == (State.SETTLING, reason, STOP)
 
 
@@ -431,8 +431,11 @@ def test_a_credit_after_the_refund_was_issued_is_an_orphan(before: Session) -> N
 SENSELESS: Sequence[tuple[Session, Sequence[Event]]] = [
     (new(), [BooksClosed(), RefundOwed(), RefundKept(), CableSeen()]),
     (delivering(), [BooksClosed(), RefundOwed(), RefundKept(), CableSeen()]),
-    (settling(), [Tick(), CableClosed(), CableLost(), OperatorStopped(), Fault(StopReason.GUARD_LOST), RefundOwed()]),
-    (refunding(), [Tick(), MeterValue(999, 9), BooksClosed(), CableClosed(), Fault(StopReason.OVER_POWER)]),
+    (
+        settling(),
+        [Tick(), CableClosed(), CableLost(), OperatorStopped(), DeliveryFault(StopReason.GUARD_LOST), RefundOwed()],
+    ),
+    (refunding(), [Tick(), MeterValue(999, 9), BooksClosed(), CableClosed(), DeliveryFault(StopReason.OVER_POWER)]),
     (
         closed(),
         [
@@ -443,7 +446,7 @@ SENSELESS: Sequence[tuple[Session, Sequence[Event]]] = [
             CableClosed(),
             CableLost(),
             OperatorStopped(),
-            Fault(StopReason.GUARD_LOST),
+            DeliveryFault(StopReason.GUARD_LOST),
             RefundOwed(),
             RefundKept(),
         ],
@@ -495,7 +498,7 @@ def test_after_a_restart_a_settlement_begins_again_where_it_stood() -> None:
 
 def test_a_fault_needs_a_reason_that_is_one() -> None:
     with pytest.raises(StopError) as caught:
-        Fault(StopReason.CABLE_CLOSED)
+        DeliveryFault(StopReason.CABLE_CLOSED)
     assert caught.value.code == "not_a_fault"
 
 

@@ -15,7 +15,7 @@ from wattline.core.session.machine import step
 from wattline.core.session.occupancy import Occupancy, OutletTakenError, needs_outlet
 from wattline.core.session.session import Account, Session, opened
 from wattline.core.session.state import Method, State, StopReason
-from wattline.plugin.keysend import CLAIM_S, Reservations
+from wattline.plugin.reservations import CLAIM_S, Reservations
 
 NAMES = [encode_session_id(number.to_bytes(16, "big")) for number in range(4)]
 A, B, C, D = NAMES

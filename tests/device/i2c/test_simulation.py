@@ -15,7 +15,7 @@ from wattline.device.i2c.bus import BusError
 from wattline.device.i2c.opening import check_bus_spec, open_bus
 from wattline.device.i2c.simulated import Place
 from wattline.device.simulator.control import SimulatedWorld
-from wattline.device.simulator.world import Fault
+from wattline.device.simulator.world import MeterFault
 
 
 def wait_for(what: Callable[[], bool], timeout_s: float = 15.0) -> None:
@@ -130,7 +130,7 @@ def test_the_control_changes_loads_and_breaks_chips() -> None:
     with SimulatedWorld.connect("sim:toaster/control") as world:
         world.plug(1, "constant-100")
         assert (world.profile(0), world.profile(1)) == ("toaster", "constant-100")
-        world.break_meter(world.socket_meter(0), Fault.NACK)
+        world.break_meter(world.socket_meter(0), MeterFault.NACK)
         with pytest.raises(BusError) as caught:
             bus.read_word(0x40, 0x3E)
         assert caught.value.code == "no_answer"

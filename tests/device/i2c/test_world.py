@@ -6,7 +6,7 @@ import pytest
 
 from wattline.device.i2c.bus import BusError
 from wattline.device.simulator.profile import NAMED, LoadTime, load_of
-from wattline.device.simulator.world import EXPANDER, OTHER_EXPANDER, Fault, RelayFault, Switching, World, WorldBus
+from wattline.device.simulator.world import EXPANDER, OTHER_EXPANDER, MeterFault, RelayFault, Switching, World, WorldBus
 
 SECOND = 1_000_000_000
 
@@ -191,8 +191,8 @@ def test_the_other_expander_has_faults_of_its_own() -> None:
 def test_a_chip_without_an_accumulator_has_no_faults_of_one() -> None:
     world, _, _ = world_with("toaster")
     with pytest.raises(ValueError, match="counts no energy"):
-        world.break_meter(0x48, Fault.BACKWARDS)
+        world.break_meter(0x48, MeterFault.BACKWARDS)
     with pytest.raises(ValueError, match="counts no energy"):
         world.set_meter_energy(0x4E, 1)
     with pytest.raises(ValueError, match="0x40 to 0x4f"):
-        world.break_meter(0x50, Fault.NACK)
+        world.break_meter(0x50, MeterFault.NACK)

@@ -14,7 +14,7 @@ from wattline.device.meters.ina226 import Ina226Settings
 from wattline.device.meters.ina228_calibration import Ina228Settings
 from wattline.device.meters.reading import Meter, MeterError, Reading
 from wattline.device.meters.trust import TrustedMeter
-from wattline.device.simulator.world import Fault
+from wattline.device.simulator.world import MeterFault
 
 RATED_MW = 1_400_000
 CHIPS = {"ina228": 0x40, "ina226": 0x48, "ina219": 0x4A}
@@ -53,7 +53,7 @@ def test_power_that_goes_on_flowing_back_costs_nothing_and_has_a_word_of_its_own
     meter = trusted(bench, chip)
     bench.switch_on()
     before = run(bench, meter, 2)
-    bench.world.break_meter(CHIPS[chip], Fault.GAIN, -1.0)
+    bench.world.break_meter(CHIPS[chip], MeterFault.GAIN, -1.0)
     during = run(bench, meter, 0.8)
     assert during.power_mw == pytest.approx(-25_000, rel=0.1)
     # The interval in which it turned round may still be forward.
@@ -70,7 +70,7 @@ def test_what_flows_back_for_a_moment_is_not_charged_and_ends_nothing(make_bench
     bench.switch_on()
     before = run(bench, meter, 2)
     for _ in range(5):
-        bench.world.break_meter(CHIPS[chip], Fault.GAIN, -1.0)
+        bench.world.break_meter(CHIPS[chip], MeterFault.GAIN, -1.0)
         run(bench, meter, 0.5)
         bench.world.mend_meter(CHIPS[chip])
         run(bench, meter, 0.5)
@@ -84,7 +84,7 @@ def test_an_offset_within_the_data_sheet_is_no_backflow_and_nothing_frozen(make_
     settings = settings_of(chip)
     offset_w = 24 * settings.offset_uv * 1e-6 / 0.001
     bench = make_bench(f"constant-{max(0.001, offset_w):.3f}@24")
-    bench.world.break_meter(CHIPS[chip], Fault.GAIN, -1.0)
+    bench.world.break_meter(CHIPS[chip], MeterFault.GAIN, -1.0)
     meter = trusted(bench, chip)
     bench.switch_on()
     first = run(bench, meter, 0.5)
@@ -101,7 +101,7 @@ def test_no_chip_counts_more_than_has_flowed_forward(make_bench: Any, directions
     first = last = meter.read()
     forward = 0
     for direction in directions:
-        bench.world.break_meter(CHIPS[chip], Fault.GAIN, direction)
+        bench.world.break_meter(CHIPS[chip], MeterFault.GAIN, direction)
         before = bench.world.energy_uwh(0)
         for _ in range(3):
             bench.pass_s(0.1)
@@ -121,7 +121,7 @@ def test_a_later_process_finds_the_count_of_a_chip_that_counts_alone(make_bench:
     meter = bench.meter()
     bench.switch_on()
     run(bench, meter, 1)
-    bench.world.break_meter(CHIPS["ina228"], Fault.GAIN, -1.0)
+    bench.world.break_meter(CHIPS["ina228"], MeterFault.GAIN, -1.0)
     last = run(bench, meter, 1)
     assert last.counts_alone
     assert last.backflow_uwh > 0

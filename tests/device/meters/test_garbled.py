@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from wattline.device.i2c.bus import BusError
 from wattline.device.meters.reading import Meter, MeterError, Reading
 from wattline.device.meters.trust import TrustedMeter
-from wattline.device.simulator.world import Fault, WorldBus
+from wattline.device.simulator.world import MeterFault, WorldBus
 
 RATED_MW = 1_400_000
 CHIPS: dict[str, tuple[int, Callable[[Any], Meter]]] = {
@@ -91,7 +91,7 @@ def test_one_disturbed_transfer_ends_no_session(make_bench: Callable[..., Any], 
 def test_what_is_wrong_twice_ends_it(make_bench: Callable[..., Any], chip: str) -> None:
     bench, _, meter = delivering(make_bench, chip, "constant-1000" if chip == "ina228" else "toaster@24")
     address, _ = CHIPS[chip]
-    bench.world.break_meter(address, Fault.RESET, 0.0)
+    bench.world.break_meter(address, MeterFault.RESET, 0.0)
     bench.pass_s(0.1)
     with pytest.raises(MeterError) as caught:
         meter.read()

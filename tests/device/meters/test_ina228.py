@@ -8,7 +8,7 @@ import pytest
 
 from wattline.device.i2c.bus import BusError
 from wattline.device.meters.reading import MeterError
-from wattline.device.simulator.world import EXPANDER, Fault, WorldBus
+from wattline.device.simulator.world import EXPANDER, MeterFault, WorldBus
 
 SOCKET, CABLE = 0x40, 0x44
 
@@ -95,7 +95,7 @@ def test_a_chip_that_was_left_half_configured_is_configured_again(bench: Any) ->
 
 def test_current_that_flows_back_is_negative(bench: Any) -> None:
     meter = bench.meter()
-    bench.world.break_meter(SOCKET, Fault.GAIN, -1.0)
+    bench.world.break_meter(SOCKET, MeterFault.GAIN, -1.0)
     bench.switch_on()
     bench.pass_s(1)
     reading = meter.read()
@@ -126,7 +126,7 @@ def test_quick_readings_within_one_conversion_repeat_the_values(bench: Any) -> N
 
 def test_a_chip_that_does_not_answer_is_a_bus_error_naming_it(bench: Any) -> None:
     meter = bench.meter()
-    bench.world.break_meter(SOCKET, Fault.NACK)
+    bench.world.break_meter(SOCKET, MeterFault.NACK)
     with pytest.raises(MeterError, match="INA228 at 0x40 on bus sim:toaster") as caught:
         meter.read()
     assert caught.value.code == "meter_bus_error"
@@ -152,7 +152,7 @@ def test_two_disturbed_transfers_are_got_over(bench: Any) -> None:
 
 
 def test_another_chip_at_the_address_is_named(bench: Any) -> None:
-    bench.world.break_meter(SOCKET, Fault.WRONG_IDENTITY)
+    bench.world.break_meter(SOCKET, MeterFault.WRONG_IDENTITY)
     with pytest.raises(MeterError, match="device 0x238, an INA228 has 0x5449 and 0x228") as caught:
         bench.meter()
     assert caught.value.code == "meter_wrong_chip"
@@ -162,7 +162,7 @@ def test_saturation_stops_and_a_new_start_counts_from_zero(bench: Any) -> None:
     meter = bench.meter()
     bench.switch_on()
     bench.pass_s(10)
-    bench.world.break_meter(SOCKET, Fault.SATURATED)
+    bench.world.break_meter(SOCKET, MeterFault.SATURATED)
     bench.pass_s(0.1)
     assert code_of(meter.read) == "meter_saturated"
     bench.world.mend_meter(SOCKET)
@@ -184,7 +184,7 @@ def test_a_chip_without_new_conversions_is_frozen(bench: Any) -> None:
     bench.switch_on()
     bench.pass_s(1)
     meter.read()
-    bench.world.break_meter(SOCKET, Fault.FROZEN)
+    bench.world.break_meter(SOCKET, MeterFault.FROZEN)
     bench.pass_s(0.1)
     assert code_of(meter.read) == "meter_frozen"
     bench.world.mend_meter(SOCKET)
@@ -193,7 +193,7 @@ def test_a_chip_without_new_conversions_is_frozen(bench: Any) -> None:
 
 
 def test_a_chip_that_never_converts_is_frozen_when_it_is_opened(bench: Any) -> None:
-    bench.world.break_meter(SOCKET, Fault.FROZEN)
+    bench.world.break_meter(SOCKET, MeterFault.FROZEN)
     assert code_of(bench.meter) == "meter_frozen"
 
 
@@ -210,7 +210,7 @@ def test_energy_that_goes_back_is_noticed(bench: Any) -> None:
     bench.switch_on()
     bench.pass_s(10)
     meter.read()
-    bench.world.break_meter(SOCKET, Fault.BACKWARDS)
+    bench.world.break_meter(SOCKET, MeterFault.BACKWARDS)
     bench.pass_s(0.1)
     assert code_of(meter.read) == "meter_backwards"
     assert code_of(meter.read) == "meter_backwards", "until it is beyond where it was"
@@ -221,7 +221,7 @@ def test_a_chip_that_loses_its_configuration_is_noticed(bench: Any) -> None:
     bench.switch_on()
     bench.pass_s(10)
     meter.read()
-    bench.world.break_meter(SOCKET, Fault.RESET)
+    bench.world.break_meter(SOCKET, MeterFault.RESET)
     bench.pass_s(0.1)
     # Its energy is back at 0, too: whichever is noticed first, no reading comes out of it.
     assert code_of(meter.read) == "meter_reset"
@@ -231,13 +231,13 @@ def test_a_chip_that_is_reset_before_anything_was_counted_is_noticed_as_well(ben
     meter = bench.meter()
     bench.pass_s(1)
     meter.read()
-    bench.world.break_meter(SOCKET, Fault.RESET)
+    bench.world.break_meter(SOCKET, MeterFault.RESET)
     bench.pass_s(1)
     assert code_of(meter.read) == "meter_reset"
 
 
 def test_no_fault_ever_yields_a_reading_of_zero(make_bench: Any) -> None:
-    for fault in (Fault.NACK, Fault.SATURATED, Fault.FROZEN, Fault.BACKWARDS, Fault.RESET):
+    for fault in (MeterFault.NACK, MeterFault.SATURATED, MeterFault.FROZEN, MeterFault.BACKWARDS, MeterFault.RESET):
         bench = make_bench()
         meter = bench.meter()
         bench.switch_on()

@@ -12,7 +12,7 @@ from wattline.device.meters.ina228_calibration import Ina228Settings
 from wattline.device.meters.opening import MeterSettings, open_meter
 from wattline.device.meters.reading import MeterError
 from wattline.device.simulator.control import SimulatedWorld
-from wattline.device.simulator.world import Fault
+from wattline.device.simulator.world import MeterFault
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +52,7 @@ def test_a_lying_meter_is_a_meter_like_any_other() -> None:
     cable = open_meter(settings(address=0x44))
     bus = open_bus("sim:constant-1000")
     with SimulatedWorld.connect("sim:constant-1000") as world:
-        world.break_meter(0x44, Fault.GAIN, 0.9)
+        world.break_meter(0x44, MeterFault.GAIN, 0.9)
         bus.write_byte(0x20, 0xFE)
         while (reading := cable.read()).power_mw == 0:
             pass
@@ -71,7 +71,7 @@ def test_a_bus_that_is_not_there_is_a_meter_error_naming_it() -> None:
 
 def test_an_address_where_no_chip_answers_is_a_meter_error_naming_it() -> None:
     with SimulatedWorld.connect("sim:constant-1000") as world:
-        world.break_meter(0x43, Fault.NACK)
+        world.break_meter(0x43, MeterFault.NACK)
         with pytest.raises(MeterError, match="0x43") as caught:
             open_meter(settings(address=0x43))
     assert caught.value.code == "meter_bus_error"

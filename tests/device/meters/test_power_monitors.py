@@ -12,7 +12,7 @@ from wattline.device.meters.reading import MeterError, Reading
 from wattline.device.meters.sampling import SampledMeter
 from wattline.device.meters.trust import TrustedMeter
 from wattline.device.simulator.power_monitor import CALIBRATION, CONFIG
-from wattline.device.simulator.world import EXPANDER, Fault, WorldBus
+from wattline.device.simulator.world import EXPANDER, MeterFault, WorldBus
 
 CHIPS = {"ina226": 0x48, "ina219": 0x4A}
 PROFILE = "constant-400@24"
@@ -38,7 +38,7 @@ class Outlet:
             reading = meter.read()
         return reading
 
-    def break_it(self, fault: Fault, ratio: float = 1.0) -> None:
+    def break_it(self, fault: MeterFault, ratio: float = 1.0) -> None:
         self.world.break_meter(self.address, fault, ratio)
 
     def mend(self) -> None:
@@ -81,7 +81,7 @@ def test_a_restarted_process_counts_from_zero_and_leaves_the_chip_alone(outlet: 
 
 
 def test_current_that_flows_back_is_negative_and_not_trusted_for_long(outlet: Outlet) -> None:
-    outlet.break_it(Fault.GAIN, -1.0)
+    outlet.break_it(MeterFault.GAIN, -1.0)
     meter = TrustedMeter(outlet.meter(), 500_000)
     outlet.bench.switch_on()
     reading = outlet.run(meter, 0.1)
@@ -91,7 +91,7 @@ def test_current_that_flows_back_is_negative_and_not_trusted_for_long(outlet: Ou
 
 def test_a_chip_that_does_not_answer_is_a_bus_error_naming_it(outlet: Outlet) -> None:
     meter = outlet.meter()
-    outlet.break_it(Fault.NACK)
+    outlet.break_it(MeterFault.NACK)
     name = f"{outlet.driver.upper()} at {outlet.address:#04x} on bus sim:toaster"
     with pytest.raises(MeterError, match=name) as caught:
         meter.read()
@@ -101,7 +101,7 @@ def test_a_chip_that_does_not_answer_is_a_bus_error_naming_it(outlet: Outlet) ->
 
 
 def test_another_chip_at_the_address_is_named(outlet: Outlet) -> None:
-    outlet.break_it(Fault.WRONG_IDENTITY)
+    outlet.break_it(MeterFault.WRONG_IDENTITY)
     found = {
         "ina226": "device 0x230, an INA226 has 0x5449 and 0x226",
         "ina219": "its configuration is 0x4127, where an INA219 has the bits 14 and 15 clear",
@@ -146,7 +146,7 @@ def test_saturation_stops_and_only_a_new_start_counts_again(outlet: Outlet) -> N
     meter = outlet.meter()
     outlet.bench.switch_on()
     outlet.run(meter, 1)
-    outlet.break_it(Fault.SATURATED)
+    outlet.break_it(MeterFault.SATURATED)
     outlet.bench.pass_s(0.1)
     with pytest.raises(MeterError, match="shunt voltage") as caught:
         meter.read()
@@ -197,7 +197,7 @@ def test_a_chip_without_new_conversions_is_frozen(outlet: Outlet) -> None:
     meter = outlet.meter()
     outlet.bench.switch_on()
     outlet.run(meter, 1)
-    outlet.break_it(Fault.FROZEN)
+    outlet.break_it(MeterFault.FROZEN)
     meter.read()
     outlet.bench.pass_s(0.1)
     assert code_of(meter.read) == "meter_frozen"
@@ -206,7 +206,7 @@ def test_a_chip_without_new_conversions_is_frozen(outlet: Outlet) -> None:
 
 
 def test_a_chip_that_never_converts_is_frozen_when_it_is_opened(outlet: Outlet) -> None:
-    outlet.break_it(Fault.FROZEN)
+    outlet.break_it(MeterFault.FROZEN)
     assert code_of(outlet.meter) == "meter_frozen"
 
 
@@ -223,14 +223,14 @@ def test_a_chip_that_loses_its_configuration_is_noticed(outlet: Outlet) -> None:
     meter = outlet.meter()
     outlet.bench.switch_on()
     outlet.run(meter, 1)
-    outlet.break_it(Fault.RESET)
+    outlet.break_it(MeterFault.RESET)
     outlet.bench.pass_s(0.1)
     assert code_of(meter.read) == "meter_reset"
 
 
 def test_no_fault_ever_yields_a_reading_of_zero(make_bench: Any) -> None:
     for driver in CHIPS:
-        for fault in (Fault.NACK, Fault.SATURATED, Fault.FROZEN, Fault.RESET):
+        for fault in (MeterFault.NACK, MeterFault.SATURATED, MeterFault.FROZEN, MeterFault.RESET):
             outlet = Outlet(make_bench(PROFILE), driver)
             meter = outlet.meter()
             outlet.bench.switch_on()

@@ -67,7 +67,7 @@ class OperatorStopped:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class DeliveryFault:
     """Delivery cannot be trusted any more. Raises StopError ``not_a_fault`` for a reason that is none."""
 
     stop_reason: StopReason
@@ -141,7 +141,7 @@ Event = (
     | CableClosed
     | CableLost
     | OperatorStopped
-    | Fault
+    | DeliveryFault
     | Displaced
     | BooksClosed
     | CreditReturned

@@ -19,10 +19,10 @@ from wattline.core.session.event import (
     CreditChecked,
     CreditReturned,
     CreditTooLateError,
+    DeliveryFault,
     Displaced,
     Effect,
     Event,
-    Fault,
     HoldRelay,
     MeterValue,
     OpenRelay,
@@ -79,7 +79,7 @@ def step(session: Session, event: Event, now_ms: int) -> Step:
             return _stop(session, StopReason.CABLE_CLOSED)
         case OperatorStopped():
             return _stop(session, StopReason.OPERATOR_STOPPED)
-        case Fault(stop_reason):
+        case DeliveryFault(stop_reason):
             return _stop(session, stop_reason)
         case Displaced(stop_reason):
             return (session, ()) if session.started else _stop(session, stop_reason)

@@ -98,4 +98,4 @@ FAULTS = frozenset(
         StopReason.INTERNAL_ERROR,
     }
 )
-"""The reasons that a Fault event may carry; the others have an event or a timeout of their own."""
+"""The reasons that a DeliveryFault event may carry; the others have an event or a timeout of their own."""

@@ -11,7 +11,7 @@ from wattline.device.simulator.world import (
     CABLE_METERS,
     EXPANDER,
     SOCKET_METERS,
-    Fault,
+    MeterFault,
     RelayFault,
     Switching,
     meter_address,
@@ -57,7 +57,7 @@ class SimulatedWorld:
         """What has truly left the socket's circuit since the world began."""
         return int(self._connection.call("energy_uwh", circuit=circuit))
 
-    def break_meter(self, address: int, fault: Fault, ratio: float = 1.0) -> None:
+    def break_meter(self, address: int, fault: MeterFault, ratio: float = 1.0) -> None:
         """Inject a fault into the meter at ``address`` (``ratio`` is for GAIN)."""
         self._connection.call("break_meter", address=address, fault=fault.value, ratio=ratio)
 

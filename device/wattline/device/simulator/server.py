@@ -21,7 +21,7 @@ from typing import Any
 
 from wattline.core.ownership import open_own
 from wattline.device.i2c.bus import BusError
-from wattline.device.simulator.world import Fault, RelayFault, World, WorldBus
+from wattline.device.simulator.world import MeterFault, RelayFault, World, WorldBus
 
 TICK_S = 0.1
 LONGEST_LINE = 65_536
@@ -135,7 +135,7 @@ def _calls(world: World, bus: WorldBus) -> dict[str, Callable[..., Any]]:
         return [asdict(switching) for switching in world.circuits[circuit].history]
 
     def break_meter(address: int, fault: str, ratio: float) -> None:
-        world.break_meter(address, Fault(fault), ratio)
+        world.break_meter(address, MeterFault(fault), ratio)
 
     def break_relay(circuit: int, fault: str, expander: int) -> None:
         world.break_relay(circuit, RelayFault(fault), expander)

@@ -50,7 +50,7 @@ MS_NS = 1_000_000
 NJ_PER_UWH = 3_600_000
 
 
-class Fault(StrEnum):
+class MeterFault(StrEnum):
     """What can be wrong with a meter."""
 
     NACK = "nack"
@@ -204,23 +204,23 @@ class World:
         self.advance()
         return self.circuits[circuit].energy_nj // NJ_PER_UWH
 
-    def break_meter(self, address: int, fault: Fault, ratio: float = 1.0) -> None:
+    def break_meter(self, address: int, fault: MeterFault, ratio: float = 1.0) -> None:
         """Inject ``fault`` into the meter at ``address``. Raises ValueError when there is none, or no such fault."""
         meter = self._meter(address)
         match fault:
-            case Fault.NACK:
+            case MeterFault.NACK:
                 self._silent.add(address)
-            case Fault.WRONG_IDENTITY:
+            case MeterFault.WRONG_IDENTITY:
                 meter.disguise(True)
-            case Fault.FROZEN:
+            case MeterFault.FROZEN:
                 meter.frozen = True
-            case Fault.SATURATED:
+            case MeterFault.SATURATED:
                 meter.saturated = True
-            case Fault.BACKWARDS:
+            case MeterFault.BACKWARDS:
                 self._counter(address).backwards = True
-            case Fault.RESET:
+            case MeterFault.RESET:
                 meter.reset()
-            case Fault.GAIN:
+            case MeterFault.GAIN:
                 meter.gain = ratio
 
     def mend_meter(self, address: int) -> None:

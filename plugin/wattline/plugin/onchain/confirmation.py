@@ -17,7 +17,7 @@ from wattline.plugin.settings import OnchainSettings
 log = logging.getLogger(__name__)
 
 
-class Pursuit:
+class ConfirmationTracker:
     """Owned by the thread that watches the chain."""
 
     def __init__(

@@ -15,7 +15,7 @@ from wattline.core.ledger.ledger import Ledger
 from wattline.core.session.session import Session
 from wattline.core.session.state import StopReason
 from wattline.plugin.older_copy import OlderCopy
-from wattline.plugin.onchain.sessions import Desks
+from wattline.plugin.onchain.sessions import OpenAggregates
 from wattline.plugin.settings import OnchainSettings
 from wattline.v1 import charging_pb2 as pb
 
@@ -30,7 +30,7 @@ class Cables(Protocol):
         """Send something to the session's cable, if it is there."""
 
 
-class Choice:
+class BroadcastDecision:
     """Thread-safe. The first choice of a session stands."""
 
     def __init__(
@@ -38,7 +38,7 @@ class Choice:
         settings: OnchainSettings,
         ledger: Ledger,
         cables: Cables,
-        desks: Desks,
+        desks: OpenAggregates,
         copy: OlderCopy,
         now: Callable[[], int] = lambda: int(time.time()),
     ) -> None:

@@ -18,7 +18,7 @@ from wattline.core.bitcoin.chain import Chain, ChainUnavailable, Outpoint, Tip, 
 from wattline.core.errors import WattlineError
 from wattline.core.ledger.ledger import Ledger
 from wattline.core.lightning.onchain import ReceivingFunds
-from wattline.core.session.event import CreditChecked, Event, Fault
+from wattline.core.session.event import CreditChecked, DeliveryFault, Event
 from wattline.core.session.session import Session
 from wattline.core.session.state import State, StopReason
 from wattline.core.tariff import worth_msat
@@ -27,9 +27,9 @@ from wattline.plugin.older_copy import OlderCopy
 from wattline.plugin.onchain.admission import check_height
 from wattline.plugin.onchain.broadcast import Broadcasts
 from wattline.plugin.onchain.chain_identity import ChainIdentity
-from wattline.plugin.onchain.confirmation import Pursuit
-from wattline.plugin.onchain.decision import Choice
-from wattline.plugin.onchain.intake import Aggregates
+from wattline.plugin.onchain.confirmation import ConfirmationTracker
+from wattline.plugin.onchain.decision import BroadcastDecision
+from wattline.plugin.onchain.intake import VersionIntake
 from wattline.plugin.onchain.spenders import Spenders, SpenderUnknown
 from wattline.plugin.settings import OnchainSettings
 
@@ -61,7 +61,7 @@ class Sessions(Protocol):
         """Whether an outlet still has it: its end is not written yet."""
 
 
-class ChainWatch:
+class InputWatch:
     """See the module."""
 
     def __init__(
@@ -71,8 +71,8 @@ class ChainWatch:
         ledger: Ledger,
         chain: Chain,
         funds: ReceivingFunds,
-        desk: Aggregates,
-        choice: Choice,
+        desk: VersionIntake,
+        choice: BroadcastDecision,
         sessions: Sessions,
         copy: OlderCopy,
         now: Callable[[], int] = lambda: int(time.time()),
@@ -91,7 +91,9 @@ class ChainWatch:
         self._clock = clock
         self._spenders = Spenders(ledger, chain, funds, now)
         self._broadcasts = Broadcasts(settings, ledger, chain, funds, clock)
-        self._pursuit = Pursuit(settings, ledger, chain, self._spenders, self._broadcasts, sessions.session_now, now)
+        self._pursuit = ConfirmationTracker(
+            settings, ledger, chain, self._spenders, self._broadcasts, sessions.session_now, now
+        )
         self._begun: dict[str, float] = {}
         """When the aggregates that grow were invited, monotonic, in s."""
         self._troubles: dict[str, str] = {}
@@ -217,7 +219,7 @@ class ChainWatch:
             return
         self._choice.conclude(session)
 
-    # Aggregates that grow.
+    # VersionIntake that grow.
 
     def _watch_growing(self, growing: Sequence[Aggregate], *, is_thorough: bool) -> None:
         outpoints = [item.outpoint for each in growing for item in each.inputs]
@@ -251,7 +253,7 @@ class ChainWatch:
                 self._sessions.post(session_id, CreditChecked())
             reason = self._reason_to_end(aggregate, newest)
             if reason is not None:
-                self._sessions.post(session_id, Fault(reason))
+                self._sessions.post(session_id, DeliveryFault(reason))
 
     def _txs(self, aggregate: Aggregate, session: Session, txids: Collection[str], *, is_thorough: bool) -> list[Tx]:
         """What spends its inputs: those of the mempool, else, on a thorough look or when they have just left it, what
@@ -328,7 +330,7 @@ class ChainWatch:
         """End the session at once, and try to have the newest version mined."""
         session_id = aggregate.session_id
         # The relay first. That the session ends is written before the choice: no restart lets it deliver again.
-        self._sessions.post(session_id, Fault(reason))
+        self._sessions.post(session_id, DeliveryFault(reason))
         self._sessions.save(session_id)
         if reason in (StopReason.DOUBLE_SPENT, StopReason.OLDER_VERSION):
             self._spenders.refuse(aggregate, reason)

@@ -25,8 +25,8 @@ from wattline.core.lightning.signing import is_signed_by, onchain_content
 from wattline.core.session.session import Session
 from wattline.core.version_check import Proven
 from wattline.plugin.onchain.admission import Admission
-from wattline.plugin.onchain.sessions import Desks
-from wattline.plugin.outlet_view import OutletView
+from wattline.plugin.onchain.sessions import OpenAggregates
+from wattline.plugin.outlet_state import OutletView
 from wattline.plugin.settings import OnchainSettings
 from wattline.v1 import charging_pb2 as pb
 
@@ -55,7 +55,7 @@ class Sessions(Protocol):
         False when it can no longer use it."""
 
 
-class Aggregates:
+class VersionIntake:
     """Thread-safe; one version of one session is taken at a time."""
 
     def __init__(
@@ -68,7 +68,7 @@ class Aggregates:
         node_id: str,
         network: str,
         sessions: Sessions,
-        desks: Desks,
+        desks: OpenAggregates,
         now: Callable[[], int] = lambda: int(time.time()),
     ) -> None:
         self._settings = settings

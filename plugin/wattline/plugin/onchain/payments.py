@@ -11,18 +11,18 @@ from wattline.core.ledger.ledger import Ledger
 from wattline.core.lightning.node import Signer
 from wattline.core.lightning.onchain import ReceivingFunds
 from wattline.core.session.session import Session
+from wattline.plugin.crediting import SmartSocket
 from wattline.plugin.older_copy import OlderCopy
-from wattline.plugin.onchain.decision import Choice
-from wattline.plugin.onchain.input_watch import ChainWatch
-from wattline.plugin.onchain.intake import Aggregates
-from wattline.plugin.onchain.sessions import Desks
+from wattline.plugin.onchain.decision import BroadcastDecision
+from wattline.plugin.onchain.input_watch import InputWatch
+from wattline.plugin.onchain.intake import VersionIntake
+from wattline.plugin.onchain.sessions import OpenAggregates
 from wattline.plugin.settings import OnchainSettings
-from wattline.plugin.smart_socket import SmartSocket
 
 
 class Onchain:
     """What a socket that takes payments on the chain has beside the others
-    (:class:`wattline.plugin.settlement.OnchainDesk`). ``node_id`` and ``network``: lightningd's."""
+    (:class:`wattline.plugin.closing.OnchainDesk`). ``node_id`` and ``network``: lightningd's."""
 
     def __init__(
         self,
@@ -39,10 +39,10 @@ class Onchain:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``now``: Unix seconds; ``clock``: monotonic, in s."""
-        desks = Desks()
-        self.desk = Aggregates(settings, ledger, chain, funds, signer, node_id, network, seller, desks, now)
-        self.choice = Choice(settings, ledger, seller, desks, copy, now)
-        self.watch = ChainWatch(
+        desks = OpenAggregates()
+        self.desk = VersionIntake(settings, ledger, chain, funds, signer, node_id, network, seller, desks, now)
+        self.choice = BroadcastDecision(settings, ledger, seller, desks, copy, now)
+        self.watch = InputWatch(
             settings, network, ledger, chain, funds, self.desk, self.choice, seller, copy, now, clock
         )
 

@@ -18,7 +18,7 @@ class Desk:
     final_came: threading.Event = field(default_factory=threading.Event)
 
 
-class Desks:
+class OpenAggregates:
     """Thread-safe."""
 
     def __init__(self) -> None:

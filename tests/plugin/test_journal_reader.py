@@ -23,8 +23,8 @@ from tests.plugin.fakes import (
 from wattline.core.ledger.database import LedgerError
 from wattline.core.ledger.payment import Kind
 from wattline.core.lightning.node import NodeUnavailable
-from wattline.plugin import bookkeeper as bookkeeping
-from wattline.plugin.bookkeeper import Bookkeeper
+from wattline.plugin import journal as bookkeeping
+from wattline.plugin.journal import JournalReader
 
 SESSION, OTHER = session_id(1), session_id(2)
 
@@ -57,9 +57,9 @@ class Books:
         self.taker = Taker(self.ledger)
         self.keeper = self.another()
 
-    def another(self) -> Bookkeeper:
+    def another(self) -> JournalReader:
         """As after a restart."""
-        return Bookkeeper(self.journal, self.ledger, self.taker, 1.0)
+        return JournalReader(self.journal, self.ledger, self.taker, 1.0)
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_a_node_that_does_not_answer_is_no_end_of_the_journal(books: Books) -> N
 def test_the_bookkeeper_books_by_itself_and_goes_on_when_the_node_was_away(books: Books) -> None:
     books.journal.gone = True
     books.journal.add(SESSION, 1, 5000)
-    keeper = Bookkeeper(books.journal, books.ledger, books.taker, 0.01)
+    keeper = JournalReader(books.journal, books.ledger, books.taker, 0.01)
     keeper.start()
     keeper.wake()
     books.journal.gone = False
@@ -218,7 +218,7 @@ def test_what_was_told_or_listed_is_booked_once_whatever_was_deleted_and_wheneve
     with TemporaryDirectory() as directory:
         books = Books(Path(directory))
         seconds = [0.0]
-        keeper = Bookkeeper(books.journal, books.ledger, books.taker, 1.0, lambda: 1, lambda: seconds[0])
+        keeper = JournalReader(books.journal, books.ledger, books.taker, 1.0, lambda: 1, lambda: seconds[0])
         told: dict[int, float] = {}
         due: set[int] = set()
         listed: set[int] = set()
@@ -234,7 +234,7 @@ def test_what_was_told_or_listed_is_booked_once_whatever_was_deleted_and_wheneve
                 seconds[0] += bookkeeping.LAG_S
             if act == "restart":
                 told = {number: at for number, at in told.items() if number in due}
-                keeper = Bookkeeper(books.journal, books.ledger, books.taker, 1.0, lambda: 1, lambda: seconds[0])
+                keeper = JournalReader(books.journal, books.ledger, books.taker, 1.0, lambda: 1, lambda: seconds[0])
             if act == "read":
                 keeper.read_to_end()
                 due |= {number for number, at in told.items() if at <= seconds[0] - bookkeeping.LAG_S}
@@ -248,7 +248,7 @@ def test_what_was_told_or_listed_is_booked_once_whatever_was_deleted_and_wheneve
 
 
 def test_what_is_told_is_left_to_the_journal_for_a_while(books: Books) -> None:
-    keeper = Bookkeeper(books.journal, books.ledger, books.taker, 1.0)
+    keeper = JournalReader(books.journal, books.ledger, books.taker, 1.0)
     keeper.told(SESSION, payment_hash(1), 5000)
     assert keeper.read_to_end() == 0
     books.journal.add(SESSION, 1, 5000)

@@ -14,7 +14,7 @@ from wattline.core.ledger.session_record import SessionRecord
 from wattline.core.session.event import Event
 from wattline.core.session.state import State
 from wattline.plugin.outlet import OutletLoop
-from wattline.plugin.outlet_view import OutletView
+from wattline.plugin.outlet_state import OutletView
 from wattline.v1 import charging_pb2 as pb
 
 CALL_TIMEOUT_S = 5.0
@@ -27,7 +27,7 @@ UNSAVED_STATEMENTS = 1000
 REMEMBERED_SESSIONS = 1000
 
 
-class LiveSessions:
+class Sessions:
     """Thread-safe. A session is live from its open until its receipt is written."""
 
     def __init__(

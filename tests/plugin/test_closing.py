@@ -27,7 +27,7 @@ from wattline.core.session.event import BooksClosed, CableClosed, CreditArrived,
 from wattline.core.session.machine import step
 from wattline.core.session.session import Session
 from wattline.core.session.state import RefundStatus, State
-from wattline.plugin import bookkeeper as bookkeeping
+from wattline.plugin import journal as bookkeeping
 from wattline.plugin import outlet as outlets
 from wattline.plugin.receipts import REFUND_SEQUENCE
 from wattline.v1 import charging_pb2 as pb

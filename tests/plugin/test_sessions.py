@@ -17,8 +17,8 @@ from wattline.core.session.event import BooksClosed, CableClosed
 from wattline.core.session.machine import step
 from wattline.core.session.session import Session
 from wattline.core.session.state import State
-from wattline.plugin.live_sessions import LiveSessions
-from wattline.plugin.outlet_view import Condition
+from wattline.plugin.outlet_state import Condition
+from wattline.plugin.sessions import Sessions
 from wattline.v1 import charging_pb2 as pb
 
 SESSION = session_id(1)
@@ -52,18 +52,18 @@ def saved(stall: Stall) -> SessionRecord:
     return record
 
 
-def save(live: LiveSessions) -> None:
+def save(live: Sessions) -> None:
     live.save(SESSION)
 
 
-def save_changed(live: LiveSessions) -> None:
+def save_changed(live: Sessions) -> None:
     live.mark_changed(SESSION)
     live.save_changed()
 
 
 @pytest.mark.parametrize("older_save", [save, save_changed])
 def test_an_older_look_at_a_session_does_not_overwrite_its_end(
-    stall: Stall, older_save: Callable[[LiveSessions], None]
+    stall: Stall, older_save: Callable[[Sessions], None]
 ) -> None:
     looked, go_on = threading.Event(), threading.Event()
 
@@ -174,7 +174,7 @@ def test_no_number_of_a_statement_is_used_again_after_a_restart(stall: Stall) ->
     numbers = [stall.live.next_sequence(SESSION) for _ in range(3)]
     stall.live.save(SESSION)
     numbers += [stall.live.next_sequence(SESSION) for _ in range(50)]  # sent, not saved
-    again = LiveSessions(stall.ledger)
+    again = Sessions(stall.ledger)
     again.add(saved(stall), stall.outlet, restored=True)
     assert again.next_sequence(SESSION) > max(numbers)
     assert numbers == sorted(set(numbers))

@@ -1,4 +1,7 @@
-"""The plugin's side of the guard: starting it, keeping it, saying goodbye."""
+"""The plugin's side of the guard: starting it, keeping it, saying goodbye.
+
+Whether the supply of an outlet is there, as far as its meter can see it.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,13 @@ from collections.abc import Callable
 
 from wattline.device.controller.client import GuardClient
 from wattline.device.controller.state import RelayState
+from wattline.device.meters.reading import MIN_VOLTAGE_MV, Reading
 from wattline.device.relays.relay import RelayError
 
 log = logging.getLogger(__name__)
 
 
-class RelayHolder:
+class GuardedRelays:
     """Holds relays through the guard; starts a new guard when the old one is gone (which opens every relay first)."""
 
     def __init__(self, start_guard: Callable[[], GuardClient]) -> None:
@@ -83,7 +87,7 @@ class RelayHolder:
             threading.Timer(1.0, self._retry).start()
 
 
-class NoRelay:
+class RemovedRelay:
     """The relay of an outlet that is no longer configured: nobody may close it, and the guard does not know it."""
 
     def hold(self, outlet_id: str, lease_ms: int) -> RelayState:
@@ -91,3 +95,37 @@ class NoRelay:
 
     def open(self, outlet_id: str) -> RelayState:
         return RelayState(outlet_id, closed=False, confirmed=True, at_ms=0, lease_ends_ms=None, fault="")
+
+
+NO_VOLTAGE_RETRY_MS = 60_000
+"""After a session without voltage the outlet is not sold for so long, where an open relay hides the supply."""
+
+
+class SupplyWatch:
+    """Of one outlet; asked by its loop only."""
+
+    def __init__(self, min_voltage_mv: int = MIN_VOLTAGE_MV, *, is_before_relay: bool = False) -> None:
+        """Below ``min_voltage_mv`` the supply is gone. ``is_before_relay``: the meter sees it through an open relay."""
+        self._min_voltage_mv = min_voltage_mv
+        self._is_before_relay = is_before_relay
+        self._dark_until_ms = 0
+
+    def is_there(self, reading: Reading, *, relay_closed: bool) -> bool:
+        """True also where the meter cannot see it."""
+        return reading.voltage_mv >= self._min_voltage_mv or not (relay_closed or self._is_before_relay)
+
+    def ended_dark(self, now_ms: int) -> None:
+        """A session has ended for want of voltage."""
+        self._dark_until_ms = now_ms + NO_VOLTAGE_RETRY_MS
+
+    def what_is_wrong(self, reading: Reading, now_ms: int) -> str:
+        """Of a free outlet, whose relay is open; empty when nothing is, or nothing can be seen of it."""
+        voltage = f"{reading.voltage_mv / 1000:.1f} V"
+        if not self.is_there(reading, relay_closed=False):
+            return f"no_voltage: the supply is gone ({voltage})"
+        if now_ms >= self._dark_until_ms or reading.voltage_mv >= self._min_voltage_mv:
+            self._dark_until_ms = 0
+            return ""
+        return (
+            f"no_voltage: the last session had none ({voltage} now); tried again after {NO_VOLTAGE_RETRY_MS // 1000} s"
+        )

@@ -19,7 +19,7 @@ from wattline.core.ledger.ledger import Ledger
 from wattline.core.ledger.payment import Booking, Cursor, Kind
 from wattline.core.lightning.node import Journal, PaidInvoice
 from wattline.core.record import Record, RecordError, parse_record
-from wattline.plugin.keysend import DESCRIPTION_PREFIX
+from wattline.plugin.hook import DESCRIPTION_PREFIX
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Told:
     """Monotonic, in s."""
 
 
-class Bookkeeper:
+class JournalReader:
     """Reads the journal to its end, again and again."""
 
     def __init__(

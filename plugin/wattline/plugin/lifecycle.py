@@ -3,12 +3,16 @@
 Loading the plugin must be quick and must not need the node, so only configuration, ledger and certificate are looked at
 there. The rest starts in a thread of its own; until the journal has been read to its end, payments that carry the
 record are failed and cables are told to come back.
+
+The address on which cables are served.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
+import socket
 import sys
 import threading
 import time
@@ -22,7 +26,7 @@ import grpc
 from wattline.core.bitcoin.bitcoind import Bitcoind
 from wattline.core.bitcoin.bitcoind_rpc import locate
 from wattline.core.clock import WallWatch, told
-from wattline.core.errors import RetryError, StopError, WattlineError
+from wattline.core.errors import RetryError, StopError, UsageError, WattlineError
 from wattline.core.ledger.ledger import Ledger, open_ledger
 from wattline.core.lightning.cln import CoreLightning
 from wattline.core.lightning.cln_onchain import CoreLightningFunds
@@ -36,28 +40,27 @@ from wattline.device.controller.plugin_starter import process_start_time
 from wattline.device.controller.settings import GUARD_SOCKET, GuardSettings, LightningdSettings
 from wattline.device.meters.opening import open_meter
 from wattline.device.meters.reading import Meter, MeterError
-from wattline.plugin.address import check_free
-from wattline.plugin.bookkeeper import Bookkeeper
 from wattline.plugin.certificate import Certificate, load_or_make
-from wattline.plugin.guarding import NoRelay, RelayHolder
-from wattline.plugin.keysend import Htlc, KeysendGate, Refuse, Reservations
-from wattline.plugin.live_sessions import LiveSessions
+from wattline.plugin.closing import SessionCloser
+from wattline.plugin.crediting import SmartSocket
+from wattline.plugin.hook import Htlc, KeysendGate, Refuse
+from wattline.plugin.journal import JournalReader
 from wattline.plugin.older_copy import NotedRefunds, OlderCopy
 from wattline.plugin.onchain.payments import Onchain
 from wattline.plugin.outlet import OutletLoop
-from wattline.plugin.outlet_view import Holder
+from wattline.plugin.outlet_hardware import GuardedRelays, RemovedRelay, SupplyWatch
+from wattline.plugin.outlet_state import RelayControl
 from wattline.plugin.preconditions import Preconditions
 from wattline.plugin.receipts import Receipts
-from wattline.plugin.reception import Identity, Reception
 from wattline.plugin.report import Json, Report
+from wattline.plugin.requests import CableRequests, Identity
+from wattline.plugin.reservations import Reservations
 from wattline.plugin.resolving import Resolving
 from wattline.plugin.service import ChargingService, serve
+from wattline.plugin.sessions import Sessions
 from wattline.plugin.settings import OutletSettings, SocketSettings
-from wattline.plugin.settlement import Settlement
-from wattline.plugin.smart_socket import SmartSocket
 from wattline.plugin.statements import Statements
 from wattline.plugin.streams import Streams
-from wattline.plugin.supply import SupplyWatch
 from wattline.plugin.tariffs import PriceList
 
 log = logging.getLogger(__name__)
@@ -95,14 +98,14 @@ class Shop:
         self.gate = KeysendGate(self, self.reservations)
         self._premises: Premises | None = None
         self._seller: SmartSocket | None = None
-        self._live: LiveSessions | None = None
+        self._live: Sessions | None = None
         self._report: Report | None = None
         self._resolving: Resolving | None = None
-        self._bookkeeper: Bookkeeper | None = None
-        self._settlement: Settlement | None = None
+        self._bookkeeper: JournalReader | None = None
+        self._settlement: SessionCloser | None = None
         self._onchain: Onchain | None = None
         self._preconditions: Preconditions | None = None
-        self._holder: RelayHolder | None = None
+        self._holder: GuardedRelays | None = None
         self._outlets: list[OutletLoop] = []
         self._server: grpc.Server | None = None
         self._stopping = threading.Event()
@@ -234,21 +237,21 @@ class Shop:
         node = CoreLightning(premises.rpc_path)
         info = self._patiently(node.check_version)
         self._warn_of_autoclean(node)
-        self._holder = RelayHolder(lambda: guard_for(self._guard_settings(premises)))
+        self._holder = GuardedRelays(lambda: guard_for(self._guard_settings(premises)))
         self._patiently(self._holder.start)
         copy = OlderCopy(ledger, CoreLightningNotes(node.rpc), node.forgets_sent_after_s)
         self._patiently(copy.look)
-        live = self._live = LiveSessions(ledger)
+        live = self._live = Sessions(ledger)
         prices = PriceList(ledger, settings)
         streams = Streams(lambda session_id: live.post(session_id, CableLost()))
         statements = Statements(settings, live, self.reservations, streams)
         receipts = Receipts(ledger, node, info.node_id, copy)
         ready = threading.Event()
         seller = SmartSocket(ledger, live, prices, statements, receipts, streams, self.reservations, ready, copy)
-        bookkeeper = Bookkeeper(node, ledger, seller, settings.payment.journal_interval_s)
+        bookkeeper = JournalReader(node, ledger, seller, settings.payment.journal_interval_s)
         payer = Payer(node, NotedRefunds(ledger.outgoing, copy))
         onchain = self._onchain = self._take_onchain(premises, info, node, seller, copy)
-        settlement = Settlement(
+        settlement = SessionCloser(
             seller,
             payer,
             ledger,
@@ -288,7 +291,7 @@ class Shop:
             onchain.start()
         threading.Thread(target=self._save, name="saver", daemon=True).start()
         identity = Identity(info.node_id, info.network, premises.certificate.sha256)
-        reception = Reception(
+        reception = CableRequests(
             settings,
             identity,
             node,
@@ -362,16 +365,16 @@ class Shop:
         def no_meter() -> Meter:
             raise MeterError("outlet_removed", f"outlet {outlet_id} is no longer in the configuration")
 
-        return self._loop(outlet_id, no_meter, NoRelay(), seller, SupplyWatch())
+        return self._loop(outlet_id, no_meter, RemovedRelay(), seller, SupplyWatch())
 
     def _loop(
-        self, outlet_id: str, meter: Callable[[], Meter], holder: Holder, seller: SmartSocket, supply: SupplyWatch
+        self, outlet_id: str, meter: Callable[[], Meter], holder: RelayControl, seller: SmartSocket, supply: SupplyWatch
     ) -> OutletLoop:
         assert self._premises is not None
         interval_ms = self._premises.settings.session.meter_interval_ms
         return OutletLoop(outlet_id, interval_ms, meter, holder, seller, self.reservations, supply)
 
-    def _relays(self) -> RelayHolder:
+    def _relays(self) -> GuardedRelays:
         assert self._holder is not None
         return self._holder
 
@@ -417,3 +420,32 @@ class Shop:
             "address": f"{info.node_id}@{premises.listen}",
             "certificate_sha256": premises.certificate.sha256.hex(),
         }
+
+
+def parse_listen(value: str) -> str:
+    """``host:port`` checked; an IPv6 address stands in brackets. Raises UsageError."""
+    host, separator, port = value.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not separator or not host or not port.isascii() or not port.isdigit() or not 1 <= int(port) <= 65535:
+        raise UsageError("listen_invalid", f"wattline-listen: host:port with a port from 1 to 65535, not {value!r}")
+    try:
+        version = ipaddress.ip_address(host).version
+    except ValueError:
+        if host != "localhost":
+            raise UsageError(
+                "listen_invalid", f"wattline-listen: {host!r} is not an IP address (0.0.0.0 or [::] for all of them)"
+            ) from None
+        host, version = "127.0.0.1", 4
+    return f"[{host}]:{port}" if version == 6 else f"{host}:{port}"
+
+
+def check_free(address: str) -> None:
+    """Raises UsageError when nobody could listen on ``address``."""
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host.strip("[]"), int(port)))
+        except OSError as error:
+            raise UsageError("port_taken", f"wattline-listen: cannot listen on {address}: {error.strerror}") from error

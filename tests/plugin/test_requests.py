@@ -32,9 +32,8 @@ from wattline.core.session.event import BooksClosed, CableClosed, CreditArrived,
 from wattline.core.session.machine import step
 from wattline.core.session.state import State
 from wattline.device.relays.relay import RelayError
-from wattline.plugin.jobs import LoopEnded
 from wattline.plugin.limits import BURST_SHARE, Limits
-from wattline.plugin.outlet_view import Condition
+from wattline.plugin.outlet_state import Condition, LoopEnded
 from wattline.plugin.service import Refused
 from wattline.plugin.settings import LimitSettings
 from wattline.v1 import charging_pb2 as pb

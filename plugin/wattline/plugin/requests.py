@@ -21,13 +21,13 @@ from wattline.core.session.event import CableClosed, CableSeen
 from wattline.core.session.session import opened
 from wattline.core.session.state import Method, State
 from wattline.plugin.limits import MAX_PAYERS, CountedLog, Limits, UnpaidOpens, address_of, has_cost
-from wattline.plugin.live_sessions import CALL_TIMEOUT_S, LiveSessions
 from wattline.plugin.messages import METHODS, outlet_message, tariff_message, why_unavailable
-from wattline.plugin.onchain.intake import Aggregates, rules_message
+from wattline.plugin.onchain.intake import VersionIntake, rules_message
 from wattline.plugin.outlet import OutletLoop
-from wattline.plugin.outlet_view import Condition, OutletView
+from wattline.plugin.outlet_state import Condition, OutletView
 from wattline.plugin.receipts import Receipts
 from wattline.plugin.service import Refused
+from wattline.plugin.sessions import CALL_TIMEOUT_S, Sessions
 from wattline.plugin.settings import SocketSettings
 from wattline.plugin.statements import Statements
 from wattline.plugin.streams import Stream, Streams
@@ -61,7 +61,7 @@ class Identity:
     certificate_sha256: bytes
 
 
-class Reception:
+class CableRequests:
     """Answers cables, each from a thread of its own."""
 
     def __init__(
@@ -70,14 +70,14 @@ class Reception:
         identity: Identity,
         signer: Signer,
         ledger: Ledger,
-        live: LiveSessions,
+        live: Sessions,
         outlets: Mapping[str, OutletLoop],
         prices: PriceList,
         statements: Statements,
         receipts: Receipts,
         streams: Streams,
         ready: threading.Event,
-        aggregates: Aggregates | None = None,
+        aggregates: VersionIntake | None = None,
         now: Callable[[], int] = lambda: int(time.time()),
         takes_keysend: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,

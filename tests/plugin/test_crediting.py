@@ -12,8 +12,8 @@ from tests.plugin.fakes import CAP_MSAT, Stall, htlc, new_session, payment_hash,
 from wattline.core.ledger.database import LedgerError
 from wattline.core.session.session import Session
 from wattline.core.session.state import State, StopReason
-from wattline.plugin.keysend import KeysendGate, Pass, Refuse
-from wattline.plugin.outlet_view import Condition
+from wattline.plugin.hook import KeysendGate, Pass, Refuse
+from wattline.plugin.outlet_state import Condition
 
 SESSION = session_id(1)
 

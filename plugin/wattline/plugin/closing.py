@@ -27,11 +27,11 @@ from wattline.core.record import format_record
 from wattline.core.session.event import CreditReturned, Event, RefundKept, RefundOwed, RefundSent
 from wattline.core.session.session import Session
 from wattline.core.session.state import State
-from wattline.plugin.bookkeeper import Bookkeeper
-from wattline.plugin.keysend import Reservations
+from wattline.plugin.journal import JournalReader
 from wattline.plugin.limits import CountedLog
 from wattline.plugin.older_copy import OlderCopy
 from wattline.plugin.receipts import REFUND_SEQUENCE
+from wattline.plugin.reservations import Reservations
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +112,7 @@ class NothingOnchain:
         pass
 
 
-class Settlement:
+class SessionCloser:
     """Ends sessions, a few at a time, and retries what could not be done."""
 
     def __init__(
@@ -121,7 +121,7 @@ class Settlement:
         payer: Payer,
         ledger: Ledger,
         reservations: Reservations,
-        bookkeeper: Bookkeeper,
+        bookkeeper: JournalReader,
         drain_timeout_s: float,
         retry_s: float,
         copy: OlderCopy,

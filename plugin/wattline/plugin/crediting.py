@@ -13,20 +13,21 @@ from typing import Protocol
 from wattline.core.increments import BELOW_MIN_INCREMENT
 from wattline.core.ledger.ledger import Ledger
 from wattline.core.ledger.session_record import SessionRecord
-from wattline.core.session.event import Event, Fault, OperatorStopped, RefundKept, RefundSent, WriteReceipt
+from wattline.core.session.event import DeliveryFault, Event, OperatorStopped, RefundKept, RefundSent, WriteReceipt
 from wattline.core.session.machine import restored, step
 from wattline.core.session.occupancy import Occupancy
 from wattline.core.session.session import Session
 from wattline.core.session.state import State, StopReason
 from wattline.core.tariff import Tariff
-from wattline.plugin.keysend import Htlc, Refuse, Reservations
+from wattline.plugin.hook import Htlc, Refuse
 from wattline.plugin.limits import CountedLog
-from wattline.plugin.live_sessions import CALL_TIMEOUT_S, LiveSessions
 from wattline.plugin.messages import tariff_message
 from wattline.plugin.older_copy import OlderCopy
 from wattline.plugin.outlet import OutletLoop
-from wattline.plugin.outlet_view import OutletView
+from wattline.plugin.outlet_state import OutletView
 from wattline.plugin.receipts import Receipts
+from wattline.plugin.reservations import Reservations
+from wattline.plugin.sessions import CALL_TIMEOUT_S, Sessions
 from wattline.plugin.statements import Statements
 from wattline.plugin.streams import Streams, refusal
 from wattline.plugin.tariffs import PriceList
@@ -43,7 +44,7 @@ _DISPLACED = {
 
 
 class SettlementDesk(Protocol):
-    """Ends sessions (:class:`wattline.plugin.settlement.Settlement`); every call returns at once."""
+    """Ends sessions (:class:`wattline.plugin.closing.SessionCloser`); every call returns at once."""
 
     def settle(self, session: Session) -> None: ...
 
@@ -58,7 +59,7 @@ class SmartSocket:
     def __init__(
         self,
         ledger: Ledger,
-        live: LiveSessions,
+        live: Sessions,
         prices: PriceList,
         statements: Statements,
         receipts: Receipts,
@@ -107,7 +108,7 @@ class SmartSocket:
         session, effects = restored(record.session, now_ms, is_withheld=is_withheld)
         is_doubtful = session.state is not State.CLOSED and self._copy.concerns(session_id)
         if is_doubtful and session.state.is_live:
-            session, ending = step(session, Fault(StopReason.LEDGER_RESTORED), now_ms)
+            session, ending = step(session, DeliveryFault(StopReason.LEDGER_RESTORED), now_ms)
             effects += ending
         outlet = self._outlets[session.outlet_id]
         self._live.add(replace(record, session=session), outlet, restored=True)
@@ -123,7 +124,7 @@ class SmartSocket:
     # What lightningd and the journal tell.
 
     def refusal(self, session_id: str, amount_msat: int, in_flight_msat: int) -> tuple[str, str] | None:
-        """Why a payment cannot be used now (wattline.plugin.keysend.CreditDesk); None when it can."""
+        """Why a payment cannot be used now (wattline.plugin.hook.CreditDesk); None when it can."""
         if not self.is_ready:
             return "starting", "the socket is starting and does not take payments yet"
         if self._live.unsaved:
@@ -158,12 +159,12 @@ class SmartSocket:
         return None
 
     def outlet_id_of(self, session_id: str) -> str:
-        """See wattline.plugin.keysend.CreditDesk."""
+        """See wattline.plugin.hook.CreditDesk."""
         outlet = self._live.outlet_of(session_id)
         return outlet.outlet_id if outlet is not None else ""
 
     def was_received(self, payment_hash: str) -> bool:
-        """See wattline.plugin.keysend.CreditDesk."""
+        """See wattline.plugin.hook.CreditDesk."""
         return self._ledger.booked(payment_hash) is not None
 
     def payment_refused(self, htlc: Htlc, refused: Refuse) -> None:
@@ -198,7 +199,7 @@ class SmartSocket:
         return session_id
 
     def take(self, session_id: str, payment_hash: str, amount_msat: int) -> bool:
-        """The journal's path (wattline.plugin.bookkeeper.CreditTaker)."""
+        """The journal's path (wattline.plugin.journal.CreditTaker)."""
         outlet = self._live.outlet_of(session_id)
         return outlet is not None and outlet.credit(session_id, payment_hash, amount_msat).result(CALL_TIMEOUT_S)
 
@@ -313,7 +314,7 @@ class SmartSocket:
     def receipt_due(self, session: Session) -> None:
         self._desk.receipt(session)
 
-    # What the settlement asks for (wattline.plugin.settlement.Sessions).
+    # What the settlement asks for (wattline.plugin.closing.Sessions).
 
     def close_books(self, session_id: str) -> bool:
         outlet = self._live.outlet_of(session_id)
