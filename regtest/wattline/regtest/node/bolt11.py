@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from pyln.proto.bech32 import CHARSET, bech32_decode, bech32_encode, convertbits
+
 from wattline.regtest.node.keys import NodeKey, recover
 
-_CHARSET = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
-_GENERATOR = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
 _HUMAN_PART = "lnbcrt"
 _EXPIRY_S = 604_800
 _FINAL_CLTV = 10
@@ -42,22 +42,25 @@ class Invoice:
         data += _tagged("c", _minimal(_FINAL_CLTV))
         data += _tagged("9", _minimal(int(_FEATURES, 16)))
         signature = key.sign_recoverable(_digest(human, data))
-        return _bech32(human, data + _to_fives(signature))
+        return str(bech32_encode(human, bytes(data + _to_fives(signature))))
 
 
 def decode(text: str) -> Invoice:
     """Raises ValueError when it is not an invoice of this network."""
-    human, _, rest = text.lower().rpartition("1")
-    fives = [_CHARSET.index(character) for character in rest]
-    if not human.startswith(_HUMAN_PART) or _polymod(_expanded(human) + fives) != 1:
+    try:
+        human, values = bech32_decode(text)
+    except ValueError as error:
+        raise ValueError(f"not an invoice: {error}") from error
+    if not human.startswith(_HUMAN_PART):
         raise ValueError("not an invoice of this network")
-    signed, signature = fives[:-110], _from_fives(fives[-110:-6])
+    fives = list(values)
+    signed, signature = fives[:-104], _from_fives(fives[-104:])
     payee = recover(signature, _digest(human, signed))
     tags: dict[str, list[int]] = {}
     position = 7
     while position + 3 <= len(signed):
         length = signed[position + 1] * 32 + signed[position + 2]
-        tags.setdefault(_CHARSET[signed[position]], signed[position + 3 : position + 3 + length])
+        tags.setdefault(CHARSET[signed[position]], signed[position + 3 : position + 3 + length])
         position += 3 + length
     created_at = 0
     for five in signed[:7]:
@@ -91,11 +94,11 @@ def _amount_msat(text: str) -> int | None:
 
 
 def _digest(human: str, data: list[int]) -> bytes:
-    return hashlib.sha256(human.encode() + bytes(_to_eights(data, pad=True))).digest()
+    return hashlib.sha256(human.encode() + bytes(convertbits(data, 5, 8))).digest()
 
 
 def _tagged(name: str, data: list[int]) -> list[int]:
-    return [_CHARSET.index(name), len(data) // 32, len(data) % 32, *data]
+    return [CHARSET.index(name), len(data) // 32, len(data) % 32, *data]
 
 
 def _number(value: int, length: int) -> list[int]:
@@ -107,35 +110,9 @@ def _minimal(value: int) -> list[int]:
 
 
 def _to_fives(data: bytes) -> list[int]:
-    bits = "".join(f"{byte:08b}" for byte in data)
-    bits += "0" * (-len(bits) % 5)
-    return [int(bits[i : i + 5], 2) for i in range(0, len(bits), 5)]
-
-
-def _to_eights(fives: list[int], pad: bool) -> list[int]:
-    bits = "".join(f"{five:05b}" for five in fives)
-    bits = bits + "0" * (-len(bits) % 8) if pad else bits[: len(bits) // 8 * 8]
-    return [int(bits[i : i + 8], 2) for i in range(0, len(bits), 8)]
+    return list(convertbits(data, 8, 5))
 
 
 def _from_fives(fives: list[int]) -> bytes:
-    return bytes(_to_eights(fives, pad=False))
-
-
-def _bech32(human: str, fives: list[int]) -> str:
-    checksum = _polymod(_expanded(human) + fives + [0] * 6) ^ 1
-    return human + "1" + "".join(_CHARSET[five] for five in fives + _number(checksum, 6))
-
-
-def _expanded(human: str) -> list[int]:
-    return [ord(c) >> 5 for c in human] + [0] + [ord(c) & 31 for c in human]
-
-
-def _polymod(values: list[int]) -> int:
-    checksum = 1
-    for value in values:
-        top = checksum >> 25
-        checksum = (checksum & 0x1FFFFFF) << 5 ^ value
-        for i in range(5):
-            checksum ^= _GENERATOR[i] if top >> i & 1 else 0
-    return checksum
+    """What is left over is padding."""
+    return bytes(convertbits(fives, 5, 8)[: len(fives) * 5 // 8])
