@@ -55,7 +55,17 @@ def errors(kind: type[WattlineError] = WattlineError) -> Iterator[str]:
 @cache
 def codes() -> dict[str, str]:
     """Every code that the sources give to an error, a refusal or an end of a session, and where."""
-    makers = {*errors(), "__init__", "end", "SendFailure", "OnchainFailed", "Refuse", "refusal"}
+    makers = {
+        *errors(),
+        "__init__",
+        "check_whole",
+        "check_hex32",
+        "end",
+        "SendFailure",
+        "OnchainFailed",
+        "Refuse",
+        "refusal",
+    }
     found = {str(reason): "StopReason" for reason in (*StopReason, *Breach)}
     found |= dict.fromkeys(SOCKET_CODES, "wattline.core.wire.fields")
     for path in sources():

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from wattline.core.bitcoin.chain import Outpoint
+from wattline.core.checks import check_hex32, check_whole
 from wattline.core.errors import StopError
 
 MSAT_PER_SAT = 1000
@@ -40,7 +41,6 @@ class OnchainRules:
     max_inputs: int
 
 
-_HEX32 = re.compile(r"[0-9a-f]{64}")
 _SCRIPT = re.compile(r"([0-9a-f]{2})+")
 
 
@@ -67,7 +67,7 @@ class AggregateInput:
     value_sat: int
 
     def __post_init__(self) -> None:
-        _whole("aggregate_invalid", "value_sat", self.value_sat, 1)
+        check_whole("aggregate_invalid", "value_sat", self.value_sat, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,11 +114,11 @@ class Aggregate:
         if not _SCRIPT.fullmatch(self.script):
             raise StopError(code, f"script: lower-case hex, not {self.script!r}")
         for name in ("first_height", "mined_value_sat", "lost_msat"):
-            _whole(code, name, getattr(self, name), 0)
+            check_whole(code, name, getattr(self, name), 0)
         for name in ("mined_txid", "mined_block", "child_txid"):
             value = getattr(self, name)
             if value is not None:
-                _hex32(code, name, value)
+                check_hex32(code, name, value)
         was_chosen = self.status not in (AggregateStatus.OPEN, AggregateStatus.VOID)
         if (self.chosen_number is not None) is not was_chosen:
             raise StopError(code, f"status {self.status} with chosen_number {self.chosen_number}")
@@ -155,8 +155,8 @@ class Version:
 
     def __post_init__(self) -> None:
         for name, lowest in (("number", 1), ("value_sat", 1), ("fee_sat", 0), ("vsize", 1), ("vout", 0)):
-            _whole("version_invalid", name, getattr(self, name), lowest)
-        _hex32("version_invalid", "txid", self.txid)
+            check_whole("version_invalid", name, getattr(self, name), lowest)
+        check_hex32("version_invalid", "txid", self.txid)
         if self.psbt and not self.raw:
             raise StopError("version_invalid", "a version has its transaction with its PSBT")
 
@@ -190,13 +190,3 @@ def final_value_sat(charged_msat: int, keysend_msat: int, floor_sat: int) -> int
     if owed_msat <= 0:
         return 0
     return max(floor_sat, -(-owed_msat // MSAT_PER_SAT))
-
-
-def _whole(code: str, name: str, value: object, lowest: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-        raise StopError(code, f"{name}: a whole number of at least {lowest}, not {value!r}")
-
-
-def _hex32(code: str, name: str, value: str) -> None:
-    if not _HEX32.fullmatch(value):
-        raise StopError(code, f"{name}: 64 lower-case hex digits, not {value!r}")

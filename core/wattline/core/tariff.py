@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from wattline.core.checks import check_whole
 from wattline.core.errors import StopError, UsageError
 
 MAX_PRICE_MSAT = 100_000_000_000
@@ -42,9 +43,9 @@ class Tariff:
     def __post_init__(self) -> None:
         if not 0 < len(self.tariff_id) <= MAX_ID_LENGTH or not all("!" <= c <= "~" for c in self.tariff_id):
             raise UsageError("tariff_invalid", f"tariff_id: 1 to 64 printable ASCII characters, not {self.tariff_id!r}")
-        _check_price("energy_msat_per_kwh", self.energy_msat_per_kwh)
-        _check_price("time_msat_per_hour", self.time_msat_per_hour)
-        _check_price("session_fee_msat", self.session_fee_msat)
+        check_whole("tariff_invalid", "energy_msat_per_kwh", self.energy_msat_per_kwh, 0, MAX_PRICE_MSAT, UsageError)
+        check_whole("tariff_invalid", "time_msat_per_hour", self.time_msat_per_hour, 0, MAX_PRICE_MSAT, UsageError)
+        check_whole("tariff_invalid", "session_fee_msat", self.session_fee_msat, 0, MAX_PRICE_MSAT, UsageError)
 
     @classmethod
     def of(cls, energy_msat_per_kwh: int, time_msat_per_hour: int = 0, session_fee_msat: int = 0) -> Tariff:
@@ -52,12 +53,6 @@ class Tariff:
         prices = f"wattline:tariff:1:{energy_msat_per_kwh}:{time_msat_per_hour}:{session_fee_msat}"
         tariff_id = hashlib.sha256(prices.encode("ascii")).hexdigest()[:16]
         return cls(tariff_id, energy_msat_per_kwh, time_msat_per_hour, session_fee_msat)
-
-
-def _check_price(name: str, value: object) -> None:
-    # bool is an int to Python; a price of True is a mistake all the same.
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MAX_PRICE_MSAT:
-        raise UsageError("tariff_invalid", f"{name}: a whole number from 0 to {MAX_PRICE_MSAT}, not {value!r}")
 
 
 UNITS_PER_MSAT = 3_600_000_000_000

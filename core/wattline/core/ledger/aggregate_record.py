@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, Select, select, update
 from wattline.core.aggregate import Aggregate, AggregateInput, AggregateStatus, OnchainRules, Version
 from wattline.core.aggregate_step import Held
 from wattline.core.bitcoin.chain import Outpoint
+from wattline.core.checks import is_whole
 from wattline.core.errors import StopError
 from wattline.core.ledger.database import LedgerError
 from wattline.core.ledger.schema import aggregate_inputs, aggregate_versions, aggregates
@@ -89,6 +90,6 @@ def _read_rules(session_id: str, text: str) -> OnchainRules:
     except (ValueError, KeyError, TypeError) as error:
         raise LedgerError("ledger_damaged", f"the on-chain rules of session {session_id} cannot be read") from error
     for name, value in rules.items():
-        if isinstance(value, bool) or not isinstance(value, int):
+        if not is_whole(value, 0):
             raise LedgerError("ledger_damaged", f"the on-chain rules of session {session_id} have {name} = {value!r}")
     return OnchainRules(**rules)

@@ -16,6 +16,7 @@ from sqlalchemy import Row, Select, case, func, insert, select, update
 
 from wattline.core.aggregate import MSAT_PER_SAT, AggregateInput
 from wattline.core.bitcoin.chain import Outpoint
+from wattline.core.checks import check_whole
 from wattline.core.clock import Moment
 from wattline.core.errors import StopError
 from wattline.core.ledger.database import LedgerError
@@ -209,9 +210,7 @@ class CableAggregate:
     def __post_init__(self) -> None:
         names = ("inputs_weight", "fee_sat", "floor_sat", "number", "signed_sat", "accepted_sat", "mined_sat")
         for name in (*names, "kept_from_height"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise StopError("record_invalid", f"{name}: a whole number of at least 0, not {value!r}")
+            check_whole("record_invalid", name, getattr(self, name), 0)
         if not self.inputs:
             raise StopError("record_invalid", "an aggregate has inputs")
         if (self.closed_at is None) is not self.status.is_live:

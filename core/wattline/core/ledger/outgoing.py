@@ -6,7 +6,6 @@ Used in the socket's database (refunds) and in the cable's own (increments).
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -15,12 +14,10 @@ from typing import Any
 from sqlalchemy import Connection, Row, case, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from wattline.core.checks import NODE_ID, check_hex32, check_whole
 from wattline.core.errors import StopError
 from wattline.core.ledger.schema import intents
 from wattline.core.ledger.store import Store
-
-_HEX32 = re.compile(r"[0-9a-f]{64}")
-_NODE_ID = re.compile(r"0[23][0-9a-f]{64}")
 
 
 class Purpose(StrEnum):
@@ -75,18 +72,15 @@ class Intent:
 
     def __post_init__(self) -> None:
         for name in ("payment_hash", "preimage"):
-            if not _HEX32.fullmatch(getattr(self, name)):
-                raise StopError("intent_invalid", f"{name}: 64 lower-case hex digits, not {getattr(self, name)!r}")
+            check_hex32("intent_invalid", name, getattr(self, name))
         if hashlib.sha256(bytes.fromhex(self.preimage)).hexdigest() != self.payment_hash:
             raise StopError("intent_invalid", f"payment_hash {self.payment_hash} is not the SHA-256 of the preimage")
         if self.purpose not in set(Purpose):
             raise StopError("intent_invalid", f"purpose: one of {', '.join(Purpose)}, not {self.purpose!r}")
-        if not _NODE_ID.fullmatch(self.destination):
+        if not NODE_ID.fullmatch(self.destination):
             raise StopError("intent_invalid", f"destination: a node id in lower-case hex, not {self.destination!r}")
         for name, lowest in (("amount_msat", 1), ("maxfee_msat", 0), ("sequence", 0), ("amount_sent_msat", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-                raise StopError("intent_invalid", f"{name}: a whole number of at least {lowest}, not {value!r}")
+            check_whole("intent_invalid", name, getattr(self, name), lowest)
         if (self.resolved_at is None) is not (self.status is IntentStatus.PENDING):
             raise StopError("intent_invalid", f"status {self.status} with resolved_at {self.resolved_at}")
 

@@ -8,7 +8,6 @@ says otherwise.
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,14 +15,13 @@ from typing import Protocol
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from wattline.core.checks import NODE_ID
 from wattline.core.errors import RetryError, StopError
-
-_NODE_ID = re.compile(r"0[23][0-9a-f]{64}")
 
 
 def is_node_id(value: object) -> bool:
     """Whether it is a compressed point of secp256k1 in lower-case hex, which a node id is (BOLT #7)."""
-    return isinstance(value, str) and _NODE_ID.fullmatch(value) is not None and _is_point(value)
+    return isinstance(value, str) and NODE_ID.fullmatch(value) is not None and _is_point(value)
 
 
 @functools.lru_cache(maxsize=10_000)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from wattline.core.checks import check_whole
 from wattline.core.errors import StopError
 from wattline.core.session.state import DISPLACEMENTS, FAULTS, StopReason
 
@@ -20,7 +21,7 @@ class CreditArrived:
     amount_msat: int
 
     def __post_init__(self) -> None:
-        _whole("amount_msat", self.amount_msat, 1)
+        check_whole("amount_invalid", "amount_msat", self.amount_msat, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ class CreditReturned:
     total_msat: int
 
     def __post_init__(self) -> None:
-        _whole("total_msat", self.total_msat, 1)
+        check_whole("amount_invalid", "total_msat", self.total_msat, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +118,8 @@ class RefundSent:
     """Routing fee that left the socket's wallet on top."""
 
     def __post_init__(self) -> None:
-        _whole("amount_msat", self.amount_msat, 1)
-        _whole("fee_msat", self.fee_msat, 0)
+        check_whole("amount_invalid", "amount_msat", self.amount_msat, 1)
+        check_whole("amount_invalid", "fee_msat", self.fee_msat, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +150,6 @@ Event = (
     | RefundOwed
     | RefundKept
 )
-
-
-def _whole(name: str, value: object, lowest: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
-        raise StopError("amount_invalid", f"{name}: a whole number of at least {lowest}, not {value!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from wattline.core.checks import check_whole
 from wattline.core.errors import StopError, UsageError
 from wattline.core.ids import decode_session_id
 from wattline.core.session.event import RefundTooLargeError
@@ -47,12 +48,12 @@ class Terms:
     """Unused credit below this is kept at the end."""
 
     def __post_init__(self) -> None:
-        _check("rated_power_mw", self.rated_power_mw, 1, 1_000_000_000)
-        _check("meter_interval_ms", self.meter_interval_ms, 1, MAX_LEASE_MS)
+        check_whole("terms_invalid", "rated_power_mw", self.rated_power_mw, 1, 1_000_000_000, UsageError)
+        check_whole("terms_invalid", "meter_interval_ms", self.meter_interval_ms, 1, MAX_LEASE_MS, UsageError)
         for name in ("pause_max_s", "open_timeout_s", "cable_lost_s"):
-            _check(name, getattr(self, name), 0, 31_536_000)
-        _check("credit_cap_msat", self.credit_cap_msat, 1, 10**18)
-        _check("min_refund_msat", self.min_refund_msat, 1, 10**18)
+            check_whole("terms_invalid", name, getattr(self, name), 0, 31_536_000, UsageError)
+        check_whole("terms_invalid", "credit_cap_msat", self.credit_cap_msat, 1, 10**18, UsageError)
+        check_whole("terms_invalid", "min_refund_msat", self.min_refund_msat, 1, 10**18, UsageError)
         if self.credit_cap_msat < self.start_msat:
             raise UsageError(
                 "terms_invalid",
@@ -83,11 +84,6 @@ class Terms:
         return max(STALE_INTERVALS * self.meter_interval_ms, MAX_LEASE_MS + 2 * self.meter_interval_ms)
 
 
-def _check(name: str, value: object, lowest: int, highest: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
-        raise UsageError("terms_invalid", f"{name}: a whole number from {lowest} to {highest}, not {value!r}")
-
-
 @dataclass(frozen=True, slots=True)
 class Account:
     """What was received, earned and given back, in msat. Changes only by its methods, which keep the rules."""
@@ -103,7 +99,7 @@ class Account:
 
     def __post_init__(self) -> None:
         for name in ("credited_msat", "charged_msat", "refunded_msat", "payments"):
-            _whole(name, getattr(self, name), 0)
+            check_whole("amount_invalid", name, getattr(self, name), 0)
         if self.refunded_msat and self.refunded_msat > self.credited_msat - self.charged_msat:
             raise StopError(
                 "account_invalid",
@@ -117,7 +113,7 @@ class Account:
 
     def credit(self, amount_msat: int) -> Account:
         """One more payment. Raises StopError ``amount_invalid`` unless it is positive."""
-        _whole("amount_msat", amount_msat, 1)
+        check_whole("amount_invalid", "amount_msat", amount_msat, 1)
         return replace(self, credited_msat=self.credited_msat + amount_msat, payments=self.payments + 1)
 
     def charge_to(self, total_msat: int) -> Account:
@@ -130,16 +126,11 @@ class Account:
     def refund(self, amount_msat: int, fee_msat: int) -> Account:
         """``amount_msat`` went back and ``fee_msat`` were paid for its way, both out of the unused credit. Raises
         RefundTooLargeError when that is less, StopError ``amount_invalid`` for impossible amounts."""
-        _whole("amount_msat", amount_msat, 1)
-        _whole("fee_msat", fee_msat, 0)
+        check_whole("amount_invalid", "amount_msat", amount_msat, 1)
+        check_whole("amount_invalid", "fee_msat", fee_msat, 0)
         if amount_msat + fee_msat > self.balance_msat:
             raise RefundTooLargeError(amount_msat, fee_msat, self.balance_msat)
         return replace(self, refunded_msat=self.refunded_msat + amount_msat)
-
-
-def _whole(name: str, value: object, lowest: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < lowest:
-        raise StopError("amount_invalid", f"{name}: a whole number of at least {lowest}, not {value!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

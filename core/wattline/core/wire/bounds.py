@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from wattline.core.checks import NODE_ID
 from wattline.core.tariff import MAX_PRICE_MSAT
 from wattline.core.wire.fields import Flag, Kind, Many, Octets, Part, Prose, Shape, Whole
 
@@ -48,10 +49,9 @@ _ANY_TOKEN = Octets(0, 64)
 _SESSION_ID_PATTERN = re.compile(r"[0-7][0-9A-HJKMNP-TV-Z]{25}")
 _SESSION_ID = Shape(_SESSION_ID_PATTERN, "26 characters of Crockford base32")
 _ANY_SESSION_ID = Shape(_SESSION_ID_PATTERN, "26 characters of Crockford base32, or nothing", may_be_empty=True)
-_NODE_ID_PATTERN = re.compile(r"0[23][0-9a-f]{64}")
 _NODE_ID_WORDS = "66 lower-case hex digits beginning with 02 or 03"
-_NODE_ID = Shape(_NODE_ID_PATTERN, _NODE_ID_WORDS)
-_NODE_ID_OR_NONE = Shape(_NODE_ID_PATTERN, f"{_NODE_ID_WORDS}, or nothing", may_be_empty=True)
+_NODE_ID = Shape(NODE_ID, _NODE_ID_WORDS)
+_NODE_ID_OR_NONE = Shape(NODE_ID, f"{_NODE_ID_WORDS}, or nothing", may_be_empty=True)
 _OUTLET_ID = Shape(
     re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}"), "1 to 32 letters, digits, '_', '.' and '-', a letter or digit first"
 )
