@@ -11,12 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from wattline.cable.link.messages import OnchainInvitation
-from wattline.cable.pay.onchain import AggregatePurse
-from wattline.cable.policy.events import OnchainEvent, OnchainFailed, OnchainReady, PaymentEvent
-from wattline.cable.policy.funding import Scope
-from wattline.cable.policy.onchain_limits import WantedVersion
-from wattline.cable.settings import OnchainSettings
+from wattline.cable.link.connection import Connection
+from wattline.cable.pay.onchain import OnchainPayments
+from wattline.cable.pay.versions import AggregateMaker
+from wattline.cable.policy.events import (
+    OnchainEvent,
+    OnchainFailed,
+    OnchainInvitation,
+    OnchainReady,
+    PaymentEvent,
+    WantedVersion,
+)
+from wattline.cable.policy.onchain import Scope
+from wattline.cable.settings import CableOnchainSettings
 from wattline.core.aggregate import OnchainRules
 from wattline.core.bitcoin.address import address_of
 from wattline.core.bitcoin.chain import TxOutput
@@ -61,7 +68,7 @@ def nodes(onchain_module_network: RegtestNetwork) -> tuple[Node, Node]:
 
 
 @dataclass
-class Stream:
+class Stream(Connection):
     """The way to the socket, on which a version would be handed over."""
 
     versions: queue.SimpleQueue[bytes] = field(default_factory=queue.SimpleQueue)
@@ -78,7 +85,7 @@ class Stream:
 class Cable:
     """What of a cable pays on-chain, with a real node and wallet, and a ledger."""
 
-    purse: AggregatePurse
+    purse: OnchainPayments
     stream: Stream
     told: queue.SimpleQueue[PaymentEvent | OnchainEvent]
 
@@ -93,19 +100,12 @@ class Cable:
 def cable(nodes: tuple[Node, Node], tmp_path: Path) -> Iterator[Cable]:
     node, socket = CoreLightning(nodes[0].rpc_path), nodes[1]
     stream, told = Stream(), queue.SimpleQueue[PaymentEvent | OnchainEvent]()
-    limits = OnchainSettings(max_feerate_per_kw=100_000, max_fee_sat=50_000, max_fee_ratio=1.0)
+    limits = CableOnchainSettings(max_feerate_per_kw=100_000, max_fee_sat=50_000, max_fee_ratio=1.0).limits
     with contextlib.closing(open_ledger(tmp_path / "cable.sqlite3")) as ledger:
-        purse = AggregatePurse(
-            CoreLightningFunds(node.rpc),
-            ledger.cable_aggregates,
-            node,
-            limits,
-            SESSION,
-            socket.node_id,
-            stream,
-            told.put,
-            time.time,
+        maker = AggregateMaker(
+            CoreLightningFunds(node.rpc), ledger.cable_aggregates, node, limits, SESSION, socket.node_id, time.time
         )
+        purse = OnchainPayments(maker, stream, told.put)
         yield Cable(purse, stream, told)
         purse.end(lambda row, _: replace(row, status=CableAggregateStatus.VOID, agreed_sat=0, closed_at=1), 60)
         purse.stop()

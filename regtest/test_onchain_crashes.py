@@ -27,7 +27,7 @@ from harness.onchain_trade import (
     told,
 )
 
-from wattline.cable.pay.onchain_end import agreed_sat
+from wattline.cable.pay.settlement import agreed_sat
 from wattline.core.aggregate import MSAT_PER_SAT
 from wattline.device.controller.plugin_starter import process_start_time
 from wattline.regtest.lightningd import Node

@@ -12,7 +12,7 @@ import pytest
 from tests.cable.conftest import Bench
 from tests.cable.fakes import TlsPair, make_certificate
 from tests.cable.robbery import HONESTY, ROBBERIES, Robbery
-from wattline.cable.link.opening import Equipment, OnchainEquipment
+from wattline.cable.opening import Equipment
 from wattline.core.lightning.cln import CoreLightning
 from wattline.core.lightning.cln_onchain import CoreLightningFunds
 from wattline.core.lightning.rpc import NodeRpc
@@ -48,11 +48,10 @@ class RealBench(Bench):
         return Equipment(
             node=node,
             payer=Payer(node, self.ledger.outgoing),
-            outgoing=self.ledger.outgoing,
-            memory=self.ledger.cable_sessions,
+            ledger=self.ledger,
+            funds=CoreLightningFunds(NodeRpc(self._cable.rpc_path)),
             open_meter=lambda max_power_mw: self.meter,
             clock_ms=super().equipment.clock_ms,
-            onchain=OnchainEquipment(CoreLightningFunds(NodeRpc(self._cable.rpc_path)), self.ledger.cable_aggregates),
             wall=self.wall,
         )
 

@@ -17,17 +17,15 @@ from tests.cable.test_any_socket import CERTIFICATE, Channel
 from tests.cable.test_onchain_caps import TARIFF, TERMS_HERE
 from tests.cable.threadless import MAX_PREPAID_MSAT, MAX_PREPAID_SAT, MAX_SESSION_SAT, NODES, Shown, settings_for
 from tests.core.wire.messages import EVIL
+from wattline.cable.closing import StopWish, Summary
 from wattline.cable.link.connection import Connection, Cut, StreamTiming
-from wattline.cable.link.messages import SignedReceipt
-from wattline.cable.link.offer import Offer, OpenedSocket
-from wattline.cable.link.opening import Agreement, Equipment, OnchainEquipment
-from wattline.cable.link.receipt import read_receipt
-from wattline.cable.policy.events import MethodName
-from wattline.cable.policy.evidence import found_over
+from wattline.cable.link.transport import OpenedSocket, read_receipt
+from wattline.cable.opening import Agreement, Equipment
+from wattline.cable.policy.events import MethodName, SignedReceipt
+from wattline.cable.policy.offer import Offer
+from wattline.cable.restoring import found_over
 from wattline.cable.service import make_aftermath
 from wattline.cable.session_run import SessionRun
-from wattline.cable.stopwish import StopWish
-from wattline.cable.summary import Summary
 from wattline.core.aggregate import final_value_sat
 from wattline.core.bitcoin.chain import TxOutput
 from wattline.core.bitcoin.psbt import unsigned_tx
@@ -83,11 +81,10 @@ class Trade:
         self.equipment = Equipment(
             node=wallet,
             payer=Payer(wallet, ledger.outgoing, pause=lambda seconds: None),
-            outgoing=ledger.outgoing,
-            memory=ledger.cable_sessions,
+            ledger=ledger,
+            funds=CoreLightningFunds(wallet.rpc),
             open_meter=None,  # type: ignore[arg-type]
             clock_ms=lambda: self.now_ms,
-            onchain=OnchainEquipment(CoreLightningFunds(wallet.rpc), ledger.cable_aggregates),
             wall=WallWatch(
                 Clock(lambda: 1_700_000_000 + self.now_ms / 1000, lambda: self.now_ms * 1_000_000, lambda: "a boot")
             ),
@@ -418,7 +415,7 @@ class Trade:
         tx = unsigned_tx(self.handed[value_sat])
         outputs = tuple((output.script, output.value_sat) for output in tx.outputs)
         self.node.mined.append(WalletTx(tx.txid, 501, tx.outpoints, outputs))
-        aftermath = make_aftermath(self.settings, self.equipment, self.shown)
+        aftermath = make_aftermath(self.settings, self.equipment, self.shown.event)
         assert aftermath is not None
         aftermath.look_at_all(None)
         judged = self.row

@@ -23,11 +23,11 @@ from tests.cable.fakes import (
     make_certificate,
     wait_for,
 )
-from wattline.cable.link.opening import Equipment, OnchainEquipment
+from wattline.cable.closing import StopWish, Summary
+from wattline.cable.opening import Equipment, Progress
 from wattline.cable.service import CableService
 from wattline.cable.settings import CableSettings
-from wattline.cable.stopwish import StopWish
-from wattline.cable.summary import Silence, Snapshot, Summary
+from wattline.cli.cable_view import Snapshot, snapshot_of
 from wattline.core.bitcoin.chain import Outpoint
 from wattline.core.clock import WallWatch, since_boot_ns
 from wattline.core.ledger.ledger import Ledger, open_ledger
@@ -41,7 +41,7 @@ class Crash(BaseException):
     """The process dies here: nothing of the service may catch it."""
 
 
-class Recorder(Silence):
+class Recorder:
     """Keeps what was shown; dies when told to."""
 
     def __init__(self) -> None:
@@ -52,8 +52,8 @@ class Recorder(Silence):
     def event(self, text: str) -> None:
         self.lines.append(text)
 
-    def show(self, snapshot: Snapshot) -> None:
-        self.snapshots.append(snapshot)
+    def show(self, progress: Progress) -> None:
+        self.snapshots.append(snapshot_of(progress))
         if self.crash:
             raise Crash
 
@@ -136,12 +136,11 @@ class Bench:
         return Equipment(
             node=self.node,
             payer=Payer(cast(FakeLightning, self._mortal), self.ledger.outgoing, pause=lambda seconds: None),
-            outgoing=self.ledger.outgoing,
-            memory=self.ledger.cable_sessions,
+            ledger=self.ledger,
+            funds=self.funds,
             open_meter=lambda max_power_mw: self.meter,
             clock_ms=lambda: since_boot_ns() // 1_000_000,
-            onchain=OnchainEquipment(self.funds, self.ledger.cable_aggregates),
-            sent_payments=self.node,
+            sent_since=self.node.sent_since,
             wall=self.wall,
         )
 

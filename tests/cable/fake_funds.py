@@ -13,6 +13,7 @@ from wattline.core.bitcoin import address
 from wattline.core.bitcoin.chain import Outpoint, Tx, TxInput, TxOutput
 from wattline.core.bitcoin.psbt import unsigned_tx
 from wattline.core.bitcoin.transaction import make_tx, sized
+from wattline.core.ledger.cable import CableAggregate, CableAggregateStatus, CableAggregateStore
 from wattline.core.lightning.node import NodeRefused, NodeUnavailable
 from wattline.core.lightning.onchain import Base, WalletOutput, WalletTx
 from wattline.v1 import charging_pb2 as pb
@@ -150,3 +151,25 @@ class FakeFunds:
 
 def _outpoints(base: Base) -> list[Outpoint]:
     return [Outpoint.parse(text) for text in json.loads(base.psbt)]
+
+
+class KeptAggregates(CableAggregateStore):
+    """A ledger that survives the cable, in memory: thousands of made-up sessions are over in no time."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, CableAggregate] = {}
+
+    def save(self, row: CableAggregate) -> None:
+        before = self.rows.get(row.session_id)
+        assert before is None or row.signed_sat >= before.signed_sat, "what was signed cannot be taken back"
+        self.rows[row.session_id] = row
+
+    def of(self, session_id: str) -> CableAggregate | None:
+        return self.rows.get(session_id)
+
+    def unfinished(self) -> Sequence[CableAggregate]:
+        return [row for row in self.rows.values() if row.status.is_live]
+
+    def unanswered(self, node_id: str | None = None) -> Sequence[CableAggregate]:
+        rows = [row for row in self.rows.values() if row.status is CableAggregateStatus.UNANSWERED]
+        return [row for row in rows if node_id in (None, row.node_id)]

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from tests.cable.any_trade import Trade
 from tests.cable.threadless import NODES, without_threads
 from tests.core.wire.messages import either, fit, wild
-from wattline.cable.pay.onchain_side import MOST_LINES
-from wattline.cable.summary import Sparing, Summary
+from wattline.cable.closing import Summary
+from wattline.cable.onchain_side import MOST_LINES
+from wattline.cable.opening import LineLimit
 from wattline.cli.cable_view import ending
 from wattline.core.ledger.cable import CableAggregateStatus
 from wattline.core.ledger.ledger import Ledger, open_ledger
@@ -63,7 +64,7 @@ histories = st.builds(lambda *parts: [step for part in parts for step in part], 
 
 def check_shown(trade: Trade, steps: int, runs: int) -> None:
     lines = list(trade.shown.lines)
-    assert len(lines) <= runs * (LINES_EACH + MOST_LINES + Sparing.LINES) + 4 * steps
+    assert len(lines) <= runs * (LINES_EACH + MOST_LINES + LineLimit.LINES) + 4 * steps
     for end in trade.ends:
         if isinstance(end, Summary):
             lines += [end.stop_reason, *ending(end).split("\n"), *(str(value) for value in asdict(end).values())]

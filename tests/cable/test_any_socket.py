@@ -22,16 +22,14 @@ from hypothesis import strategies as st
 from tests.cable.conftest import Bench
 from tests.cable.fakes import CABLE_NODE, SOCKET_NODE, FakeSigner, TlsPair
 from tests.core.wire.messages import EVIL, either, fit, wild
+from wattline.cable.closing import StopWish, Summary
 from wattline.cable.link.connection import Connection, Mailbox, StreamTiming
-from wattline.cable.link.messages import SignedReceipt
-from wattline.cable.link.offer import Offer, OpenedSocket, verify_offer
-from wattline.cable.link.opening import Agreement
-from wattline.cable.link.receipt import Receipt, verify_receipt
-from wattline.cable.link.transport import PresentedCertificate
+from wattline.cable.link.transport import OpenedSocket, PresentedCertificate, verify_offer, verify_receipt
+from wattline.cable.opening import Agreement, LineLimit
+from wattline.cable.policy.events import Receipt, SignedReceipt
+from wattline.cable.policy.offer import Offer
 from wattline.cable.session_run import SessionRun
 from wattline.cable.settings import SocketAddress
-from wattline.cable.stopwish import StopWish
-from wattline.cable.summary import Sparing, Summary
 from wattline.cli.cable_view import ending
 from wattline.core.errors import WattlineError
 from wattline.core.ids import encode_session_id
@@ -251,7 +249,7 @@ def prove(bought: Bench, says: list[Say]) -> None:
     assert died == []
     assert purchase.broken == []
     lines = list(bought.listener.lines)
-    assert len(lines) <= Sparing.LINES + 30
+    assert len(lines) <= LineLimit.LINES + 30
     if isinstance(outcome, Summary):
         lines += [*ending(outcome).split("\n"), *(str(value) for value in asdict(outcome).values())]
         assert outcome.stop_reason != "internal_error"

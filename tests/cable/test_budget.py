@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wattline.cable.policy.account import Account
-from wattline.cable.policy.budget import Bound, Caps, Spending, room
+from wattline.cable.policy.budget import Bound, Caps, PaymentAccount, Spending, room
 
 msat = st.integers(0, 10_000_000)
 
@@ -76,7 +75,7 @@ def test_no_history_and_no_lie_brings_the_wallet_over_a_cap(
     history: list[Step], prepaid_cap: int, session_cap: int, ppm: int
 ) -> None:
     caps = Caps(prepaid_cap, session_cap, session_cap * 2, ppm)
-    account = Account()
+    account = PaymentAccount()
     own_charge, socket_charge, sequence = 0, 0, 0
     open_payments: list[tuple[int, int]] = []
     for at_ms, step in enumerate(history):

@@ -11,15 +11,20 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from wattline.cable.link.messages import SocketState, Statement
-from wattline.cable.link.offer import Offer, OfferError
-from wattline.cable.policy.account import Account
-from wattline.cable.policy.buyer import Buyer, Terms
-from wattline.cable.policy.delivery import EnergyTrack
-from wattline.cable.policy.events import Arrived, OnchainTerms
-from wattline.cable.policy.feasible import begin_msat, check_keysend, check_onchain_begins, why_never
-from wattline.cable.policy.funding import Scope, fund
-from wattline.cable.policy.onchain_limits import OnchainRefused
+from wattline.cable.policy.budget import PaymentAccount
+from wattline.cable.policy.buyer import Buyer, BuyerLimits
+from wattline.cable.policy.events import Arrived, OnchainTerms, SocketState, Statement
+from wattline.cable.policy.offer import (
+    Offer,
+    OfferError,
+    SessionTerms,
+    begin_msat,
+    check_keysend,
+    check_onchain_begins,
+    why_never,
+)
+from wattline.cable.policy.onchain import OnchainRefused, Scope, fund
+from wattline.cable.policy.reconciliation import EnergyTrack
 from wattline.cable.settings import CableSettings
 from wattline.core.aggregate import SMALLEST_OUTPUT_SAT, OnchainRules
 from wattline.core.bitcoin.chain import Outpoint
@@ -32,6 +37,7 @@ from wattline.core.session.session import Terms as SocketTerms
 from wattline.core.session.state import Method, State
 from wattline.core.settings import parse_settings
 from wattline.core.tariff import Tariff
+from wattline.device.meters.reading import MIN_VOLTAGE_MV
 from wattline.plugin.settings import SocketSettings
 
 NODE = "02" + "ab" * 32
@@ -61,11 +67,16 @@ def cable_settings(**tables: dict[str, Any]) -> CableSettings | None:
     except UsageError as error:
         names_a_key(error.message)
         return None
-    never = why_never(found)
+    never = reason(found)
     if never is not None:
         names_a_key(f"the test: {never}")
         return None
     return found
+
+
+def reason(cable: CableSettings) -> str | None:
+    """Why nothing can be bought with these settings."""
+    return why_never(cable.payment.method, cable.limits.caps, cable.payment.pace, cable.onchain.limits)
 
 
 def delivers(cable: CableSettings, terms: SocketTerms, min_increment_msat: int, onchain: OnchainTerms | None) -> bool:
@@ -73,21 +84,18 @@ def delivers(cable: CableSettings, terms: SocketTerms, min_increment_msat: int, 
     session = opened(SESSION, "A1", Method.KEYSEND, terms, 0)
     session, _ = step(session, MeterValue(0, 0), 0)
     buyer = Buyer(
-        terms=Terms(
+        terms=SessionTerms(
             SESSION, NODE, "A1", terms.tariff, terms.rated_power_mw, terms.credit_cap_msat, 1_000, min_increment_msat, 1
         ),
-        caps=cable.limits.caps,
-        pace=cable.payment.pace,
-        tolerance=cable.limits.tolerance,
-        max_failures_in_a_row=3,
-        account=Account(),
+        limits=BuyerLimits(cable.limits.caps, cable.payment.pace, cable.limits.tolerance, 3, MIN_VOLTAGE_MV),
+        account=PaymentAccount(),
         track=EnergyTrack(0),
         day_sent_msat=lambda account: account.sent_msat,
         next_sequence=1,
         opened_ms=0,
     )
     if onchain is not None:
-        buyer.go_onchain(onchain, cable.onchain)
+        buyer.go_onchain(onchain, cable.onchain.limits)
     for now_ms in range(0, WORLD_MS, STEP_MS):
         session, _ = step(session, MeterValue(0, 0), now_ms)
         buyer.on_reading(now_ms, 0, 0, 48_000)
@@ -169,7 +177,7 @@ def test_every_offer_within_the_limits_that_is_taken_comes_to_deliver(data: st.D
     cap_msat = draw(st.sampled_from([need_msat, need_msat * 2, 10**17]), "credit cap")
     offer, most_msat = offer_of(tariff, cap_msat), min(cable.limits.max_prepaid_msat, cap_msat)
     try:
-        check_keysend(cable, offer, power_mw)
+        check_keysend(cable.limits.caps, cable.payment.pace, offer, power_mw)
     except OfferError:
         assert most_msat < need_msat + cable.payment.min_increment_msat or cable.limits.max_session_msat < 2 * need_msat
         return
@@ -203,9 +211,9 @@ def test_every_offer_that_is_taken_on_chain_comes_to_deliver(data: st.DataObject
     limits, wallet = cable.limits, [WalletOutput(Outpoint("11" * 32, 0), 10**8, 100)]
     tariff = allowed(data, cable)
     scope = Scope.within(tariff, 1_000, limits.max_session_msat, limits.max_day_msat, None)
-    chosen = fund(wallet, 200, 253, rules, cable.onchain, scope)
+    chosen = fund(wallet, 200, 253, rules, cable.onchain.limits, scope)
     try:
-        check_onchain_begins(chosen, rules, cable.onchain, scope)
+        check_onchain_begins(chosen, rules, cable.onchain.limits, scope)
     except OnchainRefused:
         caps_sat = SMALLEST_OUTPUT_SAT, limits.max_session_msat // 1000 - chosen.fee_sat
         assert max(begin_msat(tariff, 1_000), SMALLEST_OUTPUT_SAT * 1000) > min(caps_sat) * 1000
@@ -284,9 +292,9 @@ def test_a_cable_that_could_never_buy_is_refused_by_the_key(table: str, key: str
     }
     tables = {"limits": limits, "payment": {"min_increment_msat": 1}}
     base = {"socket": {"address": f"{NODE}@127.0.0.1:9750"}, "node": {"rpc": "lightning-rpc"}, "meter": METER}
-    assert why_never(parse_settings(base | tables, CableSettings, "the test")) is None
+    assert reason(parse_settings(base | tables, CableSettings, "the test")) is None
     tables[table] = tables[table] | {key: value}
-    never = why_never(parse_settings(base | tables, CableSettings, "the test"))
+    never = reason(parse_settings(base | tables, CableSettings, "the test"))
     assert never is not None
     assert never.startswith(word)
 
@@ -305,8 +313,8 @@ def test_an_offer_that_cannot_begin_is_refused_by_what_does_not_allow_it(
     limits = {"max_price_msat_per_kwh": 10**9, "max_session_fee_msat": 150, "max_session_msat": 1_000}
     cable = cable_settings(limits={**limits, "max_prepaid_msat": 150, "max_day_msat": 1_000})
     assert cable is not None
-    check_keysend(cable, offer_of(Tariff.of(300_000), credit_cap_msat), 1_400_000)
+    check_keysend(cable.limits.caps, cable.payment.pace, offer_of(Tariff.of(300_000), credit_cap_msat), 1_400_000)
     with pytest.raises(OfferError) as caught:
-        check_keysend(cable, offer_of(tariff, credit_cap_msat), 1_400_000)
+        check_keysend(cable.limits.caps, cable.payment.pace, offer_of(tariff, credit_cap_msat), 1_400_000)
     assert caught.value.code == "prepaid_limit"
     assert word in caught.value.message

@@ -2,35 +2,37 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from wattline.cable.link.messages import PaymentRefused, SocketState, Statement
-from wattline.cable.policy.account import Account
-from wattline.cable.policy.budget import Caps
-from wattline.cable.policy.buyer import METER_STALE_MS, PAY_BLIND_MS, Buyer, Payment, Terms
-from wattline.cable.policy.delivery import EnergyTrack
-from wattline.cable.policy.events import Arrived, Failed, InDoubt
-from wattline.cable.policy.reconciliation import Lateness, Tolerance
+from wattline.cable.policy.budget import Caps, PaymentAccount
+from wattline.cable.policy.buyer import METER_STALE_MS, PAY_BLIND_MS, Buyer, BuyerLimits
+from wattline.cable.policy.events import Arrived, Failed, InDoubt, Payment, PaymentRefused, SocketState, Statement
+from wattline.cable.policy.offer import SessionTerms
+from wattline.cable.policy.reconciliation import EnergyTrack, Lateness, Tolerance
 from wattline.cable.policy.rhythm import Hold, Pace
 from wattline.core.tariff import Tariff, cost_msat
+from wattline.device.meters.reading import MIN_VOLTAGE_MV
 
 TARIFF = Tariff.of(300_000)
 SESSION = "00000000000000000000000001"
-TERMS = Terms(SESSION, "02" + "51" * 32, "A1", TARIFF, 1_400_000, 100_000, 1_000, 10, 1)
+TERMS = SessionTerms(SESSION, "02" + "51" * 32, "A1", TARIFF, 1_400_000, 100_000, 1_000, 10, 1)
 STATEMENT = Statement(SESSION, 1, SocketState.OPEN, False, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10, "")
 
 
 class Desk:
     """A buyer at time 0 with one reading, and what it was told to begin."""
 
-    def __init__(self, caps: Caps | None = None, terms: Terms = TERMS) -> None:
+    def __init__(self, caps: Caps | None = None, terms: SessionTerms = TERMS) -> None:
         self.now_ms = 0
         self.begun: list[Payment] = []
         self.buyer = Buyer(
             terms=terms,
-            caps=caps or Caps(5_000, 1_000_000, 1_000_000, 50_000),
-            pace=Pace(10, 10_000, 4),
-            tolerance=Tolerance(20_000, 1_000_000),
-            max_failures_in_a_row=3,
-            account=Account(),
+            limits=BuyerLimits(
+                caps or Caps(5_000, 1_000_000, 1_000_000, 50_000),
+                Pace(10, 10_000, 4),
+                Tolerance(20_000, 1_000_000),
+                3,
+                MIN_VOLTAGE_MV,
+            ),
+            account=PaymentAccount(),
             track=EnergyTrack(0),
             day_sent_msat=lambda account: account.sent_msat,
             next_sequence=1,
@@ -157,23 +159,23 @@ def test_a_statement_cannot_lift_the_charge_that_the_caps_believe_beyond_what_me
     desk.buyer.on_statement(told(2_000_000, 600), 1_000)
     assert desk.buyer.stop is None, "2 % and 1 Wh are within the tolerance"
     # 1 Wh by the own meter, and 2 % of it.
-    assert desk.buyer.charged_low_msat == cost_msat(TARIFF, 1_020_000, 0, True) == 306
-    assert desk.buyer.charged_high_msat(1_000) == 600
+    assert desk.buyer.charge.low_msat == cost_msat(TARIFF, 1_020_000, 0, True) == 306
+    assert desk.buyer.charge.high_msat(1_000) == 600
 
 
 def test_a_statement_makes_no_room_before_it_is_held_against_an_own_reading() -> None:
     desk = Desk()
     desk.buyer.on_reading(1_000, 1_000_000, 1_300_000, 48_000)
     desk.buyer.on_statement(told(1_000_000, 300), 1_050)
-    assert desk.buyer.charged_low_msat == 0
+    assert desk.buyer.charge.low_msat == 0
     desk.buyer.on_reading(1_100, 1_000_000, 1_300_000, 48_000)
-    assert desk.buyer.charged_low_msat == 300
+    assert desk.buyer.charge.low_msat == 300
     desk.buyer.on_statement(replace(told(10**15, 3 * 10**11), sequence=10), 1_150)
-    assert desk.buyer.charged_low_msat == 300
+    assert desk.buyer.charge.low_msat == 300
     desk.buyer.on_reading(1_200, 1_000_000, 1_300_000, 48_000)
     assert desk.buyer.stop is not None
     assert desk.buyer.stop.distrust
-    assert desk.buyer.charged_low_msat == 300
+    assert desk.buyer.charge.low_msat == 300
 
 
 def test_the_drift_of_an_honest_meter_does_not_eat_up_the_prepaid_cap() -> None:
@@ -182,7 +184,7 @@ def test_the_drift_of_an_honest_meter_does_not_eat_up_the_prepaid_cap() -> None:
     charged_msat = cost_msat(TARIFF, socket_uwh, 0, True)
     desk.buyer.on_reading(1_000, own_uwh, 1_300_000, 48_000)
     desk.buyer.on_statement(told(socket_uwh, charged_msat), 1_000)
-    assert desk.buyer.charged_low_msat == charged_msat
+    assert desk.buyer.charge.low_msat == charged_msat
 
 
 def too_small(amount_msat: int, least_msat: int) -> PaymentRefused:
@@ -208,7 +210,8 @@ def test_a_cable_that_may_pay_no_such_amount_says_so_and_ends() -> None:
         (Caps(5_000, 1_000_000, 1_000_000, 50_000), Pace(10, 399, 4), "below_min_increment"),
     ):
         desk = Desk(caps)
-        vars(desk.buyer)["_pace"] = pace
+        limits = vars(desk.buyer)["_limits"]
+        vars(desk.buyer)["_limits"] = replace(limits, pace=pace)
         desk.buyer.on_refused(too_small(300, 400))
         for _ in range(6):
             assert desk.later(500, min_increment_msat=400) == []

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.cable.conftest import Bench
 from tests.cable.fakes import SOCKET_NODE, FakeLightning, TlsPair, wait_for
-from wattline.cable.check import Finding, Verdict, check
+from wattline.cli.cable_check import Finding, Severity, check
 from wattline.core.lightning.node import SendFailure
 from wattline.core.lightning.routes import DOUBLINGS, BelowMinimum, KeptRoutes, least_msat
 from wattline.core.tariff import Tariff
@@ -63,12 +63,12 @@ def test_a_minimum_above_what_is_allowed_ends_the_session_by_its_name(bench: Ben
     (bench.limits if key == "max_prepaid_msat" else bench.payment)[key] = 2_000
     summary = bench.run()
     assert (summary.stop_reason, summary.paid_msat) == ("channel_minimum", 0)
-    found = {finding.text.partition(":")[0] for finding in findings(bench) if finding.verdict is Verdict.PROBLEM}
+    found = {finding.text.partition(":")[0] for finding in findings(bench) if finding.severity is Severity.PROBLEM}
     assert "channel_minimum" in found
 
 
 def findings(bench: Bench) -> Sequence[Finding]:
-    return list(check(bench.settings, bench.node, lambda max_power_mw: bench.meter))
+    return list(check(bench.settings, bench.node, lambda max_power_mw: bench.meter, bench.funds))
 
 
 def test_the_check_warns_of_a_minimum_that_can_be_met(bench: Bench) -> None:

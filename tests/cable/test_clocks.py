@@ -13,10 +13,9 @@ import pytest
 
 from tests.cable.conftest import Bench
 from tests.cable.test_buyer import TERMS, Desk
-from wattline.cable.link.messages import SocketState
-from wattline.cable.policy.evidence import DOWN_MARGIN_MS, unseen_ms
+from wattline.cable.policy.events import SocketState
 from wattline.cable.policy.reconciliation import lost_s
-from wattline.cable.restoring import longest_ms
+from wattline.cable.restoring import DOWN_MARGIN_MS, longest_ms, unseen_ms
 from wattline.cli.cable import _equipment
 from wattline.core.clock import DAY_S, Clock, Moment, WallWatch, since_boot_ns, this_boot
 from wattline.core.ledger.cable import CableSession

@@ -1,53 +1,51 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 
-from tests.cable.test_view import SNAPSHOT
-from wattline.cable.summary import MAX_POINTS, Course, Point, Snapshot
+from tests.cable.test_delivery import buyer_of
+from tests.cable.threadless import settings_for
+from wattline.cable.opening import Progress
+from wattline.cli.chart import MAX_POINTS, Course, Point
+from wattline.device.meters.reading import Reading
 
 
 class Heard:
     def __init__(self) -> None:
         self.events: list[str] = []
-        self.snapshots: list[Snapshot] = []
+        self.shown: list[Progress] = []
 
     def event(self, text: str) -> None:
         self.events.append(text)
 
-    def show(self, snapshot: Snapshot) -> None:
-        self.snapshots.append(snapshot)
+    def show(self, progress: Progress) -> None:
+        self.shown.append(progress)
 
 
-def test_all_that_is_heard_is_passed_on() -> None:
+def test_all_that_is_heard_is_passed_on_and_the_moment_is_kept() -> None:
     heard = Heard()
     course = Course(heard)
     course.event("session opened")
-    course.show(SNAPSHOT)
+    reading = Reading(0, 1_300_000, 48_000, 27_000, 0)
+    progress = Progress(buyer_of(1_000), settings_for("keysend"), reading, True, 400)
+    course.show(progress)
     assert heard.events == ["session opened"]
-    assert heard.snapshots == [SNAPSHOT]
+    assert heard.shown == [progress]
+    assert course.points == (Point(0.4, 1_300_000, 0),)
 
 
 def test_nothing_heard_is_no_course() -> None:
     assert Course(Heard()).points == ()
 
 
-def test_a_short_session_is_kept_whole() -> None:
-    course = Course(Heard())
-    for number in range(5):
-        course.show(replace(SNAPSHOT, seconds=number / 5, power_mw=number, balance_msat=-number))
-    assert course.points == tuple(Point(number / 5, number, -number) for number in range(5))
-
-
-@pytest.mark.parametrize("moments", [MAX_POINTS - 1, MAX_POINTS, MAX_POINTS + 1, 5000, 18_000])
-def test_a_long_session_is_kept_evenly_with_its_beginning_and_its_end(moments: int) -> None:
+@pytest.mark.parametrize("moments", [5, MAX_POINTS - 1, MAX_POINTS, MAX_POINTS + 1, 5000, 18_000])
+def test_a_session_is_kept_evenly_with_its_beginning_and_its_end(moments: int) -> None:
     course = Course(Heard())
     for number in range(moments):
-        course.show(replace(SNAPSHOT, seconds=float(number)))
+        course.keep(Point(float(number), number, -number))
     seconds = [point.seconds for point in course.points]
     assert (seconds[0], seconds[-1]) == (0, moments - 1)
-    assert MAX_POINTS / 2 <= len(seconds) <= MAX_POINTS
+    assert min(moments, MAX_POINTS / 2) <= len(seconds) <= MAX_POINTS
     apart = {there - here for here, there in pairwise(seconds[:-1])}
     assert len(apart) == 1

@@ -3,7 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wattline.cable.policy.delivery import MEMORY_MS, EnergyTrack, Resumption, resume_energy
+from wattline.cable.policy.reconciliation import MEMORY_MS, EnergyTrack
+from wattline.cable.restoring import Resumption, resume_energy
 
 
 def test_energy_counts_from_the_open() -> None:

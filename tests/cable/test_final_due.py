@@ -15,7 +15,7 @@ from tests.cable.any_trade import Trade
 from tests.cable.fake_funds import RULES
 from tests.cable.threadless import NODES, without_threads
 from wattline.cable.policy.delivery import SLACK_MS, SWITCH_MS, UNSEEN_MS
-from wattline.cable.policy.evidence import DOWN_MARGIN_MS
+from wattline.cable.restoring import DOWN_MARGIN_MS
 from wattline.cable.session_run import SessionRun
 from wattline.core.aggregate import final_value_sat
 from wattline.core.ledger.ledger import Ledger, open_ledger

@@ -16,9 +16,9 @@ from tests.cable.fakes import Account, wait_for
 from tests.cable.test_onchain import aggregate, dear
 from tests.core.wire.messages import EVIL
 from wattline.cable.link.connection import Connection, Happening, Mailbox
-from wattline.cable.pay.onchain_side import MOST_LINES
-from wattline.cable.policy.buyer import MOST_CLAIMS
-from wattline.cable.summary import Sparing
+from wattline.cable.onchain_side import MOST_LINES
+from wattline.cable.opening import LineLimit
+from wattline.cable.policy.delivery import MOST_CLAIMS
 from wattline.core.tariff import Tariff
 from wattline.device.meters.reading import Reading
 from wattline.v1 import charging_pb2 as pb
@@ -147,5 +147,5 @@ def test_a_flood_leaves_no_more_behind_than_one(
     assert waiting[0] <= KINDS
     assert threading.active_count() <= threads + 2
     bench.finish("operator")
-    assert len(bench.listener.lines) <= Sparing.LINES + MOST_LINES + OF_THE_RUN
+    assert len(bench.listener.lines) <= LineLimit.LINES + MOST_LINES + OF_THE_RUN
     assert all(line.isprintable() for line in bench.listener.lines)

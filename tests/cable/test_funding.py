@@ -7,16 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cable.fake_funds import RULES
-from wattline.cable.policy.funding import Funding, Scope, fee_for, fund
-from wattline.cable.policy.onchain_limits import OnchainRefused, check_rules
-from wattline.cable.settings import OnchainSettings
+from wattline.cable.policy.onchain import Funding, OnchainRefused, Scope, check_rules, fee_for, fund
+from wattline.cable.settings import CableOnchainSettings
 from wattline.core.aggregate import OnchainRules
 from wattline.core.bitcoin.chain import Outpoint
 from wattline.core.lightning.onchain import WalletOutput
 from wattline.core.tariff import Tariff
 from wattline.core.version_check import feerate_per_kw
 
-SETTINGS = OnchainSettings()
+SETTINGS = CableOnchainSettings().limits
 TOASTER = Scope(Tariff.of(300_000), rated_power_mw=1_400_000, budget_msat=1_000_000_000)
 
 
@@ -179,7 +178,7 @@ def test_what_is_chosen_is_in_the_wallet_once_and_is_enough_where_anything_is(
     values_sat: list[int], max_inputs: int, feerate: int, max_fee_sat: int
 ) -> None:
     rules = replace(RULES, max_inputs=max_inputs, exposure_cap_sat=8_000)
-    settings = OnchainSettings(max_fee_ratio=1, max_fee_sat=max_fee_sat)
+    settings = CableOnchainSettings(max_fee_ratio=1, max_fee_sat=max_fee_sat).limits
     try:
         funding = fund(wallet(*values_sat), 100, feerate, rules, settings, TOASTER)
     except OnchainRefused:

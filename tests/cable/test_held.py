@@ -6,8 +6,7 @@ import pytest
 
 from tests.cable.conftest import Bench
 from tests.cable.fakes import wait_for
-from wattline.cable.stopwish import StopWish
-from wattline.cable.summary import Summary
+from wattline.cable.closing import StopWish, Summary
 from wattline.core.payer import Payer
 
 CAP_MSAT = 300

@@ -14,8 +14,9 @@ from rich.console import Console
 
 from tests.cable.conftest import Bench
 from tests.cable.fakes import wait_for
-from wattline.cable.summary import Snapshot, Sparing, Summary
-from wattline.cli.cable_view import LiveView, ending
+from wattline.cable.closing import Summary
+from wattline.cable.opening import LineLimit
+from wattline.cli.cable_view import LiveView, Snapshot, ending
 from wattline.v1 import charging_pb2 as pb
 
 EVIL = "\x1b[2J\x1b]0;owned\x07\r\n\u202e\u2028[red]free[/red]\u200b\x9b" + "A" * 900
@@ -83,7 +84,7 @@ def test_a_refused_payment_is_shown_harmless_and_a_flood_of_them_is_some_lines(b
     thread.join()
     assert summary.stop_reason == "payment_failed"
     check_shown(bench, summary, WORDS, "others)")
-    assert len(bench.listener.lines) < 3 * Sparing.LINES
+    assert len(bench.listener.lines) < 3 * LineLimit.LINES
 
 
 @pytest.mark.parametrize(
@@ -231,7 +232,7 @@ def test_a_wish_of_a_person_ends_the_wait_for_a_session_that_is_taken_up(bench: 
 def test_brackets_of_a_socket_are_no_colours() -> None:
     screen = io.StringIO()
     view = LiveView(Console(file=screen, width=100, height=40, color_system=None))
-    view.show(snapshot_with("[red]A1[/red]"))
+    view.draw(snapshot_with("[red]A1[/red]"))
     view.event("[bold]free[/bold] :smile:")
     console = Console(file=screen, width=100, height=40, color_system=None, record=True)
     console.print(view._whole())

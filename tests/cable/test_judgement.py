@@ -5,47 +5,54 @@ the chain, over a record that survives every kill; without threads, and with a c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.cable.fake_funds import RULES, FakeFunds, address_of, script_of
+from tests.cable.fake_funds import RULES, FakeFunds, KeptAggregates, address_of, script_of
 from tests.cable.fakes import CABLE_NODE, SOCKET_NODE, FakeLightning
 from tests.cable.test_buyer import SESSION, STATEMENT
 from tests.cable.test_onchain_caps import ONCHAIN, TARIFF, TERMS_HERE, TOLERANCE, Inline
-from wattline.cable.link.messages import (
+from wattline.cable.link.connection import Connection
+from wattline.cable.link.transport import read_receipt
+from wattline.cable.onchain_side import OnchainSide
+from wattline.cable.opening import Equipment
+from wattline.cable.pay.settlement import Aftermath
+from wattline.cable.policy.budget import Caps, PaymentAccount
+from wattline.cable.policy.buyer import Buyer, BuyerLimits
+from wattline.cable.policy.events import (
+    Arrived,
+    DoubtsChecked,
+    Failed,
     FinalDue,
+    InDoubt,
+    OnchainEvent,
     OnchainInvitation,
     OnchainMessage,
+    PaymentEvent,
+    Receipt,
+    RefusedVersion,
     SignedReceipt,
     SocketState,
     VersionAccepted,
-    VersionRefused,
 )
-from wattline.cable.link.opening import Equipment, OnchainEquipment
-from wattline.cable.link.receipt import Receipt, read_receipt
-from wattline.cable.pay.onchain_end import Aftermath
-from wattline.cable.pay.onchain_side import OnchainSide
-from wattline.cable.policy.account import Account
-from wattline.cable.policy.budget import Caps
-from wattline.cable.policy.buyer import Buyer
-from wattline.cable.policy.delivery import EnergyTrack
-from wattline.cable.policy.events import Arrived, DoubtsChecked, Failed, InDoubt, OnchainEvent, PaymentEvent
-from wattline.cable.policy.evidence import found_over, saved_evidence
+from wattline.cable.policy.reconciliation import EnergyTrack
 from wattline.cable.policy.rhythm import Pace
+from wattline.cable.restoring import found_over, saved_evidence
 from wattline.cable.settings import CableSettings
-from wattline.cable.summary import Silence
 from wattline.core.aggregate import final_value_sat
 from wattline.core.bitcoin.chain import TxOutput
 from wattline.core.bitcoin.psbt import unsigned_tx
 from wattline.core.clock import Clock, Moment, WallWatch
 from wattline.core.ledger.cable import CableAggregate, CableAggregateStatus, CableSession
+from wattline.core.ledger.ledger import Ledger
 from wattline.core.lightning.onchain import Base, WalletTx
 from wattline.core.tariff import cost_msat
-from wattline.device.meters.reading import Reading
+from wattline.device.meters.reading import MIN_VOLTAGE_MV, Reading
 from wattline.v1 import charging_pb2 as pb
 
 ACCUSED = {CableAggregateStatus.CHEATED, CableAggregateStatus.UNANSWERED}
@@ -56,37 +63,21 @@ class Kill(BaseException):
     """The process of the cable dies here."""
 
 
-class Memory:
-    """What is on record; one session is enough. The cable may die just before or after a write."""
+class Memory(KeptAggregates):
+    """The cable may die just before or after a write."""
 
     def __init__(self, life: Life) -> None:
+        super().__init__()
         self._life = life
-        self.row: CableAggregate | None = None
+
+    @property
+    def row(self) -> CableAggregate | None:
+        return self.rows.get(SESSION)
 
     def save(self, row: CableAggregate) -> None:
-        assert self.row is None or row.signed_sat >= self.row.signed_sat
         self._life.may_die()
-        self.row = row
+        super().save(row)
         self._life.may_die()
-
-    def of(self, session_id: str) -> CableAggregate | None:
-        del session_id
-        return self.row
-
-    def unfinished(self) -> Sequence[CableAggregate]:
-        return [self.row] if self.row is not None and self.row.status.is_live else []
-
-    def cheating_socket(self, node_id: str) -> CableAggregate | None:
-        del node_id
-        return None
-
-    def unanswered(self, node_id: str | None = None) -> Sequence[CableAggregate]:
-        del node_id
-        return []
-
-    def sent_msat(self, session_id: str | None = None, since: int | None = None) -> int:
-        del session_id, since
-        return 0
 
 
 class DyingFunds(FakeFunds):
@@ -172,13 +163,13 @@ class Life:
             if self.answers != "withhold":
                 self.inbox.append(VersionAccepted(number, value_sat, False))
         elif self.is_over or number != len(self.credited) + 1:
-            self.inbox.append(VersionRefused(number, "session_closed" if self.is_over else "bad_version", "no"))
+            self.inbox.append(RefusedVersion(number, "session_closed" if self.is_over else "bad_version", "no"))
         elif self.answers == "refuse":
-            self.inbox.append(VersionRefused(number, "policy", "no"))
+            self.inbox.append(RefusedVersion(number, "policy", "no"))
         elif self.answers == "claim and refuse":
             self.credited.append(version)
             self.onchain_request("")  # it says that it holds this one
-            self.inbox.append(VersionRefused(number, "policy", "no"))
+            self.inbox.append(RefusedVersion(number, "policy", "no"))
         else:
             self.credited.append(version)
             if self.answers == "accept":
@@ -194,19 +185,18 @@ class Life:
         equipment = Equipment(
             node=FakeLightning(lambda *_: None),
             payer=None,  # type: ignore[arg-type]
-            outgoing=None,  # type: ignore[arg-type]
-            memory=None,  # type: ignore[arg-type]
+            ledger=cast(Ledger, SimpleNamespace(cable_aggregates=self.memory)),
+            funds=self.funds,
             open_meter=None,  # type: ignore[arg-type]
             clock_ms=lambda: self.now_ms,
             wall=WallWatch(Clock(wall=lambda: self.now_ms / 1000)),
         )
         self.buyer = Buyer(
             terms=TERMS_HERE,
-            caps=Caps(1_000_000, 10**9, 10**9, 50_000),
-            pace=Pace(10, 10_000, 4),
-            tolerance=TOLERANCE,
-            max_failures_in_a_row=10**6,
-            account=Account(),
+            limits=BuyerLimits(
+                Caps(1_000_000, 10**9, 10**9, 50_000), Pace(10, 10_000, 4), TOLERANCE, 10**6, MIN_VOLTAGE_MV
+            ),
+            account=PaymentAccount(),
             track=EnergyTrack(CHIP_BASE_UWH),
             day_sent_msat=lambda account: account.sent_msat,
             next_sequence=1,
@@ -214,9 +204,8 @@ class Life:
         )
         self.buyer.wait_for_onchain()
         self.side = OnchainSide(
-            SETTINGS, equipment, OnchainEquipment(self.funds, self.memory), Silence(), self.buyer,
-            self, self.inbox.append, lambda: None,  # type: ignore[arg-type]
-        )  # fmt: skip
+            SETTINGS, equipment, lambda text: None, self.buyer, cast(Connection, self), self.inbox.append, lambda: None
+        )
         self.turn()
 
     def turn(self) -> None:
@@ -231,7 +220,7 @@ class Life:
                 self.tell()
                 for payment in self.buyer.decide(self.now_ms):
                     assert payment.version is not None
-                    side.purse.pay(payment.sequence, payment.amount_msat, payment.version)
+                    side.payments.pay(payment.sequence, payment.amount_msat, payment.version)
                 side.tick(self.now_ms)
                 self.take_all(side)
         except Kill:
@@ -239,21 +228,21 @@ class Life:
 
     def tell(self) -> None:
         last = self.buyer.statement or STATEMENT
-        self.buyer.statement = replace(
+        self.buyer.charge.statement = replace(
             last,
             sequence=last.sequence + 1,
             state=SocketState.SETTLING if self.is_over else SocketState.DELIVERING,
             energy_uwh=self.energy_uwh,
             charged_msat=charge(self.energy_uwh),
         )
-        vars(self.buyer)["_believed"] = self.buyer.statement.claim  # as if it was compared: it is true
+        vars(self.buyer.charge)["_believed"] = self.buyer.charge.statement.claim  # as if it was compared: it is true
         if self.is_over:
             self.buyer.end("socket_closed", "it is over")
 
     def take_all(self, side: OnchainSide) -> None:
         while self.inbox:
             match self.inbox.pop(0):
-                case OnchainInvitation() | VersionAccepted() | VersionRefused() | FinalDue() as message:
+                case OnchainInvitation() | VersionAccepted() | RefusedVersion() | FinalDue() as message:
                     side.on_message(message, self.now_ms)
                 case Arrived() | Failed() | InDoubt() | DoubtsChecked() as event:
                     self.buyer.on_payment(event, self.now_ms)
@@ -266,7 +255,7 @@ class Life:
             self.session = replace(
                 self.session,
                 energy_uwh=self.buyer.track.energy_uwh,
-                delivered_ms=self.buyer.most_delivered_ms(self.now_ms),
+                delivered_ms=self.buyer.charge.most_delivered_ms(self.now_ms),
                 saved_at=self.now_ms // 1000,
             )
 
@@ -305,7 +294,7 @@ class Life:
         row = self.memory.row
         if row is not None and row.final_sat is not None:
             self.lives_for = None
-            self.memory.row = replace(row, final_sat=None, is_final_taken=False)
+            self.memory.rows[SESSION] = replace(row, final_sat=None, is_final_taken=False)
             self.begin()
 
     @property
@@ -363,7 +352,7 @@ class Life:
         now_s = self.now_ms // 1000
         journal = FakeLightning(lambda *_: None)
         aftermath = Aftermath(
-            self.funds, self.memory, journal, Silence(), lambda: now_s,
+            self.funds, self.memory, journal, lambda text: None, lambda: now_s,
             lambda session_id: saved_evidence(self.session, 0, TOLERANCE, Moment(now_s)),
         )  # fmt: skip
         try:
@@ -409,7 +398,7 @@ SETTINGS = CableSettings.model_validate(
             "max_session_msat": 10**9,
             "max_day_msat": 10**9,
         },
-        "onchain": {**ONCHAIN.model_dump(), "max_fee_ratio": 1.0},
+        "onchain": {**asdict(ONCHAIN), "max_fee_ratio": 1.0},
     }
 )
 

@@ -71,7 +71,7 @@ def test_a_payment_that_is_never_credited_ends_the_session(bench: Bench, monkeyp
         statement.credited_msat -= missing
         statement.balance_msat -= missing
 
-    monkeypatch.setattr("wattline.cable.policy.buyer.CREDIT_GRACE_MS", 500)
+    monkeypatch.setattr("wattline.cable.policy.delivery.CREDIT_GRACE_MS", 500)
     monkeypatch.setattr("wattline.cable.policy.reconciliation.SILENT_MS", 500)
     monkeypatch.setattr("wattline.cable.policy.reconciliation.MAKING_MS", 0)
     bench.socket.lie_statement = lie

@@ -4,8 +4,7 @@ from dataclasses import replace
 
 from tests.cable.test_buyer import STATEMENT
 from wattline.cable.link.connection import Cut, Mailbox
-from wattline.cable.link.messages import FinalDue, PaymentRefused, VersionAccepted, VersionRefused
-from wattline.cable.policy.events import Arrived
+from wattline.cable.policy.events import Arrived, FinalDue, PaymentRefused, RefusedVersion, VersionAccepted
 from wattline.device.meters.reading import Reading
 
 READING = Reading(0, 0, 0, 0, 0)
@@ -28,15 +27,15 @@ def test_of_what_the_socket_says_only_the_newest_of_each_kind_waits() -> None:
         box.put(replace(STATEMENT, sequence=number))
         box.put(PaymentRefused("", 1, "over_credit_cap", "x" * 200))
         box.put(FinalDue(number, 0, 0))
-        box.put(VersionRefused(number % 2, "policy", ""))
+        box.put(RefusedVersion(number % 2, "policy", ""))
         box.put(VersionAccepted(number, 0, False))
         assert len(box) <= 6
     assert contents(box) == [
-        VersionRefused(0, "policy", ""),
+        RefusedVersion(0, "policy", ""),
         replace(STATEMENT, sequence=9_999),
         PaymentRefused("", 1, "over_credit_cap", "x" * 200, more=9_999),
         FinalDue(9_999, 0, 0),
-        VersionRefused(1, "policy", ""),
+        RefusedVersion(1, "policy", ""),
         VersionAccepted(9_999, 0, False),
     ]
 

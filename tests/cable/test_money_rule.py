@@ -12,17 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.cable.test_buyer import STATEMENT, TERMS
-from wattline.cable.link.messages import PaymentRefused, SocketState, Statement
-from wattline.cable.policy.account import Account
-from wattline.cable.policy.budget import Caps
-from wattline.cable.policy.buyer import Buyer, Payment
-from wattline.cable.policy.delivery import SLACK_MS, UNSEEN_MS, EnergyTrack
-from wattline.cable.policy.events import Arrived, Failed, InDoubt
-from wattline.cable.policy.reconciliation import Tolerance
+from wattline.cable.policy.budget import Caps, PaymentAccount
+from wattline.cable.policy.buyer import Buyer, BuyerLimits
+from wattline.cable.policy.delivery import SLACK_MS, UNSEEN_MS
+from wattline.cable.policy.events import Arrived, Failed, InDoubt, Payment, PaymentRefused, SocketState, Statement
+from wattline.cable.policy.reconciliation import EnergyTrack, Tolerance
 from wattline.cable.policy.rhythm import Pace
 from wattline.core.tariff import Tariff, cost_msat, left_ms
 from wattline.core.wire.bounds import BOUNDS
 from wattline.core.wire.fields import Whole
+from wattline.device.meters.reading import MIN_VOLTAGE_MV
 
 TARIFF = Tariff.of(300_000, 36_000, 700)
 DEAR_TIME = Tariff.of(300_000, 3_600_000, 700)
@@ -90,11 +89,10 @@ class Trade:
         arrived = [item.payment.amount_msat for item in self.sent.values() if item.status == "arrived"]
         self.buyer = Buyer(
             terms=self.terms,
-            caps=Caps(CAP_MSAT, 10**9, 10**9, 50_000),
-            pace=Pace(10, 10_000, 4),
-            tolerance=self.tolerance,
-            max_failures_in_a_row=10**6,
-            account=Account(sum(arrived), sum(arrived), len(arrived)),
+            limits=BuyerLimits(
+                Caps(CAP_MSAT, 10**9, 10**9, 50_000), Pace(10, 10_000, 4), self.tolerance, 10**6, MIN_VOLTAGE_MV
+            ),
+            account=PaymentAccount(sum(arrived), sum(arrived), len(arrived)),
             track=EnergyTrack(0),
             day_sent_msat=lambda account: account.sent_msat,
             next_sequence=max(self.sent, default=0) + 1,

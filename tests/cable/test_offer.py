@@ -11,9 +11,9 @@ import pytest
 
 from tests.cable.conftest import Bench
 from tests.cable.fakes import CABLE_NODE, SOCKET_NODE, FakeSigner, FakeSocket, TlsPair, World, make_certificate
-from wattline.cable.link.offer import Offer, OfferError, check_prices, choose_outlet, clocks_apart, open_socket
-from wattline.cable.link.transport import NotWattline, SocketUnreachable
-from wattline.cable.settings import LimitSettings, parse_address
+from wattline.cable.link.transport import NotWattline, SocketUnreachable, open_socket
+from wattline.cable.policy.offer import Offer, OfferError, check_prices, choose_outlet, clocks_apart
+from wattline.cable.settings import CableLimitSettings, parse_address
 from wattline.core.errors import WattlineError
 from wattline.core.tariff import Tariff
 from wattline.v1 import charging_pb2 as pb
@@ -167,12 +167,12 @@ def test_a_price_above_the_limit_names_both(bench: Bench) -> None:
     ],
 )
 def test_every_price_has_its_limit(tariff: Tariff, key: str) -> None:
-    limits = LimitSettings(
+    limits = CableLimitSettings(
         max_price_msat_per_kwh=300_000, max_prepaid_msat=1_000, max_session_msat=1_000, max_day_msat=1_000
     )
-    check_prices(Tariff.of(300_000), limits)
+    check_prices(Tariff.of(300_000), limits.prices)
     with pytest.raises(OfferError, match=key):
-        check_prices(tariff, limits)
+        check_prices(tariff, limits.prices)
 
 
 def test_an_outlet_in_use_or_unknown_is_told_apart(seller: FakeSocket) -> None:

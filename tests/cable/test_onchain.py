@@ -225,8 +225,8 @@ def test_a_socket_that_takes_no_on_chain_payment_is_not_opened(onchain: Bench) -
 def test_a_socket_that_cannot_look_at_the_chain_for_long_is_given_up(
     onchain: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wattline.cable.pay.onchain_side.GIVE_UP_MS", 500)
-    monkeypatch.setattr("wattline.cable.pay.onchain_side.ASK_AGAIN_MS", 100)
+    monkeypatch.setattr("wattline.cable.onchain_side.GIVE_UP_MS", 500)
+    monkeypatch.setattr("wattline.cable.onchain_side.ASK_AGAIN_MS", 100)
     rules = onchain.socket.onchain_rules
     onchain.socket.lie_offer = lambda offer: setattr(onchain.socket, "onchain_rules", None)
     summary = onchain.run()
@@ -323,7 +323,7 @@ def test_a_lapsed_reservation_is_renewed_before_the_next_version(onchain: Bench)
 
 
 def test_the_reservation_is_renewed_when_blocks_have_passed(onchain: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wattline.cable.pay.onchain_side.RENEW_MS", 50)
+    monkeypatch.setattr("wattline.cable.onchain_side.RENEW_MS", 50)
     onchain.start()
     until_versions(onchain, 1)
     assert onchain.funds.renewals == 0

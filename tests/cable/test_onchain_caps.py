@@ -3,24 +3,23 @@ without threads, over histories of refusals, losses, cuts, crashes and lies."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.cable.fake_funds import RULES, FakeFunds, address_of, script_of
-from tests.cable.fakes import CABLE_NODE, SOCKET_NODE, FakeSigner
+from tests.cable.fake_funds import RULES, FakeFunds, KeptAggregates, address_of, script_of
+from tests.cable.fakes import SOCKET_NODE, FakeLightning
 from tests.cable.test_buyer import SESSION, STATEMENT, TERMS
-from wattline.cable.link.messages import OnchainInvitation, SocketState, VersionAccepted, VersionRefused
-from wattline.cable.pay.onchain import AggregatePurse
-from wattline.cable.policy.account import Account
-from wattline.cable.policy.budget import Caps
-from wattline.cable.policy.buyer import Buyer
-from wattline.cable.policy.delivery import EnergyTrack
+from wattline.cable.link.connection import Connection
+from wattline.cable.pay.onchain import OnchainPayments
+from wattline.cable.pay.versions import AggregateMaker
+from wattline.cable.policy.budget import Caps, PaymentAccount
+from wattline.cable.policy.buyer import Buyer, BuyerLimits
 from wattline.cable.policy.events import (
     Arrived,
     DoubtsChecked,
@@ -28,22 +27,25 @@ from wattline.cable.policy.events import (
     InDoubt,
     OnchainEvent,
     OnchainFailed,
+    OnchainInvitation,
     OnchainReady,
     PaymentEvent,
+    RefusedVersion,
+    SocketState,
+    VersionAccepted,
+    WantedVersion,
 )
-from wattline.cable.policy.funding import Scope
-from wattline.cable.policy.onchain_limits import WantedVersion
-from wattline.cable.policy.reconciliation import Tolerance
+from wattline.cable.policy.onchain import Scope
+from wattline.cable.policy.reconciliation import EnergyTrack, Tolerance
 from wattline.cable.policy.rhythm import Pace
-from wattline.cable.settings import OnchainSettings
+from wattline.cable.settings import CableOnchainSettings
 from wattline.core.bitcoin.psbt import unsigned_tx
 from wattline.core.increments import ToldIncrements
-from wattline.core.ledger.cable import CableAggregate
-from wattline.core.lightning.node import NodeInfo
 from wattline.core.tariff import Tariff, cost_msat
+from wattline.device.meters.reading import MIN_VOLTAGE_MV
 
 TARIFF = Tariff.of(900_000_000)
-ONCHAIN = OnchainSettings(max_prepaid_sat=400, max_increment_sat=300)
+ONCHAIN = CableOnchainSettings(max_prepaid_sat=400, max_increment_sat=300).limits
 MAX_SESSION_SAT = 12_000
 TOLERANCE = Tolerance(20_000, 10_000)
 TERMS_HERE = replace(TERMS, tariff=TARIFF, rated_power_mw=10_000_000)
@@ -59,41 +61,6 @@ class Inline(Executor):
         return future
 
 
-class Node(FakeSigner):
-    def check_version(self) -> NodeInfo:
-        return NodeInfo(CABLE_NODE, "regtest", "v26.06.6", 100)
-
-
-class Memory:
-    """A ledger that survives the cable."""
-
-    def __init__(self) -> None:
-        self.rows: dict[str, CableAggregate] = {}
-
-    def save(self, row: CableAggregate) -> None:
-        before = self.rows.get(row.session_id)
-        assert before is None or row.signed_sat >= before.signed_sat, "what was signed cannot be taken back"
-        self.rows[row.session_id] = row
-
-    def of(self, session_id: str) -> CableAggregate | None:
-        return self.rows.get(session_id)
-
-    def unfinished(self) -> Sequence[CableAggregate]:
-        return list(self.rows.values())
-
-    def cheating_socket(self, node_id: str) -> CableAggregate | None:
-        del node_id
-        return None
-
-    def unanswered(self, node_id: str | None = None) -> Sequence[CableAggregate]:
-        del node_id
-        return []
-
-    def sent_msat(self, session_id: str | None = None, since: int | None = None) -> int:
-        del session_id, since
-        return sum((row.signed_sat + row.fee_sat) * 1000 for row in self.rows.values())
-
-
 @dataclass
 class Fate:
     """What becomes of the next version on its way."""
@@ -106,7 +73,7 @@ class Trade:
 
     def __init__(self, tolerance: Tolerance = TOLERANCE) -> None:
         self.tolerance = tolerance
-        self.memory, self.funds, self.fate = Memory(), FakeFunds(), Fate()
+        self.memory, self.funds, self.fate = KeptAggregates(), FakeFunds(), Fate()
         self.energy_uwh = 0
         self.now_ms = 0
         self.lie_msat = 0
@@ -146,12 +113,12 @@ class Trade:
         if (number, value_sat) not in self.held:
             if self.fate.kind == "refuse" or number != len(self.held) + 1:
                 code = "policy" if self.fate.kind == "refuse" else "bad_version"
-                self.purse.on_answer(VersionRefused(number, code, "no"))
+                self.purse.on_answer(RefusedVersion(number, code, "no"))
                 return True
             increment_msat, least_msat = (value_sat - self.value_sat) * 1000, self.asked.least_msat(self.now_ms / 1000)
             if self.held and not is_final and increment_msat < least_msat:
                 self.too_small.append((increment_msat, least_msat))
-                self.purse.on_answer(VersionRefused(number, "below_min_increment", "no"))
+                self.purse.on_answer(RefusedVersion(number, "below_min_increment", "no"))
                 return True
             self.held.append((number, value_sat))
         if self.fate.kind != "answer_lost":
@@ -166,17 +133,20 @@ class Trade:
     # The cable.
 
     def begin(self) -> None:
-        self.purse = AggregatePurse(
-            self.funds, self.memory, Node(CABLE_NODE), ONCHAIN, SESSION, SOCKET_NODE, self, self.on_event,
-            lambda: 1_000.0, 0.0, Inline(),
-        )  # fmt: skip
-        account = Account(self.keysend_msat, self.keysend_msat, 1 if self.keysend_msat else 0)
+        maker = AggregateMaker(
+            self.funds, self.memory, FakeLightning(lambda *_: None), ONCHAIN, SESSION, SOCKET_NODE, lambda: 1_000.0
+        )
+        self.purse = OnchainPayments(maker, cast(Connection, self), self.on_event, 0.0, Inline())
+        account = PaymentAccount(self.keysend_msat, self.keysend_msat, 1 if self.keysend_msat else 0)
         self.buyer = Buyer(
             terms=TERMS_HERE,
-            caps=Caps(1_000_000, MAX_SESSION_SAT * 1000, MAX_SESSION_SAT * 1000, 50_000),
-            pace=Pace(10, 10_000, 4),
-            tolerance=self.tolerance,
-            max_failures_in_a_row=10**6,
+            limits=BuyerLimits(
+                Caps(1_000_000, MAX_SESSION_SAT * 1000, MAX_SESSION_SAT * 1000, 50_000),
+                Pace(10, 10_000, 4),
+                self.tolerance,
+                10**6,
+                MIN_VOLTAGE_MV,
+            ),
             account=account,
             track=EnergyTrack(0),
             day_sent_msat=lambda account: account.sent_msat,
@@ -229,10 +199,10 @@ class Trade:
             min_increment_msat=self.least_msat,
         )
         self.asked.tell(self.least_msat, self.now_ms / 1000)
-        vars(self.buyer)["_asked"].tell(self.least_msat, self.now_ms / 1000)
+        vars(self.buyer)["_asked"].tell(self.least_msat, self.now_ms)
         # Believed without being held against anything: a liar is to be bounded even while it is not found out.
-        self.buyer.statement = statement
-        vars(self.buyer)["_believed"] = statement.claim
+        self.buyer.charge.statement = statement
+        vars(self.buyer.charge)["_believed"] = statement.claim
 
     def charge_msat(self, energy_uwh: int | None = None) -> int:
         return cost_msat(TARIFF, self.energy_uwh if energy_uwh is None else energy_uwh, 0, True)
@@ -278,7 +248,7 @@ class Trade:
                     case "credit_another":
                         self.purse.on_answer(VersionAccepted(self.signed[-1][0], value_sat, False))
                     case "refuse_it":
-                        self.purse.on_answer(VersionRefused(number, "policy", "no"))
+                        self.purse.on_answer(RefusedVersion(number, "policy", "no"))
             case "claim" | "credit_another" | "refuse_it":
                 pass
             case "claim_and_refuse":

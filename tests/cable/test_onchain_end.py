@@ -10,18 +10,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cable.conftest import Bench
-from tests.cable.fake_funds import FakeFunds
+from tests.cable.fake_funds import FakeFunds, KeptAggregates
 from tests.cable.fakes import SOCKET_NODE, wait_for
 from tests.cable.test_buyer import SESSION
 from tests.cable.test_onchain import aggregate, dear, row, until_charged, until_versions
 from tests.cable.test_onchain_caps import TARIFF, Trade
-from wattline.cable.link.messages import SignedReceipt
-from wattline.cable.link.receipt import Receipt
-from wattline.cable.pay.onchain_end import KEEP_BLOCKS, Aftermath, agreed_sat, ended, forgive, judged, least_refund_msat
-from wattline.cable.policy.events import FinalFailed, FinalSigned, OnchainEvent, PaymentEvent
-from wattline.cable.policy.evidence import Bill, Evidence
+from wattline.cable.pay.settlement import (
+    KEEP_BLOCKS,
+    Aftermath,
+    Bill,
+    Evidence,
+    agreed_sat,
+    ended,
+    forgive,
+    judged,
+    least_refund_msat,
+)
+from wattline.cable.policy.events import FinalFailed, FinalSigned, OnchainEvent, PaymentEvent, Receipt, SignedReceipt
 from wattline.cable.service import make_aftermath
-from wattline.cable.summary import Silence
 from wattline.core.aggregate import AggregateInput
 from wattline.core.bitcoin.chain import Outpoint
 from wattline.core.bitcoin.psbt import unsigned_tx
@@ -230,16 +236,6 @@ def test_after_a_kill_the_final_version_of_the_last_run_is_the_only_one() -> Non
     assert trade.finals == [650, 650]
 
 
-class Kept:
-    """A record of one row."""
-
-    def __init__(self, row: CableAggregate) -> None:
-        self.row = row
-
-    def save(self, row: CableAggregate) -> None:
-        self.row = row
-
-
 @pytest.mark.parametrize("is_known", [True, False], ids=["reserved at a known height", "by an earlier wattline"])
 @given(st.lists(st.tuples(st.integers(-(10**9), 10**9), st.integers(0, 1_000)), max_size=8))
 def test_inputs_are_kept_for_so_many_blocks_whatever_the_clock_says(
@@ -249,7 +245,8 @@ def test_inputs_are_kept_for_so_many_blocks_whatever_the_clock_says(
     funds, now_s = FakeFunds(), 1_000_000_000
     base = funds.reserve([item.outpoint for item in funds.outputs()])
     first = funds.blocks if is_known else 0
-    memory = Kept(
+    memory = KeptAggregates()
+    memory.save(
         replace(HELD, status=ENDED, base_psbt=base.psbt, due_sat=FINAL, created_at=now_s, kept_from_height=first)
     )
     for jump_s, blocks in starts:
@@ -258,8 +255,8 @@ def test_inputs_are_kept_for_so_many_blocks_whatever_the_clock_says(
         first = first or funds.blocks
         before = funds.renewals
         now = partial(int, now_s)
-        aftermath = Aftermath(funds, memory, None, Silence(), now, lambda session_id: Evidence())  # type: ignore[arg-type]
-        aftermath.look(memory.row, keep=True)
+        aftermath = Aftermath(funds, memory, None, lambda text: None, now, lambda session_id: Evidence())  # type: ignore[arg-type]
+        aftermath.look(memory.rows[HELD.session_id], keep=True)
         assert (funds.renewals > before) is (funds.blocks - first < KEEP_BLOCKS)
 
 
@@ -399,8 +396,7 @@ def test_after_a_final_version_whose_cable_died_the_rest_of_the_newest_is_owed_a
     assert died.final_sat == held.due_sat
     value_sat, tx = held.held[held.txids[held.number]]
     onchain.funds.mine(tx)
-    aftermath = make_aftermath(onchain.settings, onchain.equipment, onchain.listener)
-    assert aftermath is not None
+    aftermath = make_aftermath(onchain.settings, onchain.equipment, onchain.listener.event)
     aftermath.look_at_all(None)
     owed = now(onchain, died)
     assert (owed.status, owed.owed_sat) == (UNANSWERED, value_sat - held.due_sat)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from tests.cable.conftest import Bench
 from tests.cable.fakes import SESSION_IDS, SOCKET_NODE, wait_for
+from wattline.cable.opening import PaymentUnknown, recollect
 from wattline.cable.pay.keysend import PURPOSE
-from wattline.cable.recollection import PaymentUnknown, recollect
 from wattline.core.ledger.cable import CableSession
 from wattline.core.ledger.ledger import Ledger, open_ledger
 from wattline.core.ledger.outgoing import Intent
@@ -157,14 +157,14 @@ def test_whenever_the_copy_was_made_sums_and_numbers_are_those_of_the_node(
         paid = [sent for sent in record.sent if sent.status is SendStatus.COMPLETE]
         missing = [sent for sent in record.sent[known:] if sent.status is SendStatus.COMPLETE]
         is_noticed = any(sent.session_id == old for sent in missing)
-        count = recollect(record, ledger.outgoing, ledger.cable_sessions, session, NOW - DAY)
+        count = recollect(record.sent_since, ledger, session, NOW - DAY)
         assert count == (len(missing) if is_noticed else 0)
         expected = [sent for sent in paid if is_noticed or sent.session_id == old]
         assert ledger.outgoing.sent_msat(since=NOW - DAY) == sum(each.amount_msat + each.fee_msat for each in expected)
         of_old = [sent.sequence for sent in paid if sent.session_id == old]
         assert ledger.outgoing.last_sequence(old) >= max(of_old, default=0)
         assert not ledger.outgoing.pending()
-        assert recollect(record, ledger.outgoing, ledger.cable_sessions, session, NOW - DAY) == 0
+        assert recollect(record.sent_since, ledger, session, NOW - DAY) == 0
 
 
 def test_what_another_cable_pays_from_the_same_node_is_not_this_ones(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_what_another_cable_pays_from_the_same_node_is_not_this_ones(tmp_path: P
         write(ledger, Sent(own, 1, SendStatus.COMPLETE, NOW, 1000, 0))
         refund = Sent(own, 0, SendStatus.COMPLETE, NOW + 1, 1000, 0)
         record = Record([refund, Sent(other, 1, SendStatus.COMPLETE, NOW + 1, 1000, 0)])
-        assert recollect(record, ledger.outgoing, ledger.cable_sessions, session, NOW - DAY) == 0
+        assert recollect(record.sent_since, ledger, session, NOW - DAY) == 0
         assert ledger.outgoing.sent_msat() == 1000
 
 
@@ -184,10 +184,10 @@ def test_nothing_is_paid_while_a_payment_that_the_ledger_does_not_know_is_under_
         session = remember(ledger, own)
         rows = [Sent(own, 1, SendStatus.PENDING, NOW, 1000, 0), Sent(own, 2, SendStatus.COMPLETE, NOW, 2000, 0)]
         with pytest.raises(PaymentUnknown):
-            recollect(Record(rows), ledger.outgoing, ledger.cable_sessions, session, NOW - DAY)
+            recollect(Record(rows).sent_since, ledger, session, NOW - DAY)
         assert ledger.outgoing.sent_msat() == 2000
         rows[0] = Sent(own, 1, SendStatus.COMPLETE, NOW, 1000, 0)
-        assert recollect(Record(rows), ledger.outgoing, ledger.cable_sessions, session, NOW - DAY) == 1
+        assert recollect(Record(rows).sent_since, ledger, session, NOW - DAY) == 1
         assert ledger.outgoing.sent_msat() == 3000
 
 
@@ -199,9 +199,9 @@ def test_one_increment_has_one_payment_also_where_the_copy_had_another_one_in_do
         write(ledger, doubt)
         record = Record([Sent(own, 1, SendStatus.COMPLETE, NOW, 1000, 0)])
         with pytest.raises(PaymentUnknown):
-            recollect(record, ledger.outgoing, ledger.cable_sessions, session, NOW - DAY)
+            recollect(record.sent_since, ledger, session, NOW - DAY)
         ledger.outgoing.fail(doubt.payment_hash, "the node never heard of it", NOW)
-        assert recollect(record, ledger.outgoing, ledger.cable_sessions, session, NOW - DAY) == 1
+        assert recollect(record.sent_since, ledger, session, NOW - DAY) == 1
 
 
 def test_a_cable_that_has_bought_nothing_asks_nothing(tmp_path: Path) -> None:
@@ -210,4 +210,4 @@ def test_a_cable_that_has_bought_nothing_asks_nothing(tmp_path: Path) -> None:
             raise AssertionError("asked")
 
     with open_ledger(tmp_path / "cable.sqlite3") as ledger:
-        assert recollect(Deaf(), ledger.outgoing, ledger.cable_sessions, None, int(time.time()) - DAY) == 0
+        assert recollect(Deaf().sent_since, ledger, None, int(time.time()) - DAY) == 0

@@ -5,7 +5,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wattline.cable.policy.reconciliation import Breach, Claim, Known, Tolerance, compare
+from wattline.cable.policy.events import Claim
+from wattline.cable.policy.reconciliation import Breach, Known, Tolerance, compare
 from wattline.core.tariff import Tariff, cost_msat
 
 TARIFF = Tariff.of(300_000, 3_600, 100)

@@ -7,10 +7,9 @@ from dataclasses import replace
 import pytest
 
 from tests.cable.test_onchain_end import HELD
-from wattline.cable.link.messages import SignedReceipt
-from wattline.cable.link.receipt import OnchainKnown, Receipt, objections
-from wattline.cable.pay.onchain_end import judged
-from wattline.cable.policy.reconciliation import Known, Tolerance
+from wattline.cable.pay.settlement import judged
+from wattline.cable.policy.events import Receipt, SignedReceipt
+from wattline.cable.policy.reconciliation import Known, OnchainKnown, Tolerance, objections
 from wattline.core.aggregate import MSAT_PER_SAT
 from wattline.core.ledger.cable import CableAggregateStatus
 from wattline.core.lightning.onchain import WalletTx

@@ -4,7 +4,7 @@ import pytest
 
 from tests.cable.conftest import Bench
 from tests.cable.fakes import CABLE_NODE, SOCKET_NODE, FakeSigner, wait_for
-from wattline.cable.stopwish import StopWish
+from wattline.cable.closing import StopWish
 from wattline.core.ledger.outgoing import Purpose
 from wattline.core.lightning.node import ChannelBalance
 from wattline.core.lightning.signing import is_signed_by

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from tests.cable.any_trade import Trade
 from tests.cable.threadless import NODES, without_threads
-from wattline.cable.policy.delivery import OVERDRAFT_MS, SLACK_MS, UNSEEN_MS
-from wattline.cable.policy.evidence import DOWN_MARGIN_MS
+from wattline.cable.policy.delivery import SLACK_MS, UNSEEN_MS
+from wattline.cable.policy.reconciliation import OVERDRAFT_MS
+from wattline.cable.restoring import DOWN_MARGIN_MS
 from wattline.core.ledger.cable import CableAggregateStatus
 from wattline.core.ledger.ledger import Ledger, open_ledger
 from wattline.core.tariff import Tariff, left_ms, worth_msat

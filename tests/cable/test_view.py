@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
+from wattline.cable.closing import Summary, percentile
 from wattline.cable.policy.rhythm import Hold
-from wattline.cable.summary import Snapshot, Summary, percentile
-from wattline.cli.cable_view import LiveView, LogView, ending, picture
+from wattline.cli.cable_view import LiveView, LogView, Snapshot, ending, picture
 from wattline.core.quantities import sat
 
 SNAPSHOT = Snapshot(
@@ -59,7 +59,7 @@ def drawn(view: LiveView) -> list[str]:
 
 def test_the_picture_fits_into_80_by_24() -> None:
     view = LiveView(Console(file=io.StringIO()))
-    view.show(SNAPSHOT)
+    view.draw(SNAPSHOT)
     for number in range(20):
         view.event(f"event {number} " + "x" * 100)
     lines = drawn(view)
@@ -72,7 +72,7 @@ def test_on_a_small_terminal_what_matters_most_fits(columns: int, rows: int) -> 
     output = io.StringIO()
     console = Console(file=output, width=columns, height=rows, force_terminal=False)
     view = LiveView(console)
-    view.show(SNAPSHOT)
+    view.draw(SNAPSHOT)
     for number in range(20):
         view.event(f"event {number} " + "x" * 100)
     console.print(view._whole())
@@ -88,17 +88,17 @@ def test_on_a_small_terminal_what_matters_most_fits(columns: int, rows: int) -> 
 def test_payments_are_shown_as_they_arrive_and_push_no_event_out() -> None:
     view = LiveView(Console(file=io.StringIO()))
     view.event("warning: look at this")
-    view.show(replace(SNAPSHOT, payments=0, paid_msat=0))
-    view.show(replace(SNAPSHOT, payments=1, paid_msat=55))
-    view.show(replace(SNAPSHOT, payments=1, paid_msat=55))
-    view.show(replace(SNAPSHOT, payments=3, paid_msat=1_155))
+    view.draw(replace(SNAPSHOT, payments=0, paid_msat=0))
+    view.draw(replace(SNAPSHOT, payments=1, paid_msat=55))
+    view.draw(replace(SNAPSHOT, payments=1, paid_msat=55))
+    view.draw(replace(SNAPSHOT, payments=3, paid_msat=1_155))
     assert [line[9:] for line in drawn(view)[16:]] == [
         "warning: look at this",
         "payment 1: 0.055 sat arrived",
         "payments up to 3: 1.100 sat arrived",
     ]
     for number in range(4, 24):
-        view.show(replace(SNAPSHOT, payments=number, paid_msat=1_100 * number))
+        view.draw(replace(SNAPSHOT, payments=number, paid_msat=1_100 * number))
     view.event("socket: paused")
     lines = drawn(view)
     assert len(lines) == 16 + 6
@@ -137,7 +137,7 @@ def test_without_a_terminal_the_state_is_a_log_line_now_and_then(caplog: pytest.
     view = LogView(lambda: now)
     with caplog.at_level(logging.INFO, "wattline.cable"):
         for now in (0.0, 1.0, 4.9, 5.1):  # noqa: B007 - read by the view's clock
-            view.show(SNAPSHOT)
+            view.log(SNAPSHOT)
         view.event("session opened")
     assert len(caplog.messages) == 3
     assert "delivering" in caplog.messages[0]

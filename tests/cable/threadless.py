@@ -9,9 +9,10 @@ import pytest
 from tests.cable.fakes import SOCKET_NODE
 from tests.cable.judged_node import JudgedNode
 from tests.cable.test_onchain_caps import Inline
-from wattline.cable.pay.keysend import Purse
+from wattline.cable.opening import Progress
+from wattline.cable.pay.keysend import KeysendPayments
 from wattline.cable.settings import CableSettings
-from wattline.cable.summary import Snapshot
+from wattline.cli.cable_view import Snapshot, snapshot_of
 
 MAX_PREPAID_MSAT, MAX_PREPAID_SAT, MAX_SESSION_SAT = 300_000, 400, 12_000
 NODES: dict[str, JudgedNode] = {}
@@ -49,8 +50,8 @@ class Shown:
     def event(self, text: str) -> None:
         self.lines.append(text)
 
-    def show(self, snapshot: Snapshot) -> None:
-        self.snapshots.append(snapshot)
+    def show(self, progress: Progress) -> None:
+        self.snapshots.append(snapshot_of(progress))
 
 
 def without_threads(patch: pytest.MonkeyPatch) -> None:
@@ -59,12 +60,12 @@ def without_threads(patch: pytest.MonkeyPatch) -> None:
     def inline(*_arguments: Any, **_more: Any) -> Inline:
         return Inline()
 
-    def begin(purse: Purse, name: str, work: Any, *arguments: object) -> None:
+    def begin(purse: KeysendPayments, name: str, work: Any, *arguments: object) -> None:
         del name
         if not purse._is_stopped:
             work(*arguments)
 
     patch.setattr("wattline.cable.pay.onchain.ThreadPoolExecutor", inline)
     patch.setattr("wattline.cable.pay.onchain.ANSWER_S", 0.0)
-    patch.setattr(Purse, "_begin", begin)
+    patch.setattr(KeysendPayments, "_begin", begin)
     patch.setattr("wattline.core.lightning.rpc._Connection", lambda path, timeout_s: NODES[path])

@@ -6,8 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from wattline.cable.summary import Point
-from wattline.cli.chart import Chart, drawn
+from wattline.cli.chart import Chart, Point, drawn
 from wattline.regtest.books import Books, Side
 from wattline.regtest.demo import told
 from wattline.regtest.toast import Toast

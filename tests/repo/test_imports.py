@@ -19,6 +19,7 @@ from tests.repo.checkout import CHECKOUT, SOURCE_ROOTS, subpackages
 IMPURE = (
     "asyncio",
     "datetime",
+    "google.protobuf",
     "grpc",
     "io",
     "logging",
@@ -33,7 +34,12 @@ IMPURE = (
     "subprocess",
     "threading",
     "time",
+    "wattline.core.ledger",
     "wattline.core.lightning",
+    "wattline.cable.link",
+    "wattline.cable.pay",
+    "wattline.cable.settings",
+    "wattline.v1",
 )
 
 
@@ -133,6 +139,29 @@ def test_every_import_against_the_table_of_rooms_is_refused(skeleton: Path) -> N
 
     assert status == 1
     unseen = [(a, b) for a, b in AGAINST if f"wattline.{a}.to_{b} -> wattline.{b}.aim" not in words]
+    assert unseen == [], words
+
+
+LAYERS: list[list[str]] = [row.split(" | ") for row in contract("cable")["layers"]]
+
+
+def test_every_import_up_the_layers_of_the_cable_is_refused(skeleton: Path) -> None:
+    up = {
+        one: [each for above in LAYERS[:number] for each in above] for number, row in enumerate(LAYERS) for one in row
+    }
+    for one, above in up.items():
+        imports = (f"def later{n}() -> None:\n    import wattline.cable.{each}\n" for n, each in enumerate(above))
+        write(skeleton, f"wattline.cable.{one}", "".join(imports))
+
+    status, words = lint_imports(skeleton, "cable")
+
+    assert status == 1
+    unseen = [
+        (one, each)
+        for one, above in up.items()
+        for each in above
+        if f"wattline.cable.{one} -> wattline.cable.{each}" not in words
+    ]
     assert unseen == [], words
 
 

@@ -1,27 +1,52 @@
-"""Taking up a session where an earlier run left it, or a new one where it begins."""
+"""Taking up a session where an earlier run left it, or a new one where it begins.
+
+Payments of the cable's node that its ledger does not know: it is an older copy of itself then.
+
+lightningd's record is never put back, ours may be. What it has sent since the copy was made is read back before
+anything is paid: numbers, sums and the budget of the day go on from what left the wallet. Whose a payment is, its label
+says. One of a session that the ledger knows is ours. Of sessions begun after the copy it knows nothing: theirs count as
+ours only when it was seen to be a copy, because other cables may pay from the same node.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from wattline.cable.link.messages import Opened
-from wattline.cable.link.offer import OfferError, check_prices
-from wattline.cable.link.opening import Agreement, Equipment
-from wattline.cable.memory import OutgoingRecord
+from wattline.cable.link.transport import read_receipt
+from wattline.cable.opening import Agreement, Equipment
 from wattline.cable.pay.keysend import PURPOSE
-from wattline.cable.policy.account import Account, DaySpending
-from wattline.cable.policy.buyer import Buyer, Terms
-from wattline.cable.policy.delivery import EnergyTrack, resume_energy
-from wattline.cable.policy.evidence import unseen_ms
+from wattline.cable.pay.settlement import Bill, Evidence
+from wattline.cable.policy.budget import DaySpending, PaymentAccount
+from wattline.cable.policy.buyer import Buyer, BuyerLimits
+from wattline.cable.policy.events import Opened, Receipt, SignedReceipt
 from wattline.cable.policy.failures import Fallback
-from wattline.cable.policy.reconciliation import UWH_PER_KWH
-from wattline.cable.settings import CableSettings, LimitSettings
+from wattline.cable.policy.offer import OfferError, PriceLimits, SessionTerms, check_prices
+from wattline.cable.policy.reconciliation import (
+    UWH_PER_KWH,
+    EnergyTrack,
+    Known,
+    OnchainKnown,
+    Tolerance,
+    objections,
+    unheard_ms,
+)
+from wattline.cable.settings import CableSettings
 from wattline.core.aggregate import MSAT_PER_SAT
 from wattline.core.clock import Moment
-from wattline.core.ledger.cable import CableSession
-from wattline.core.ledger.outgoing import Intent, IntentStatus
+from wattline.core.errors import RetryError, WattlineError
+from wattline.core.ledger.cable import CableAggregate, CableSession
+from wattline.core.ledger.outgoing import Intent, IntentStatus, Outgoing
+from wattline.core.tariff import cost_msat
 from wattline.core.wire.bounds import MAX_ENERGY_UWH
 from wattline.device.meters.reading import Reading
+
+
+class SessionOver(WattlineError):
+    """The socket does not know (any more) the session that was to be resumed."""
+
+
+class NotOpened(RetryError):
+    """The socket answers, but not to the open or resume."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +60,7 @@ class RestoredPayments:
     next_sequence: int
 
 
-def restore(outgoing: OutgoingRecord, session_id: str) -> RestoredPayments:
+def restore(outgoing: Outgoing, session_id: str) -> RestoredPayments:
     """The payments of earlier runs; all zero for a new session. Sequence 0 is the socket's refund, ours begin at 1."""
     settled = sent = payments = last = 0
     in_doubt = []
@@ -50,12 +75,10 @@ def restore(outgoing: OutgoingRecord, session_id: str) -> RestoredPayments:
     return RestoredPayments(settled, sent, payments, tuple(in_doubt), last + 1)
 
 
-def paid_msat(equipment: Equipment, session_id: str | None) -> int:
-    """The most that the socket can have got for a session, payments in doubt included; 0 for one without a name."""
-    if session_id is None:
-        return 0
-    earlier = restore(equipment.outgoing, session_id)
-    row = equipment.onchain.memory.of(session_id) if equipment.onchain is not None else None
+def paid_msat(equipment: Equipment, session_id: str) -> int:
+    """The most that the socket can have got for a session, payments in doubt included."""
+    earlier = restore(equipment.ledger.outgoing, session_id)
+    row = equipment.ledger.cable_aggregates.of(session_id)
     in_doubt_msat = sum(intent.amount_msat for intent in earlier.in_doubt)
     return earlier.settled_msat + in_doubt_msat + (row.signed_sat * MSAT_PER_SAT if row is not None else 0)
 
@@ -80,18 +103,36 @@ def place_energy(
     return replace(remembered, base_uwh=resumption.base_uwh, extra_uwh=resumption.extra_uwh), resumption.gap_uwh
 
 
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A session that the socket has opened or resumed."""
+
+    session: CableSession
+    gap_uwh: int
+    """Energy that only the socket has seen."""
+    most_ms: int
+    """The longest that it can have delivered by now."""
+    age_ms: int
+    """How long ago it was opened, for people: by its date, and no less than ``most_ms``."""
+
+
 def place(
-    remembered: CableSession, opened: Opened, reading: Reading, limits: LimitSettings, paid_msat: int, now: Moment
-) -> tuple[CableSession, int]:
-    """``remembered`` when the socket has opened or resumed it, and how much energy only the socket has seen. Raises
-    OfferError ``price_too_high`` when its tariff is another one than agreed, or too dear."""
+    remembered: CableSession, opened: Opened, reading: Reading, limits: PriceLimits, equipment: Equipment
+) -> Placed:
+    """``remembered`` now that the socket has opened or resumed it. Raises OfferError ``price_too_high`` when its tariff
+    is another one than agreed, or too dear."""
+    now = equipment.wall.now()
     if opened.tariff != remembered.tariff:
         raise OfferError(
             "price_too_high",
             f"the session's tariff {opened.tariff} is not the one of the offer, {remembered.tariff}",
         )
     if remembered.session_id is not None:
-        return place_energy(remembered, reading, opened.statement.energy_uwh, paid_msat, now)
+        paid = paid_msat(equipment, remembered.session_id)
+        session, gap_uwh = place_energy(remembered, reading, opened.statement.energy_uwh, paid, now)
+        most_ms = longest_ms(session, now)
+        dated_ms = (now.wall_s - (session.opened_at or session.created_at)) * 1000
+        return Placed(session, gap_uwh, most_ms, max(most_ms, dated_ms))
     check_prices(opened.tariff, limits)
     begun = replace(
         remembered,
@@ -100,7 +141,7 @@ def place(
         base_uwh=reading.energy_uwh,
         delivered_ms=0,
     )
-    return begun.saved_now(now), 0
+    return Placed(begun.saved_now(now), 0, 0, 0)
 
 
 def longest_ms(remembered: CableSession, now: Moment) -> int:
@@ -111,28 +152,14 @@ def longest_ms(remembered: CableSession, now: Moment) -> int:
     return delivered_ms + unseen_ms(remembered, now)
 
 
-def held_msat(outgoing: OutgoingRecord, session_id: str | None) -> int:
-    """What payments of other sessions than this one would bring to their sockets, msat, of which the own node does not
-    know yet what becomes of them: whoever holds one (BOLT #2 gives him hours) may still take it."""
-    return sum(
-        intent.amount_msat
-        for intent in outgoing.pending()
-        if intent.purpose == PURPOSE and intent.session_id != session_id
-    )
-
-
-def without_held(settings: CableSettings, held_msat: int) -> CableSettings:
-    """The settings of a session beside which so much is still on its way: the caps on what is prepaid hold for all
-    sessions together."""
-    limits, onchain = settings.limits, settings.onchain
-    prepaid_msat = max(0, limits.max_prepaid_msat - held_msat)
-    prepaid_sat = max(0, onchain.max_prepaid_sat - -(-held_msat // MSAT_PER_SAT))
-    return settings.model_copy(
-        update={
-            "limits": limits.model_copy(update={"max_prepaid_msat": prepaid_msat}),
-            "onchain": onchain.model_copy(update={"max_prepaid_sat": prepaid_sat}),
-        }
-    )
+def as_it_stands(remembered: CableSession, buyer: Buyer, equipment: Equipment) -> CableSession:
+    """``remembered`` with what the running session has come to, to be written now."""
+    delivered_ms = buyer.charge.most_delivered_ms(equipment.clock_ms())
+    return replace(
+        remembered,
+        energy_uwh=buyer.track.energy_uwh,
+        delivered_ms=remembered.delivered_ms if delivered_ms is None else delivered_ms,
+    ).saved_now(equipment.wall.now())
 
 
 def make_buyer(
@@ -144,13 +171,13 @@ def make_buyer(
     opened_ms: int,
 ) -> Buyer:
     """The deciding part, with everything that the ledger knows of the session's payments over Lightning already in its
-    account; what it knows of on-chain ones, :class:`wattline.cable.pay.onchain_side.OnchainSide` puts there."""
+    account; what it knows of on-chain ones, :class:`wattline.cable.onchain_side.OnchainSide` puts there."""
     session_id, offer = remembered.session_id, agreement.opened.offer
     assert session_id is not None
-    earlier = restore(equipment.outgoing, session_id)
+    earlier = restore(equipment.ledger.outgoing, session_id)
     track = EnergyTrack(remembered.base_uwh, remembered.extra_uwh)
     track.add(reading.at_ms, reading.energy_uwh)
-    terms = Terms(
+    terms = SessionTerms(
         session_id=session_id,
         node_id=remembered.node_id,
         outlet_id=remembered.outlet_id,
@@ -164,27 +191,139 @@ def make_buyer(
     )
     buyer = Buyer(
         terms=terms,
-        caps=settings.limits.caps,
-        pace=settings.payment.pace,
-        tolerance=settings.limits.tolerance,
-        max_failures_in_a_row=settings.payment.max_failures_in_a_row,
-        account=Account(earlier.settled_msat, earlier.sent_msat, earlier.payments),
+        limits=BuyerLimits(
+            settings.limits.caps,
+            settings.payment.pace,
+            settings.limits.tolerance,
+            settings.payment.max_failures_in_a_row,
+            settings.limits.min_voltage_mv,
+        ),
+        account=PaymentAccount(earlier.settled_msat, earlier.sent_msat, earlier.payments),
         track=track,
         day_sent_msat=DaySpending(
-            equipment.sent, session_id, equipment.wall.day_begins_s, lambda: equipment.clock_ms() / 1000
+            equipment.sent_msat, session_id, equipment.wall.day_begins_s, lambda: equipment.clock_ms() / 1000
         ),
         next_sequence=earlier.next_sequence,
         opened_ms=opened_ms,
-        fallback=_fallback(settings, equipment, agreement),
-        min_voltage_mv=settings.limits.min_voltage_mv,
+        fallback=_fallback(settings, agreement),
     )
     for intent in earlier.in_doubt:
         buyer.adopt(intent.sequence, intent.amount_msat, intent.maxfee_msat)
     return buyer
 
 
-def _fallback(settings: CableSettings, equipment: Equipment, agreement: Agreement) -> Fallback | None:
+def _fallback(settings: CableSettings, agreement: Agreement) -> Fallback | None:
     """With ``auto`` and over Lightning so far, where the socket takes both."""
     is_auto = settings.payment.method == "auto" and agreement.method == "keysend"
-    has_both = agreement.opened.offer.onchain is not None and equipment.onchain is not None
-    return Fallback() if is_auto and has_both else None
+    return Fallback() if is_auto and agreement.opened.offer.onchain is not None else None
+
+
+DOWN_MARGIN_MS = 2_000
+"""Times of the record are whole seconds."""
+
+
+def saved_evidence(session: CableSession, keysend_msat: int, tolerance: Tolerance, now: Moment) -> Evidence:
+    """By what the ledger holds of ``session``. Where its end was not seen, as much counts as delivered as the outlet's
+    rated power can have delivered since the last write."""
+    energy_uwh, delivered_ms = session.energy_uwh, session.delivered_ms
+    is_end_seen = session.closed_at is not None and session.saved_at >= session.closed_at
+    if not is_end_seen:
+        gap_ms = unseen_ms(session, now)
+        energy_uwh += session.rated_power_mw * gap_ms // 3600
+        delivered_ms = None if delivered_ms is None else delivered_ms + gap_ms
+    if delivered_ms is None:
+        over_s = session.closed_at if is_end_seen and session.closed_at is not None else now.wall_s
+        age_ms = max(0, over_s - (session.opened_at or session.created_at)) * 1000 + DOWN_MARGIN_MS
+        delivered_ms = max(age_ms, 0 if is_end_seen else unseen_ms(session, now))
+    most_charge_msat = cost_msat(session.tariff, energy_uwh + tolerance.allowed_uwh(energy_uwh), delivered_ms, True)
+    return Evidence(Bill(most_charge_msat, keysend_msat), saved_receipt(session), session.min_refund_msat)
+
+
+def unseen_ms(session: CableSession, now: Moment) -> int:
+    """For how long, at the most, nobody has written down what ``session`` came to.
+
+    Within a boot of the machine that is known. Across one the wall clock may be behind, so it counts for no less than
+    the machine has been running, and than a socket delivers to a cable that is away: nobody is accused by a clock."""
+    passed_ms = session.saved.passed_ms(now)
+    if passed_ms is None:
+        written_s = max(session.saved_at, session.opened_at or session.created_at)
+        up_ms = now.boot_ms if session.saved_boot_id else 0
+        passed_ms = max((now.wall_s - written_s) * 1000, up_ms, unheard_ms(session.cable_lost_s))
+    return passed_ms + DOWN_MARGIN_MS
+
+
+def found_over(session: CableSession, reading: Reading | None, now: Moment) -> CableSession:
+    """``session`` of an earlier run, closed now that it turned out to be over, with the most that can have been
+    delivered. The own meter is believed when it has counted through; ``reading``: None when it gives none."""
+    gap_ms = unseen_ms(session, now)
+    energy_uwh = session.energy_uwh + session.rated_power_mw * gap_ms // 3600
+    if reading is not None:
+        counted_uwh = reading.energy_uwh - session.base_uwh + session.extra_uwh
+        if counted_uwh >= session.energy_uwh:
+            energy_uwh = counted_uwh
+    delivered_ms = None if session.delivered_ms is None else session.delivered_ms + gap_ms
+    over = replace(session, energy_uwh=energy_uwh, delivered_ms=delivered_ms, closed_at=now.wall_s)
+    return over.saved_now(now)
+
+
+def saved_receipt(session: CableSession) -> Receipt | None:
+    """That of ``session``, which was checked before it was saved; None when there is none."""
+    if not session.receipt or session.session_id is None:
+        return None
+    try:
+        signed = SignedReceipt(session.receipt, session.receipt_signature)
+        return read_receipt(signed, session.node_id, session.session_id)
+    except WattlineError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Resumption:
+    """How own energy goes on after the cable was down."""
+
+    base_uwh: int
+    extra_uwh: int
+    gap_uwh: int
+    """Energy that only the socket has seen; 0 when the chip counted through."""
+
+
+def resume_energy(
+    base_uwh: int, extra_uwh: int, last_own_uwh: int, chip_now_uwh: int, socket_uwh: int, most_in_gap_uwh: int
+) -> Resumption:
+    """Where to count on from. ``last_own_uwh`` is the newest own energy on record, ``socket_uwh`` the socket's claim at
+    the resumption, ``most_in_gap_uwh`` what can at most have flowed meanwhile (rated power, and what was paid).
+
+    A chip that counted through is believed. One that starts anew (lost supply, was reset) cannot tell what flowed: then
+    the socket's claim is taken for the gap, as far as it is possible at all."""
+    if chip_now_uwh - base_uwh + extra_uwh >= last_own_uwh:
+        return Resumption(base_uwh, extra_uwh, 0)
+    gap = min(max(0, socket_uwh - last_own_uwh), most_in_gap_uwh)
+    return Resumption(chip_now_uwh, last_own_uwh + gap, gap)
+
+
+def objections_of_found(
+    session: CableSession,
+    last_uwh: int,
+    receipt: Receipt,
+    payments: RestoredPayments,
+    row: CableAggregate | None,
+    tolerance: Tolerance,
+) -> list[str]:
+    """The same for a session that no run saw the end of: ``session`` as it was found over, ``last_uwh`` the own energy
+    that was on record before, ``row`` its aggregate."""
+    onchain, onchain_msat = None, 0
+    if row is not None and row.signed_sat:
+        onchain_msat = row.accepted_sat * MSAT_PER_SAT
+        onchain = OnchainKnown(row.floor_sat, onchain_msat, row.signed_sat * MSAT_PER_SAT, {}, row.is_final_taken)
+    settled_msat = payments.settled_msat + onchain_msat
+    elapsed_ms = max(0, session.saved_at - (session.opened_at or session.created_at)) * 1000
+    return objections(
+        receipt,
+        Known(last_uwh, session.energy_uwh, elapsed_ms, settled_msat),
+        session.tariff,
+        tolerance,
+        settled_msat,
+        session.min_refund_msat,
+        (payments.sent_msat - payments.settled_msat) // max(1, payments.payments),
+        onchain,
+    )

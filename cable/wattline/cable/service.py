@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import grpc
 
-from wattline.cable.closing import objections_of_found
-from wattline.cable.link.messages import SignedReceipt
-from wattline.cable.link.offer import OfferError, clocks_apart
-from wattline.cable.link.opening import Agreement, Equipment, agree, agree_again
-from wattline.cable.link.receipt import RefundSearch, verify_receipt
-from wattline.cable.link.transport import details_of
-from wattline.cable.pay.keysend import NO_WAY_BACK, can_come_back, owed
-from wattline.cable.pay.onchain_end import Aftermath, agreed_sat, warning_of
-from wattline.cable.policy.evidence import Evidence, found_over, saved_evidence, saved_receipt
-from wattline.cable.recollection import PaymentUnknown, recollect
-from wattline.cable.restoring import held_msat, restore, without_held
-from wattline.cable.session_run import SessionOver, SessionRun
+from wattline.cable.closing import StopWish, Summary
+from wattline.cable.link.transport import details_of, verify_receipt
+from wattline.cable.opening import (
+    Agreement,
+    Equipment,
+    Listener,
+    PaymentUnknown,
+    agree,
+    agree_again,
+    held_msat,
+    recollect,
+    without_held,
+)
+from wattline.cable.pay.keysend import NO_WAY_BACK, RefundSearch, can_come_back, owed
+from wattline.cable.pay.settlement import Aftermath, Evidence, agreed_sat, warning_of
+from wattline.cable.policy.events import SignedReceipt
+from wattline.cable.policy.offer import OfferError, clocks_apart
+from wattline.cable.restoring import (
+    SessionOver,
+    found_over,
+    objections_of_found,
+    restore,
+    saved_evidence,
+    saved_receipt,
+)
+from wattline.cable.session_run import SessionRun
 from wattline.cable.settings import CableSettings
-from wattline.cable.stopwish import StopWish
-from wattline.cable.summary import Listener, Summary
 from wattline.core.errors import RetryError, StopError, UsageError, WattlineError
 from wattline.core.ledger.cable import CableAggregateStatus, CableSession
 from wattline.core.wire.reading import admitted
@@ -49,20 +62,20 @@ class CableService:
         self._settings = settings
         self._equipment = equipment
         self._listener = listener
+        self._tell = listener.event
         self._wish = wish
-        self._aftermath = make_aftermath(settings, equipment, listener)
+        self._aftermath = make_aftermath(settings, equipment, listener.event)
 
     def run(self) -> Summary:
         """One session to its end, resumed when the last run left one. Whatever ends it is in the summary; raises
         UsageError only."""
         self._wish.begin(self._equipment.clock_ms())
         try:
-            remembered = self._equipment.memory.unfinished()
+            remembered = self._equipment.ledger.cable_sessions.unfinished()
             self._recollect(remembered)
-            if self._aftermath is not None:
-                self._aftermath.look_at_all(remembered.session_id if remembered is not None else None)
+            self._aftermath.look_at_all(remembered.session_id if remembered is not None else None)
             if remembered is not None and self._is_mined(remembered):
-                self._listener.event(f"the transaction of session {remembered.session_id} is in a block: it is over")
+                self._tell(f"the transaction of session {remembered.session_id} is in a block: it is over")
                 self._forget_over(remembered, "session_closed")
                 remembered = None
             if remembered is not None:
@@ -81,26 +94,26 @@ class CableService:
         """What the node has paid is in the ledger when this returns. A node that is just restarting, or a payment that
         is under way, is waited for where a session goes on. Raises WattlineError."""
         equipment = self._equipment
-        if equipment.sent_payments is None:
+        if equipment.sent_since is None:
             return
         deadline = equipment.clock_ms() + FIND_AGAIN_MS
         while True:
             try:
                 day_begins = equipment.wall.day_begins_s()
-                count = recollect(equipment.sent_payments, equipment.outgoing, equipment.memory, remembered, day_begins)
+                count = recollect(equipment.sent_since, equipment.ledger, remembered, day_begins)
             except RetryError as error:
                 is_doubt = isinstance(error, PaymentUnknown)
                 may_wait = is_doubt or remembered is not None
                 if not may_wait or self._wish.reason or equipment.clock_ms() >= deadline:
                     raise
-                self._listener.event(f"waiting for the own node: {error.message}")
+                self._tell(f"waiting for the own node: {error.message}")
                 if is_doubt:
                     equipment.payer.resolve(resend=False)
                 time.sleep(FIND_AGAIN_PAUSE_S)
             else:
                 break
         if count:
-            self._listener.event(
+            self._tell(
                 f"warning: the ledger is an older copy: {count} payment(s) that the own node has made are added to it"
             )
 
@@ -124,25 +137,25 @@ class CableService:
                 self._forget(agreement.remembered, error.code)
                 if error.code != "tariff_changed" or attempt == MAX_OFFERS:
                     raise
-                self._listener.event("the socket has changed its price; asking for a new offer")
+                self._tell("the socket has changed its price; asking for a new offer")
         raise AssertionError("not reached")
 
     def _less_what_is_held(self, session_id: str | None) -> CableSettings:
         """The settings for that session (None: a new one), less what others still have on its way. Raises StopError
         ``prepaid_limit`` when that leaves nothing to a new one."""
-        msat, cap_msat = held_msat(self._equipment.outgoing, session_id), self._settings.limits.max_prepaid_msat
+        msat, cap_msat = held_msat(self._equipment.ledger.outgoing, session_id), self._settings.limits.max_prepaid_msat
         if not msat:
             return self._settings
         held = f"{msat} msat that other sessions have sent are still on their way, and limits.max_prepaid_msat"
         if session_id is None and msat >= cap_msat:
             raise StopError("prepaid_limit", f"{held} allows {cap_msat} msat; lightning-cli listsendpays shows them")
-        self._listener.event(f"warning: {held} is lower by that for this session")
+        self._tell(f"warning: {held} is lower by that for this session")
         return without_held(self._settings, msat)
 
     def _with_aftermath(self, summary: Summary, run: SessionRun) -> Summary:
         """``summary`` with what was mined, should that be known so soon."""
         row = run.aggregate
-        if self._aftermath is None or row is None or not row.status.is_live:
+        if row is None or not row.status.is_live:
             return summary
         row = self._aftermath.wait(row, MINED_WAIT_S)
         if row.mined_txid is None:
@@ -172,17 +185,17 @@ class CableService:
     def _resume(self, remembered: CableSession) -> Summary | None:
         """Go on with the session of the last run; None when it turned out to be over and a new one may begin."""
         if remembered.address != self._settings.socket.parsed.target:
-            self._listener.event(f"the last session was at {remembered.address}; it is left to end there")
+            self._tell(f"the last session was at {remembered.address}; it is left to end there")
             self._forget(remembered, "abandoned")
             return None
-        self._listener.event(f"taking up session {remembered.session_id or '(not yet named)'} of the last run")
+        self._tell(f"taking up session {remembered.session_id or '(not yet named)'} of the last run")
         settings = self._less_what_is_held(remembered.session_id)
         agreement = self._find_again(remembered)
         run = SessionRun(settings, self._equipment, agreement, self._listener, self._wish)
         try:
             return self._with_aftermath(run.run(), run)
         except SessionOver as over:
-            self._listener.event(f"that session is over: {over.message}")
+            self._tell(f"that session is over: {over.message}")
             self._forget_over(remembered, over.code)
             return None
         except OfferError as error:
@@ -203,13 +216,13 @@ class CableService:
             except RetryError as error:
                 if self._wish.reason or self._equipment.clock_ms() >= deadline:
                     raise
-                self._listener.event(f"waiting for the socket: {error.message}")
+                self._tell(f"waiting for the socket: {error.message}")
             time.sleep(FIND_AGAIN_PAUSE_S)
 
     def _is_mined(self, remembered: CableSession) -> bool:
         """Its inputs are spent, so nobody can pay for it any more."""
         session_id = remembered.session_id
-        return self._aftermath is not None and session_id is not None and self._aftermath.is_over(session_id)
+        return session_id is not None and self._aftermath.is_over(session_id)
 
     def _with_receipt(self, remembered: CableSession) -> CableSession:
         """``remembered`` with the socket's receipt, when it still has one and it is genuine. Raises nothing."""
@@ -218,7 +231,7 @@ class CableService:
         try:
             agreement = agree_again(self._settings, self._equipment, remembered)
         except WattlineError as error:
-            self._listener.event(f"no receipt for it: {error.message}")
+            self._tell(f"no receipt for it: {error.message}")
             return remembered
         try:
             request = pb.GetReceiptRequest(session_id=remembered.session_id, token=bytes.fromhex(remembered.token))
@@ -227,10 +240,10 @@ class CableService:
             signed = SignedReceipt(answer.receipt, answer.signature)
             verify_receipt(signed, self._equipment.node, remembered.node_id, remembered.session_id)
         except grpc.RpcError as error:
-            self._listener.event(f"no receipt for it: {details_of(error)}")
+            self._tell(f"no receipt for it: {details_of(error)}")
             return remembered
         except WattlineError as error:
-            self._listener.event(f"no receipt for it: {error.message}")
+            self._tell(f"no receipt for it: {error.message}")
             return remembered
         finally:
             agreement.opened.channel.close()
@@ -243,16 +256,15 @@ class CableService:
         session = found_over(self._with_receipt(remembered), reading, self._equipment.wall.now())
         self._forget(session, remembered.stop_reason or reason)
         for line in self._objections(session, remembered.energy_uwh):
-            self._listener.event(f"warning: session {session.session_id}: {line}")
+            self._tell(f"warning: session {session.session_id}: {line}")
 
     def _objections(self, session: CableSession, last_uwh: int) -> list[str]:
         """What in the receipt of a session that was found over contradicts the own account."""
         receipt, session_id = saved_receipt(session), session.session_id
         if receipt is None or session_id is None:
             return []
-        onchain = self._equipment.onchain
-        row = onchain.memory.of(session_id) if onchain is not None else None
-        payments = restore(self._equipment.outgoing, session_id)
+        row = self._equipment.ledger.cable_aggregates.of(session_id)
+        payments = restore(self._equipment.ledger.outgoing, session_id)
         lines = objections_of_found(session, last_uwh, receipt, payments, row, self._settings.limits.tolerance)
         if receipt.refund_status == "sent" and receipt.refunded_by_payment_msat:
             search = RefundSearch(self._equipment.node, session_id, receipt.refunded_by_payment_msat)
@@ -270,16 +282,15 @@ class CableService:
             finally:
                 meter.close()
         except WattlineError as error:
-            self._listener.event(f"the own meter cannot be read: {error.message}")
+            self._tell(f"the own meter cannot be read: {error.message}")
             return None
 
     def _forget(self, remembered: CableSession, reason: str) -> None:
         """Close the record; payments still in doubt are settled without being sent again."""
         closed_at = int(self._equipment.now()) if remembered.closed_at is None else remembered.closed_at
-        self._equipment.memory.save(replace(remembered, stop_reason=reason, closed_at=closed_at))
+        self._equipment.ledger.cable_sessions.save(replace(remembered, stop_reason=reason, closed_at=closed_at))
         self._equipment.payer.resolve(resend=False)
-        if self._aftermath is not None:
-            self._aftermath.look_at_all(None)
+        self._aftermath.look_at_all(None)
 
     def _tell_refund(self, agreement: Agreement) -> None:
         """A warning only: what could be owed at the end is no more than the cable chose to risk. On-chain, what is not
@@ -288,21 +299,20 @@ class CableService:
             return
         receivable_msat = max((channel.receivable_msat for channel in self._equipment.node.channels()), default=0)
         if not can_come_back(receivable_msat, agreement.opened.offer):
-            self._listener.event(f"warning: {NO_WAY_BACK}: {owed(self._settings.limits.max_prepaid_msat)}")
+            self._tell(f"warning: {NO_WAY_BACK}: {owed(self._settings.limits.max_prepaid_msat)}")
 
     def _tell_owed(self, agreement: Agreement) -> None:
-        onchain = self._equipment.onchain
-        warning = warning_of(onchain.memory, agreement.opened.offer.node_id) if onchain is not None else None
+        warning = warning_of(self._equipment.ledger.cable_aggregates, agreement.opened.offer.node_id)
         if warning is not None:
-            self._listener.event(f"warning: {warning}")
+            self._tell(f"warning: {warning}")
 
     def _tell_unreceipted(self, agreement: Agreement) -> None:
         """What this socket may have kept of earlier sessions: said before it is paid again."""
-        sessions = self._equipment.memory.without_receipt(agreement.opened.offer.node_id, MOST_LOOKED_AT)
-        paid = [restore(self._equipment.outgoing, session.session_id or "").settled_msat for session in sessions]
+        sessions = self._equipment.ledger.cable_sessions.without_receipt(agreement.opened.offer.node_id, MOST_LOOKED_AT)
+        paid = [restore(self._equipment.ledger.outgoing, session.session_id or "").settled_msat for session in sessions]
         count = sum(1 for msat in paid if msat)
         if count:
-            self._listener.event(
+            self._tell(
                 f"warning: this socket gave no receipt for {count} earlier session(s), for which it got {sum(paid)} "
                 "msat: what they had not used of that may be lost"
             )
@@ -310,26 +320,24 @@ class CableService:
     def _tell_clocks(self, agreement: Agreement) -> None:
         apart = clocks_apart(agreement.opened.offer, self._equipment.now())
         if apart is not None:
-            self._listener.event(f"{apart}: records are dated differently, nothing is measured by either")
+            self._tell(f"{apart}: records are dated differently, nothing is measured by either")
 
     def _tell_trust(self, agreement: Agreement) -> None:
         if self._settings.socket.parsed.node_id is None:
-            self._listener.event(
+            self._tell(
                 f"warning: any_node is on: paying node {agreement.opened.offer.node_id} only because it answered"
             )
 
 
-def make_aftermath(settings: CableSettings, equipment: Equipment, listener: Listener) -> Aftermath | None:
-    """None where only Lightning is used."""
-    if equipment.onchain is None:
-        return None
+def make_aftermath(settings: CableSettings, equipment: Equipment, tell: Callable[[str], None]) -> Aftermath:
+    """What was mined of earlier sessions, judged by all that the ledger holds of them."""
+    ledger = equipment.ledger
 
     def evidence(session_id: str) -> Evidence:
-        session = equipment.memory.of(session_id)
+        session = ledger.cable_sessions.of(session_id)
         if session is None:
             return Evidence()
-        keysend_msat = restore(equipment.outgoing, session_id).settled_msat
+        keysend_msat = restore(ledger.outgoing, session_id).settled_msat
         return saved_evidence(session, keysend_msat, settings.limits.tolerance, equipment.wall.now())
 
-    onchain = equipment.onchain
-    return Aftermath(onchain.funds, onchain.memory, equipment.node, listener, equipment.now, evidence)
+    return Aftermath(equipment.funds, ledger.cable_aggregates, equipment.node, tell, equipment.now, evidence)

@@ -8,48 +8,37 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from wattline.cable.closing import Closing
+from wattline.cable.closing import Closing, StopWish, Summary, summary_of
 from wattline.cable.link.connection import Connection, Cut, Happening, Lost, Mailbox, StreamTiming, Unbelievable
-from wattline.cable.link.messages import (
-    FinalDue,
-    OnchainInvitation,
+from wattline.cable.onchain_side import OnchainSide, make_onchain_side
+from wattline.cable.opening import Agreement, Equipment, LineLimit, Listener, Progress
+from wattline.cable.pay.keysend import KeysendPayments
+from wattline.cable.policy.buyer import Buyer
+from wattline.cable.policy.events import (
+    DoubtsChecked,
+    Failed,
+    InDoubt,
+    OnchainEvent,
+    OnchainMessage,
     Opened,
+    PaymentEvent,
     PaymentRefused,
     Refusal,
     SignedReceipt,
     SocketState,
     Statement,
+    Stop,
     TariffChange,
-    VersionAccepted,
-    VersionRefused,
 )
-from wattline.cable.link.offer import OfferError
-from wattline.cable.link.opening import Agreement, Equipment
-from wattline.cable.pay.keysend import Purse
-from wattline.cable.pay.onchain_side import OnchainSide, make_onchain_side
-from wattline.cable.policy.buyer import Buyer, Stop
-from wattline.cable.policy.events import (
-    Arrived,
-    DoubtsChecked,
-    Failed,
-    FinalFailed,
-    FinalSigned,
-    InDoubt,
-    OnchainFailed,
-    OnchainReady,
-    PaymentEvent,
-)
+from wattline.cable.policy.offer import OfferError
 from wattline.cable.policy.reconciliation import lost_s
-from wattline.cable.restoring import longest_ms, make_buyer, paid_msat, place
-from wattline.cable.sampler import Sampler
+from wattline.cable.restoring import NotOpened, SessionOver, as_it_stands, make_buyer, place
 from wattline.cable.settings import CableSettings
-from wattline.cable.snapshots import snapshot_of, summary_of
-from wattline.cable.stopwish import StopWish
-from wattline.cable.summary import Listener, Snapshot, Sparing, Summary
 from wattline.core.clock import told
 from wattline.core.errors import RetryError, WattlineError
 from wattline.core.ledger.cable import CableAggregate, CableSession
 from wattline.core.wire.fields import socket_code
+from wattline.device.meters.meter_thread import MeterThread
 from wattline.device.meters.reading import MeterError, Reading
 
 TICK_S = 0.05
@@ -62,14 +51,6 @@ FIRST_READING_MS = 5_000
 DROP_MS = 5_000
 """A stream that is taken up anew has so long to say something."""
 UNBELIEVABLE = "message_invalid"
-
-
-class SessionOver(WattlineError):
-    """The socket does not know (any more) the session that was to be resumed."""
-
-
-class NotOpened(RetryError):
-    """The socket answers, but not to the open or resume."""
 
 
 class SessionRun:
@@ -91,18 +72,18 @@ class SessionRun:
         self._remembered = agreement.remembered
         self._mailbox = Mailbox(equipment.clock_ms)
         self._put = self._mailbox.put
-        self._heard = Sparing(listener, equipment.clock_ms)
+        self._heard = LineLimit(listener.event, equipment.clock_ms)
         """For what the socket causes, which may be without end."""
-        self._sampler: Sampler | None = None
+        self._meter: MeterThread | None = None
         self._connection: Connection | None = None
-        self._purse: Purse | None = None
+        self._keysend: KeysendPayments | None = None
         self._onchain: OnchainSide | None = None
         self._buyer: Buyer | None = None
         self._reading: Reading | None = None
         self._opened_ms = 0
         self._connected = False
         self._stream_over = False
-        self._closing = Closing(equipment, listener, settings.limits.tolerance)
+        self._closing = Closing(equipment.node, settings.limits.tolerance, listener.event)
         self._resolving: set[str] = set()
         self._due: dict[str, int] = {}
 
@@ -133,8 +114,8 @@ class SessionRun:
 
     def _start_meter(self) -> None:
         meter = self._equipment.open_meter(self._remembered.rated_power_mw or None)
-        self._sampler = Sampler(meter, self._put)
-        self._sampler.start()
+        self._meter = MeterThread(meter, self._put)
+        self._meter.start()
         deadline = self._equipment.clock_ms() + FIRST_READING_MS
         while self._reading is None:
             self._take(TICK_S)
@@ -180,36 +161,35 @@ class SessionRun:
             self._buyer.on_statement(opened.statement, at_ms)
             return
         assert self._reading is not None
-        now = self._equipment.wall.now()
+        equipment, settings = self._equipment, self._settings
         is_new = self._remembered.session_id is None
-        paid = paid_msat(self._equipment, self._remembered.session_id)
-        remembered, gap_uwh = place(self._remembered, opened, self._reading, self._settings.limits, paid, now)
-        if gap_uwh:
-            self._listener.event(f"own meter was reset meanwhile: {gap_uwh} uWh are taken from the socket's count")
-        most_ms = 0 if is_new else longest_ms(remembered, now)
-        self._save(remembered)
-        dated_ms = (now.wall_s - (remembered.opened_at or remembered.created_at)) * 1000
-        self._opened_ms = at_ms - max(most_ms, 0 if is_new else dated_ms)
-        opened_ms = at_ms - most_ms
-        buyer = make_buyer(self._settings, self._equipment, self._agreement, remembered, self._reading, opened_ms)
-        self._purse = Purse(
-            self._equipment.payer,
-            self._equipment.outgoing,
+        placed = place(self._remembered, opened, self._reading, settings.limits.prices, equipment)
+        if placed.gap_uwh:
+            self._listener.event(
+                f"own meter was reset meanwhile: {placed.gap_uwh} uWh are taken from the socket's count"
+            )
+        self._save(placed.session)
+        self._opened_ms = at_ms - placed.age_ms
+        opened_ms = at_ms - placed.most_ms
+        buyer = make_buyer(settings, equipment, self._agreement, placed.session, self._reading, opened_ms)
+        self._keysend = KeysendPayments(
+            equipment.payer,
+            equipment.ledger.outgoing,
             opened.session_id,
-            remembered.node_id,
+            placed.session.node_id,
             self._put,
-            self._settings.payment.timeout_s,
+            settings.payment.timeout_s,
         )
         assert self._connection is not None
         self._onchain = make_onchain_side(
-            self._settings,
-            self._equipment,
+            settings,
+            equipment,
             self._agreement,
             self._heard,
             buyer,
             self._connection,
             self._put,
-            lambda: self._stop_wanted.left_ms(self._equipment.clock_ms()),
+            lambda: self._stop_wanted.left_ms(equipment.clock_ms()),
         )
         self._buyer = buyer
         self._listener.event(f"session {opened.session_id} {'opened' if is_new else 'resumed'}")
@@ -244,7 +224,7 @@ class SessionRun:
                 self._on_opened(happening, at_ms)
             case Cut(detail):
                 if self._connected:
-                    self._heard.event(f"stream cut: {detail}")
+                    self._heard(f"stream cut: {detail}")
                 self._connected = False
                 if buyer is not None:
                     buyer.on_cut(at_ms)
@@ -260,7 +240,7 @@ class SessionRun:
                 if buyer is not None:
                     buyer.end("socket_closed", f"the socket refuses to go on: {happening.code}: {happening.message}")
             case TariffChange():
-                self._heard.event(
+                self._heard(
                     f"new price for later sessions: {happening.tariff.energy_msat_per_kwh} msat/kWh (not for this one)"
                 )
             case _ if buyer is None:
@@ -271,26 +251,24 @@ class SessionRun:
             case PaymentRefused():
                 buyer.on_refused(happening)
                 more = f" (and {happening.more} others)" if happening.more else ""
-                self._heard.event(f"payment refused: {happening.code}: {happening.message}{more}")
+                self._heard(f"payment refused: {happening.code}: {happening.message}{more}")
             case SignedReceipt():
                 self._connected, self._stream_over = False, True
                 self._on_receipt(buyer, happening, at_ms)
-            case Arrived() | Failed() | InDoubt() | DoubtsChecked():
+            case _ if isinstance(happening, PaymentEvent):
                 self._on_payment(buyer, happening, at_ms)
             case _ if self._onchain is None:
                 pass
-            case OnchainInvitation() | VersionAccepted() | VersionRefused() | FinalDue():
+            case _ if isinstance(happening, OnchainMessage):
                 self._onchain.on_message(happening, at_ms)
-            case OnchainReady() | OnchainFailed() | FinalSigned() | FinalFailed():
+            case _ if isinstance(happening, OnchainEvent):
                 self._onchain.on_event(happening, at_ms)
 
     def _on_statement(self, buyer: Buyer, statement: Statement, at_ms: int) -> None:
         before = buyer.statement
         buyer.on_statement(statement, at_ms)
         if before is None or before.state is not statement.state:
-            self._heard.event(
-                f"socket: {statement.state}" + (f" ({statement.stop_reason})" if statement.stop_reason else "")
-            )
+            self._heard(f"socket: {statement.state}" + (f" ({statement.stop_reason})" if statement.stop_reason else ""))
         if statement.state in (SocketState.SETTLING, SocketState.CLOSED):
             # After our own close this changes nothing: the first reason stands.
             buyer.end("socket_closed", f"the socket ended the session: {statement.stop_reason or 'no reason given'}")
@@ -304,7 +282,7 @@ class SessionRun:
             case DoubtsChecked(method=method):
                 self._resolving.discard(method)
                 self._due[f"resolve_{method}"] = at_ms + RESOLVE_MS
-            case Arrived():
+            case _:
                 pass
         buyer.on_payment(event, at_ms)
 
@@ -315,8 +293,8 @@ class SessionRun:
     # What is done.
 
     def _tick(self, now_ms: int) -> None:
-        buyer, purse = self._buyer, self._purse
-        if buyer is None or purse is None:
+        buyer, keysend = self._buyer, self._keysend
+        if buyer is None or keysend is None:
             return
         if self._stop_wanted.reason:
             buyer.end(self._stop_wanted.reason, self._stop_wanted.message)
@@ -326,26 +304,29 @@ class SessionRun:
         try:
             for payment in buyer.decide(now_ms):
                 if self._onchain is not None and payment.version is not None:
-                    self._onchain.purse.pay(payment.sequence, payment.amount_msat, payment.version)
+                    self._onchain.payments.pay(payment.sequence, payment.amount_msat, payment.version)
                 else:
-                    purse.pay(payment.sequence, payment.amount_msat, payment.maxfee_msat)
+                    keysend.pay(payment.sequence, payment.amount_msat, payment.maxfee_msat)
         except RetryError as error:
             self._listener.event(f"no payment just now: {error.message}")
         except WattlineError as error:
             buyer.end(error.code, error.message)
         if self._onchain is not None:
             self._onchain.tick(now_ms)
-        self._resolve_doubts(buyer, purse, now_ms)
+        self._resolve_doubts(buyer, keysend, now_ms)
         self._watch_silence(buyer, now_ms)
-        if self._is_due("meter_value", METER_VALUE_MS, now_ms):
-            self._tell_meter_value(buyer)
+        reading = self._reading
+        if reading is not None and self._connection is not None and self._is_due("meter", METER_VALUE_MS, now_ms):
+            self._connection.tell_meter_value(
+                buyer.track.energy_uwh, reading.power_mw, reading.voltage_mv, reading.current_ma
+            )
         if self._is_due("save", SAVE_MS, now_ms):
             self._save(self._remembered)
             jump_s = self._equipment.wall.look()
             if jump_s:
                 self._listener.event(told(jump_s))
         if self._is_due("show", SHOW_MS, now_ms):
-            self._listener.show(self._snapshot(buyer, now_ms))
+            self._show(buyer, now_ms)
         if buyer.stop is not None:
             self._stop(buyer, buyer.stop, now_ms)
 
@@ -355,16 +336,16 @@ class SessionRun:
         self._due[what] = now_ms + interval_ms
         return True
 
-    def _resolve_doubts(self, buyer: Buyer, purse: Purse, now_ms: int) -> None:
+    def _resolve_doubts(self, buyer: Buyer, keysend: KeysendPayments, now_ms: int) -> None:
         statement, stop = buyer.statement, buyer.stop
         onchain = {number for number in buyer.in_doubt if buyer.account.method_of(number) == "onchain"}
         if self._onchain is not None and self._may_resolve("onchain", onchain, now_ms):
             # Handing the same version over again tells what became of it, in a session that settles, too.
-            self._onchain.purse.resolve(onchain, resend=self._connected and (stop is None or not stop.distrust))
-        keysend = buyer.in_doubt - onchain
-        if self._may_resolve("keysend", keysend, now_ms):
+            self._onchain.payments.resolve(onchain, resend=self._connected and (stop is None or not stop.distrust))
+        if self._may_resolve("keysend", buyer.in_doubt - onchain, now_ms):
             # What never left leaves now only when the session can still use it.
-            purse.resolve(keysend, resend=stop is None and statement is not None and statement.state.is_live)
+            is_live = statement is not None and statement.state.is_live
+            keysend.resolve(buyer.in_doubt - onchain, resend=stop is None and is_live)
 
     def _may_resolve(self, method: str, doubts: set[int], now_ms: int) -> bool:
         if not doubts or method in self._resolving or now_ms < self._due.get(f"resolve_{method}", 0):
@@ -376,18 +357,10 @@ class SessionRun:
         statement = buyer.statement
         if not self._connected or statement is None or statement.state is not SocketState.DELIVERING:
             return
-        if buyer.is_silent(now_ms) and self._is_due("drop", DROP_MS, now_ms):
-            self._heard.event("the socket is silent; connecting anew")
+        if buyer.charge.is_silent(now_ms) and self._is_due("drop", DROP_MS, now_ms):
+            self._heard("the socket is silent; connecting anew")
             assert self._connection is not None
             self._connection.drop_stream()
-
-    def _tell_meter_value(self, buyer: Buyer) -> None:
-        reading = self._reading
-        if reading is None or self._connection is None:
-            return
-        self._connection.tell_meter_value(
-            buyer.track.energy_uwh, reading.power_mw, reading.voltage_mv, reading.current_ma
-        )
 
     # Ending.
 
@@ -423,7 +396,7 @@ class SessionRun:
             signed = receipt.signed
             remembered = replace(remembered, receipt=signed.receipt, receipt_signature=signed.signature)
         self._save(remembered)
-        self._listener.show(self._snapshot(buyer, now_ms))
+        self._show(buyer, now_ms)
         summary = summary_of(
             buyer,
             receipt,
@@ -437,38 +410,33 @@ class SessionRun:
     def _shut_down(self) -> None:
         if self._connection is not None:
             self._connection.stop()
-        if self._purse is not None:
-            self._purse.stop()
+        if self._keysend is not None:
+            self._keysend.stop()
         if self._onchain is not None:
             self._onchain.stop()
-        if self._sampler is not None:
-            self._sampler.stop()
+        if self._meter is not None:
+            self._meter.stop()
         self._agreement.opened.channel.close()
 
     def _save(self, remembered: CableSession) -> None:
         if self._buyer is not None:
-            delivered_ms = self._buyer.most_delivered_ms(self._equipment.clock_ms())
-            remembered = replace(
-                remembered,
-                energy_uwh=self._buyer.track.energy_uwh,
-                delivered_ms=remembered.delivered_ms if delivered_ms is None else delivered_ms,
-            ).saved_now(self._equipment.wall.now())
+            remembered = as_it_stands(remembered, self._buyer, self._equipment)
         self._remembered = remembered
         # What a chip without a sign counted of backflow, the next process finds in its count, too.
         backflow_uwh = self._reading.backflow_uwh if self._reading is not None else 0
         saved = replace(remembered, base_uwh=remembered.base_uwh + backflow_uwh)
+        sessions = self._equipment.ledger.cable_sessions
         if self._buyer is None:
-            self._equipment.memory.save(saved)
+            sessions.save(saved)
             return
         try:
-            self._equipment.memory.save(saved)
+            sessions.save(saved)
         except RetryError as error:
             self._listener.event(f"the ledger is busy: {error.message}")
             self._due["save"] = 0
         except WattlineError as error:
             self._buyer.end(error.code, error.message)
 
-    def _snapshot(self, buyer: Buyer, now_ms: int) -> Snapshot:
-        return snapshot_of(
-            buyer, self._settings, self._reading, buyer.day_sent_msat, self._connected, now_ms - self._opened_ms
-        )
+    def _show(self, buyer: Buyer, now_ms: int) -> None:
+        elapsed_ms = now_ms - self._opened_ms
+        self._listener.show(Progress(buyer, self._settings, self._reading, self._connected, elapsed_ms))

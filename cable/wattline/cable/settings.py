@@ -10,9 +10,11 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from wattline.cable.policy.budget import PPM, Caps
+from wattline.cable.policy.offer import PriceLimits, why_never
+from wattline.cable.policy.onchain import OnchainLimits
 from wattline.cable.policy.reconciliation import Tolerance
 from wattline.cable.policy.rhythm import Pace
-from wattline.core.aggregate import MSAT_PER_SAT, SMALLEST_OUTPUT_SAT
+from wattline.core.aggregate import SMALLEST_OUTPUT_SAT
 from wattline.core.errors import UsageError
 from wattline.core.settings import Settings, load_settings
 from wattline.device.meters.opening import MeterSettings
@@ -59,7 +61,7 @@ def parse_address(text: str) -> SocketAddress:
     return SocketAddress(match["host"].strip("[]"), port, node_id)
 
 
-class SocketSettings(Settings):
+class CableSocketSettings(Settings):
     """Whose power to buy."""
 
     address: str = Field(description="The socket as node_id@host:port; host:port alone needs any_node = true.")
@@ -87,7 +89,7 @@ class SocketSettings(Settings):
         return self
 
 
-class NodeSettings(Settings):
+class CableNodeSettings(Settings):
     """The wallet that pays: a Core Lightning node on this machine."""
 
     rpc: str = Field(min_length=1, description="Path of the node's lightning-rpc file.")
@@ -101,7 +103,7 @@ KEPT_PART, USUALLY_KEPT_MSAT, MOST_KEPT_MSAT = 5, 100, 10_000
 whichever is more, and never more than the last."""
 
 
-class LimitSettings(Settings):
+class CableLimitSettings(Settings):
     """What the cable will at most agree to and pay."""
 
     max_price_msat_per_kwh: Msat = Field(description="The highest price of energy, msat per kWh.")
@@ -154,6 +156,15 @@ class LimitSettings(Settings):
         return min(max(USUALLY_KEPT_MSAT, self.max_prepaid_msat // KEPT_PART), MOST_KEPT_MSAT)
 
     @property
+    def prices(self) -> PriceLimits:
+        return PriceLimits(
+            max_price_msat_per_kwh=self.max_price_msat_per_kwh,
+            max_time_price_msat_per_hour=self.max_time_price_msat_per_hour,
+            max_session_fee_msat=self.max_session_fee_msat,
+            most_kept_msat=self.most_kept_msat,
+        )
+
+    @property
     def caps(self) -> Caps:
         return Caps(
             max_prepaid_msat=self.max_prepaid_msat,
@@ -167,7 +178,7 @@ class LimitSettings(Settings):
         return Tolerance(round(self.energy_tolerance_ratio * PPM), self.energy_tolerance_uwh)
 
 
-class PaymentSettings(Settings):
+class CablePaymentSettings(Settings):
     """How single payments are made."""
 
     method: Method = Field(
@@ -202,7 +213,7 @@ class PaymentSettings(Settings):
         return Pace(self.min_increment_msat, self.max_increment_msat, self.max_in_flight, self.pace_ms)
 
 
-class OnchainSettings(Settings):
+class CableOnchainSettings(Settings):
     """Sessions that are paid by one growing transaction. limits.max_session_msat and max_day_msat hold here, too."""
 
     max_prepaid_sat: Sat = Field(
@@ -248,14 +259,12 @@ class OnchainSettings(Settings):
                 raise ValueError(f"{low}: must not exceed {high} ({getattr(self, low)} > {getattr(self, high)})")
         return self
 
-    def pace(self, floor_sat: int = 0) -> Pace:
-        """In whole sats; ``floor_sat`` for the first version, which pays that much at least."""
-        least_sat = max(self.min_increment_sat, floor_sat)
-        most_sat = max(self.max_increment_sat, least_sat)
-        return Pace(least_sat * MSAT_PER_SAT, most_sat * MSAT_PER_SAT, 1, self.pace_ms, MSAT_PER_SAT)
+    @property
+    def limits(self) -> OnchainLimits:
+        return OnchainLimits(**self.model_dump())
 
 
-class StorageSettings(Settings):
+class CableStorageSettings(Settings):
     """Where the cable keeps what it must not forget."""
 
     path: str | None = Field(
@@ -266,13 +275,13 @@ class StorageSettings(Settings):
 class CableSettings(Settings):
     """The whole file."""
 
-    socket: SocketSettings
-    node: NodeSettings
+    socket: CableSocketSettings
+    node: CableNodeSettings
     meter: MeterSettings
-    limits: LimitSettings
-    payment: PaymentSettings = PaymentSettings()
-    onchain: OnchainSettings = OnchainSettings()
-    storage: StorageSettings = StorageSettings()
+    limits: CableLimitSettings
+    payment: CablePaymentSettings = CablePaymentSettings()
+    onchain: CableOnchainSettings = CableOnchainSettings()
+    storage: CableStorageSettings = CableStorageSettings()
 
     @model_validator(mode="after")
     def _increments_fit_into_the_limits(self) -> Self:
@@ -310,10 +319,9 @@ class CableConfig:
 def load_cable(path: Path) -> CableConfig:
     """The configuration in the file at ``path``. Raises UsageError naming file, key and what is allowed, also where
     nothing could ever be bought with it."""
-    from wattline.cable.policy.feasible import why_never  # it works with settings itself
-
-    config = CableConfig(path, load_settings(path, CableSettings))
-    never = why_never(config.settings)
+    settings = load_settings(path, CableSettings)
+    config = CableConfig(path, settings)
+    never = why_never(settings.payment.method, settings.limits.caps, settings.payment.pace, settings.onchain.limits)
     if never is not None:
         raise UsageError("config_invalid", f"{path}: {never}")
     return config

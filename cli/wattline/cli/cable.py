@@ -18,15 +18,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from wattline.cable.check import Finding, Verdict
-from wattline.cable.check import check as run_check
-from wattline.cable.link.opening import Equipment, MeterOpener, OnchainEquipment
-from wattline.cable.pay.onchain_end import forgive as forgive_socket
+from wattline.cable.closing import StopWish, Summary
+from wattline.cable.opening import Equipment, MeterOpener
+from wattline.cable.pay.settlement import forgive as forgive_socket
 from wattline.cable.service import CableService, make_aftermath
 from wattline.cable.settings import CableConfig
-from wattline.cable.stopwish import StopWish
-from wattline.cable.summary import Course, Silence, Summary
+from wattline.cli.cable_check import Finding, Severity
+from wattline.cli.cable_check import check as run_check
 from wattline.cli.cable_view import LiveView, LogView, ending
+from wattline.cli.chart import Course
 from wattline.cli.error_line import tell_error
 from wattline.cli.interruption import LONGEST_S, handled
 from wattline.cli.meter_config import cable_in
@@ -96,31 +96,24 @@ def check(context: typer.Context, config: ConfigOption, as_json: JsonOption = Fa
             _look_back(cable, ledger, tell)
         for finding in run_check(cable.settings, node, _meter_opener(cable), funds, memory):
             tell(finding)
-    bad = any(finding.verdict is Verdict.PROBLEM for finding in findings)
+    bad = any(finding.severity is Severity.PROBLEM for finding in findings)
     if as_json:
-        rows = [{"verdict": f.verdict, "subject": f.subject, "text": f.text} for f in findings]
+        rows = [{"verdict": f.severity, "subject": f.subject, "text": f.text} for f in findings]
         typer.echo(json.dumps({"ready": not bad, "findings": rows}))
     raise typer.Exit(1 if bad else 0)
 
 
-class _Told(Silence):
-    """What is said of earlier sessions, as findings."""
-
-    def __init__(self, tell: Callable[[Finding], None]) -> None:
-        self._tell = tell
-
-    def event(self, text: str) -> None:
-        verdict = Verdict.WARNING if text.startswith("warning: ") else Verdict.OK
-        self._tell(Finding(verdict, "history", text.removeprefix("warning: ")))
-
-
 def _look_back(cable: CableConfig, ledger: Ledger, tell: Callable[[Finding], None]) -> None:
     """What became of earlier on-chain payments; a cable that is running just now looks itself."""
+
+    def tell_line(text: str) -> None:
+        severity = Severity.WARNING if text.startswith("warning: ") else Severity.OK
+        tell(Finding(severity, "history", text.removeprefix("warning: ")))
+
     with suppress(UsageError), _alone(cable.storage_path):
-        aftermath = make_aftermath(cable.settings, _equipment(cable, ledger), _Told(tell))
-        if aftermath is not None:
-            unfinished = ledger.cable_sessions.unfinished()
-            aftermath.look_at_all(unfinished.session_id if unfinished is not None else None)
+        unfinished = ledger.cable_sessions.unfinished()
+        aftermath = make_aftermath(cable.settings, _equipment(cable, ledger), tell_line)
+        aftermath.look_at_all(unfinished.session_id if unfinished is not None else None)
 
 
 @cable_app.command()
@@ -144,12 +137,11 @@ def _equipment(cable: CableConfig, ledger: Ledger) -> Equipment:
     return Equipment(
         node=node,
         payer=Payer(node, ledger.outgoing),
-        outgoing=ledger.outgoing,
-        memory=ledger.cable_sessions,
+        ledger=ledger,
+        funds=CoreLightningFunds(rpc),
         open_meter=_meter_opener(cable),
         clock_ms=lambda: since_boot_ns() // 1_000_000,
-        onchain=OnchainEquipment(CoreLightningFunds(rpc), ledger.cable_aggregates),
-        sent_payments=CoreLightningNotes(rpc),
+        sent_since=CoreLightningNotes(rpc).sent_since,
         wall=WallWatch(known=latest[0].saved if latest else None),
     )
 

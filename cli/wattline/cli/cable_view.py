@@ -6,6 +6,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
@@ -14,8 +15,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from wattline.cable.closing import Summary
+from wattline.cable.opening import Progress
 from wattline.cable.policy.rhythm import Hold
-from wattline.cable.summary import Snapshot, Summary
 from wattline.core.quantities import energy, power, sat
 
 log = logging.getLogger("wattline.cable")
@@ -130,7 +132,10 @@ class LiveView:
     def event(self, text: str) -> None:
         self._events.append(self._line(text))
 
-    def show(self, snapshot: Snapshot) -> None:
+    def show(self, progress: Progress) -> None:
+        self.draw(snapshot_of(progress))
+
+    def draw(self, snapshot: Snapshot) -> None:
         before, self._snapshot = self._snapshot, snapshot
         arrived = snapshot.payments - (before.payments if before is not None else 0)
         if arrived > 0:
@@ -180,7 +185,10 @@ class LogView:
     def event(self, text: str) -> None:
         log.info("%s", text)
 
-    def show(self, snapshot: Snapshot) -> None:
+    def show(self, progress: Progress) -> None:
+        self.log(snapshot_of(progress))
+
+    def log(self, snapshot: Snapshot) -> None:
         now = self._clock()
         if self._logged_at is not None and now - self._logged_at < LOG_INTERVAL_S:
             return
@@ -228,3 +236,83 @@ def ending(summary: Summary) -> str:
         lines.append(f"in doubt {sat(summary.in_doubt_msat)}: the next run asks the node about it")
     lines += [f"not true: {line}" for line in summary.objections]
     return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The session as it is at one moment, for the live view."""
+
+    socket: str
+    session_id: str
+    outlet_id: str
+    price_msat_per_kwh: int
+    state: str
+    relay_closed: bool
+    connected: bool
+    seconds: float
+    power_mw: int
+    voltage_mv: int
+    current_ma: int
+    energy_uwh_cable: int
+    energy_uwh_socket: int
+    socket_power_mw: int
+    credited_msat: int
+    charged_msat: int
+    balance_msat: int
+    paid_msat: int
+    in_flight_msat: int
+    in_flight: int
+    in_doubt: int
+    payments: int
+    failed_payments: int
+    latency_ms: int
+    fees_msat: int
+    prepaid_msat: int
+    max_prepaid_msat: int
+    session_sent_msat: int
+    max_session_msat: int
+    day_sent_msat: int
+    max_day_msat: int
+    hold: Hold | None
+    stop_reason: str
+
+
+def snapshot_of(progress: Progress) -> Snapshot:
+    """The session as it is now."""
+    buyer, settings, reading = progress.buyer, progress.settings, progress.reading
+    statement, account, terms = buyer.statement, buyer.account, buyer.terms
+    return Snapshot(
+        socket=settings.socket.parsed.target,
+        session_id=terms.session_id,
+        outlet_id=terms.outlet_id,
+        price_msat_per_kwh=terms.tariff.energy_msat_per_kwh,
+        state=statement.state if statement else "",
+        relay_closed=statement.relay_closed if statement else False,
+        connected=progress.is_connected,
+        seconds=progress.elapsed_ms / 1000,
+        power_mw=reading.power_mw if reading else 0,
+        voltage_mv=reading.voltage_mv if reading else 0,
+        current_ma=reading.current_ma if reading else 0,
+        energy_uwh_cable=buyer.track.energy_uwh,
+        energy_uwh_socket=statement.energy_uwh if statement else 0,
+        socket_power_mw=statement.power_mw if statement else 0,
+        credited_msat=statement.credited_msat if statement else 0,
+        charged_msat=statement.charged_msat if statement else 0,
+        balance_msat=statement.balance_msat if statement else 0,
+        paid_msat=account.settled_msat,
+        in_flight_msat=account.in_flight_msat,
+        in_flight=account.in_flight,
+        in_doubt=len(buyer.in_doubt),
+        payments=account.payments,
+        failed_payments=account.failed_payments,
+        latency_ms=buyer.latency.estimate_ms,
+        fees_msat=account.fees_msat,
+        prepaid_msat=buyer.prepaid_msat,
+        max_prepaid_msat=buyer.max_prepaid_msat if buyer.method == "onchain" else settings.limits.max_prepaid_msat,
+        session_sent_msat=account.sent_msat,
+        max_session_msat=settings.limits.max_session_msat,
+        day_sent_msat=buyer.day_sent_msat,
+        max_day_msat=settings.limits.max_day_msat,
+        hold=buyer.hold,
+        stop_reason=buyer.stop.reason if buyer.stop else "",
+    )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
-from wattline.cable.summary import Point
+from wattline.cable.opening import Listener, Progress
 from wattline.core.quantities import power, sat
 
 BLOCKS, ASCII_BLOCKS = " ▁▂▃▄▅▆▇█", " .:#"
@@ -84,3 +85,54 @@ def _resampled(course: Sequence[Point], values: Sequence[int], columns: int) -> 
             to_s = min(there.seconds, begin + (column + 1) * width)
             sums[column] += value * max(0.0, to_s - from_s)
     return [total / width for total in sums]
+
+
+MAX_POINTS = 400
+"""More than a terminal has columns; a session of hours keeps as many, further apart."""
+
+
+class Point(NamedTuple):
+    """One moment."""
+
+    seconds: float
+    """Since the open of the session."""
+    power_mw: int
+    """By the cable's own meter; negative when power flows back."""
+    balance_msat: int
+    """By the socket's newest statement."""
+
+
+class Course:
+    """A listener that keeps some of what it hears, and passes all of it on to another."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._points: list[Point] = []
+        self._newest: Point | None = None
+        self._stride = 1
+        self._heard = 0
+
+    def event(self, text: str) -> None:
+        self._listener.event(text)
+
+    def show(self, progress: Progress) -> None:
+        reading, statement = progress.reading, progress.buyer.statement
+        power_mw = reading.power_mw if reading is not None else 0
+        self.keep(Point(round(progress.elapsed_ms / 1000, 2), power_mw, statement.balance_msat if statement else 0))
+        self._listener.show(progress)
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """In the order of time, evenly chosen, the newest among them; at most MAX_POINTS."""
+        if self._newest is None or self._newest == self._points[-1]:
+            return tuple(self._points)
+        return (*self._points, self._newest)
+
+    def keep(self, point: Point) -> None:
+        if self._heard % self._stride == 0:
+            self._points.append(point)
+        if len(self._points) >= MAX_POINTS:
+            del self._points[1::2]
+            self._stride *= 2
+        self._heard += 1
+        self._newest = point

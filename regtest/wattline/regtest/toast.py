@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from wattline.cable.summary import Point
+from wattline.cli.chart import Point
 from wattline.core.errors import StopError, UsageError
 from wattline.core.session.state import Method
 from wattline.device.simulator.profile import NOMINAL_V

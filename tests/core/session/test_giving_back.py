@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from tests.core.session import samples
 from tests.device.meters.test_mixed_flow import Load, counted, repeated
-from wattline.cable.policy.reconciliation import Claim, Known, Tolerance, compare
+from wattline.cable.policy.events import Claim
+from wattline.cable.policy.reconciliation import Known, Tolerance, compare
 from wattline.core.session.event import CreditArrived, MeterValue, Tick
 from wattline.core.session.machine import step
 from wattline.core.session.session import opened

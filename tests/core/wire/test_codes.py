@@ -3,7 +3,7 @@ from __future__ import annotations
 import ast
 
 from tests.repo.checkout import CHECKOUT, product_files
-from wattline.cable.summary import GOOD_ENDS
+from wattline.cable.closing import GOOD_ENDS
 from wattline.core.increments import BELOW_MIN_INCREMENT
 from wattline.core.wire.fields import SOCKET_CODES, socket_code
 

@@ -8,6 +8,8 @@ What happened, on its way from the threads that hear of it to the one that decid
 Of what the socket says, only the newest of each kind waits: however much it sends, this never holds more than a message
 of every kind. Nothing is lost by that: statements are cumulative, one version at a time is under way, a request that
 comes again replaces the one before, and refused payments are counted.
+
+What the socket says, in the cable's own words: the wire's messages turned into values, each within its bounds.
 """
 
 from __future__ import annotations
@@ -20,22 +22,24 @@ from dataclasses import dataclass, replace
 
 import grpc
 
-from wattline.cable.link.messages import (
+from wattline.cable.link.transport import LARGEST_MESSAGE, details_of, is_too_large, rules_from, tariff_from
+from wattline.cable.policy.events import (
     FinalDue,
     Message,
+    OnchainEvent,
     OnchainInvitation,
+    OnchainMessage,
     Opened,
+    PaymentEvent,
     PaymentRefused,
     Refusal,
+    RefusedVersion,
     SignedReceipt,
+    SocketState,
     Statement,
     TariffChange,
     VersionAccepted,
-    VersionRefused,
-    message_from,
 )
-from wattline.cable.link.transport import LARGEST_MESSAGE, details_of, is_too_large
-from wattline.cable.policy.events import OnchainEvent, PaymentEvent
 from wattline.core.wire.reading import OutOfRange, admitted
 from wattline.device.meters.reading import MeterError, Reading
 from wattline.v1 import charging_pb2 as pb
@@ -278,8 +282,8 @@ class Mailbox:
 def _slot(happening: Happening) -> Hashable | None:
     """Which of the socket's kinds it is; None for what is our own."""
     match happening:
-        case VersionRefused(number=number):
-            return VersionRefused, number == 0
+        case RefusedVersion(number=number):
+            return RefusedVersion, number == 0
         case VersionAccepted(is_final=is_final):
             return VersionAccepted, is_final
         case (
@@ -298,3 +302,86 @@ def _slot(happening: Happening) -> Hashable | None:
             return type(happening).__name__
         case _:
             return None
+
+
+_STATES = {
+    pb.SESSION_STATE_OPEN: SocketState.OPEN,
+    pb.SESSION_STATE_DELIVERING: SocketState.DELIVERING,
+    pb.SESSION_STATE_PAUSED: SocketState.PAUSED,
+    pb.SESSION_STATE_SETTLING: SocketState.SETTLING,
+    pb.SESSION_STATE_CLOSED: SocketState.CLOSED,
+}
+
+
+def message_from(response: pb.ChargeResponse) -> Message | None:
+    """The message in ``response``; None for a kind that this version does not know. Raises OutOfRange."""
+    admitted(response)
+    match response.WhichOneof("message"):
+        case "opened":
+            opened = response.opened
+            return Opened(
+                opened.session_id, tariff_from(opened.tariff), statement_from(opened.statement), opened.resumed
+            )
+        case "statement":
+            return statement_from(response.statement)
+        case "tariff_change":
+            return TariffChange(tariff_from(response.tariff_change.tariff), response.tariff_change.effective_at)
+        case "payment_refused":
+            refused = response.payment_refused
+            return PaymentRefused(
+                refused.payment_hash, refused.amount_msat, refused.code, refused.message, refused.min_increment_msat
+            )
+        case "refusal":
+            return Refusal(response.refusal.code, response.refusal.message)
+        case "receipt":
+            return SignedReceipt(response.receipt.receipt, response.receipt.signature)
+        case _:
+            return _onchain_message_from(response)
+
+
+def _onchain_message_from(response: pb.ChargeResponse) -> OnchainMessage | None:
+    match response.WhichOneof("message"):
+        case "onchain_invitation":
+            invitation = response.onchain_invitation
+            return OnchainInvitation(
+                invitation.address,
+                invitation.script,
+                rules_from(invitation.rules),
+                invitation.newest_number,
+                invitation.newest_value_sat,
+            )
+        case "version_accepted":
+            accepted = response.version_accepted
+            return VersionAccepted(accepted.number, accepted.value_sat, accepted.is_final)
+        case "version_refused":
+            refused = response.version_refused
+            return RefusedVersion(refused.number, refused.code, refused.message)
+        case "final_due":
+            due = response.final_due
+            return FinalDue(due.value_sat, due.charged_msat, due.keysend_msat)
+        case _:
+            return None
+
+
+def statement_from(message: pb.Statement) -> Statement:
+    """The values of a statement off the wire."""
+    return Statement(
+        session_id=message.session_id,
+        sequence=message.sequence,
+        state=_STATES.get(message.state, SocketState.UNKNOWN),
+        relay_closed=message.relay_closed,
+        energy_uwh=message.energy_uwh,
+        delivered_ms=message.delivered_ms,
+        power_mw=message.power_mw,
+        voltage_mv=message.voltage_mv,
+        current_ma=message.current_ma,
+        credited_msat=message.credited_msat,
+        charged_msat=message.charged_msat,
+        refunded_msat=message.refunded_msat,
+        balance_msat=message.balance_msat,
+        in_flight_msat=message.in_flight_msat,
+        payments=message.payments,
+        min_increment_msat=message.min_increment_msat,
+        stop_reason=message.stop_reason,
+        onchain_credited_msat=message.onchain_credited_msat,
+    )

@@ -3,11 +3,18 @@
 The certificate proves nothing by itself; the signed offer, fetched over this very channel, names its hash. A name is
 resolved once, by this machine's own resolver (so mDNS names and scoped addresses mean what they mean to every other
 program), and both connections go to the address that answered: gRPC has a resolver of its own, which knows neither.
+
+What a socket sells: fetched, and believed only after every check.
+
+The order of the checks is the order in which a person would want to hear of what is wrong.
+
+The socket's final account of a session: whether it is signed, and whether it is true.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import socket
 import ssl
@@ -17,10 +24,20 @@ from typing import Any
 import grpc
 from cryptography import x509
 from cryptography.x509.oid import NameOID
+from google.protobuf.message import DecodeError
 
+from wattline.cable.policy.events import MethodName, Receipt, SignedReceipt
+from wattline.cable.policy.offer import Offer, OfferedOutlet, OfferError
 from wattline.cable.settings import SocketAddress
+from wattline.core.aggregate import OnchainRules
 from wattline.core.errors import RetryError, StopError
+from wattline.core.lightning.node import Signer
+from wattline.core.lightning.signing import is_signed_by
+from wattline.core.tariff import Tariff
 from wattline.core.text import printable
+from wattline.core.wire.reading import OutOfRange, admitted
+from wattline.v1 import charging_pb2 as pb
+from wattline.v1 import charging_pb2_grpc as pb_grpc
 
 CONNECT_TIMEOUT_S = 5.0
 LARGEST_MESSAGE = 64 * 1024
@@ -172,3 +189,181 @@ def details_of(error: grpc.RpcError) -> str:
 def is_too_large(error: grpc.RpcError) -> bool:
     """A message came that is larger than LARGEST_MESSAGE."""
     return error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in (error.details() or "")
+
+
+NONCE_BYTES = 32
+CALL_TIMEOUT_S = 10.0
+METHOD_NUMBERS: dict[MethodName, pb.Method.ValueType] = {"keysend": pb.METHOD_KEYSEND, "onchain": pb.METHOD_ONCHAIN}
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedSocket:
+    """A channel to a socket together with the offer that vouches for it. The caller closes the channel."""
+
+    channel: grpc.Channel
+    certificate: PresentedCertificate
+    offer: Offer
+
+
+def tariff_from(message: pb.Tariff) -> Tariff:
+    """A tariff of a message that was admitted."""
+    return Tariff(
+        tariff_id=message.tariff_id,
+        energy_msat_per_kwh=message.energy_msat_per_kwh,
+        time_msat_per_hour=message.time_msat_per_hour,
+        session_fee_msat=message.session_fee_msat,
+    )
+
+
+def open_socket(address: SocketAddress, signer: Signer, network: str) -> OpenedSocket:
+    """Connect, fetch the offer and check who made it. Raises SocketUnreachable, NotWattline, OfferError."""
+    certificate = fetch_certificate(address)
+    channel = open_channel(certificate)
+    try:
+        nonce = os.urandom(NONCE_BYTES)
+        response = _get_offer(channel, address, nonce)
+        offer = verify_offer(response, address, certificate, nonce, signer, network)
+    except BaseException:
+        channel.close()
+        raise
+    return OpenedSocket(channel, certificate, offer)
+
+
+def _get_offer(channel: grpc.Channel, address: SocketAddress, nonce: bytes) -> pb.GetOfferResponse:
+    stub = pb_grpc.ChargingServiceStub(channel)
+    try:
+        response: pb.GetOfferResponse = stub.GetOffer(pb.GetOfferRequest(nonce=nonce), timeout=CALL_TIMEOUT_S)
+    except grpc.RpcError as error:
+        code, details = error.code(), details_of(error)
+        if code in (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.UNKNOWN, grpc.StatusCode.INTERNAL):
+            raise NotWattline(address, f"it has no ChargingService ({details})") from error
+        # The TLS handshake has succeeded a moment ago, so a peer that speaks no HTTP/2 shows here as unavailable too.
+        raise SocketUnreachable(address, details) from error
+    return response
+
+
+def verify_offer(
+    response: pb.GetOfferResponse,
+    address: SocketAddress,
+    certificate: PresentedCertificate,
+    nonce: bytes,
+    signer: Signer,
+    network: str,
+) -> Offer:
+    """The offer in ``response`` when it is genuine, fresh, made for this connection and by the right node."""
+    message = pb.Offer()
+    try:
+        message.ParseFromString(admitted(response).offer)
+        admitted(message)
+    except DecodeError as error:
+        raise NotWattline(address, "its offer cannot be read") from error
+    except OutOfRange as error:
+        raise OfferError("offer_invalid", f"the offer from {address.target} cannot be: {error.message}") from error
+    if not is_signed_by(signer, "offer", response.offer, response.signature, message.node_id):
+        raise OfferError("offer_forged", f"the offer from {address.target} is not signed by node {message.node_id}")
+    if message.certificate_sha256 != certificate.sha256:
+        raise OfferError(
+            "offer_forged",
+            f"the offer is for certificate {message.certificate_sha256.hex()[:16]}..., but {address.target} presents "
+            f"{certificate.sha256.hex()[:16]}...: somebody may sit in between",
+        )
+    if message.nonce != nonce:
+        raise OfferError(
+            "offer_replayed", f"the offer from {address.target} answers another request: an old one replayed"
+        )
+    if address.node_id is not None and message.node_id != address.node_id:
+        raise OfferError(
+            "socket_not_pinned",
+            f"the socket at {address.target} is node {message.node_id}, but the configuration names {address.node_id}",
+        )
+    if message.network != network:
+        raise OfferError("wrong_network", f"the socket is on {message.network or '?'}, the cable's node on {network}")
+    return Offer(
+        node_id=message.node_id,
+        network=message.network,
+        tariff=tariff_from(message.tariff),
+        outlets=tuple(
+            OfferedOutlet(item.outlet_id, item.max_power_mw, item.available, item.unavailable_reason)
+            for item in message.outlets
+        ),
+        methods=tuple(name for name, number in METHOD_NUMBERS.items() if number in message.methods),
+        expires_at=message.expires_at,
+        credit_cap_msat=message.credit_cap_msat,
+        min_increment_msat=message.min_increment_msat,
+        statement_interval_ms=message.statement_interval_ms,
+        pause_max_s=message.pause_max_s,
+        open_timeout_s=message.open_timeout_s,
+        cable_lost_s=message.cable_lost_s,
+        min_refund_msat=message.min_refund_msat,
+        onchain=rules_from(message.onchain) if message.HasField("onchain") else None,
+    )
+
+
+_REFUNDS = {
+    pb.REFUND_STATUS_NONE: "none",
+    pb.REFUND_STATUS_SENT: "sent",
+    pb.REFUND_STATUS_OWED: "owed",
+    pb.REFUND_STATUS_KEPT: "kept",
+}
+
+
+class ReceiptError(StopError):
+    """A receipt that the socket's node has not signed, or that belongs to something else."""
+
+
+def verify_receipt(signed: SignedReceipt, signer: Signer, node_id: str, session_id: str) -> Receipt:
+    """The receipt when ``node_id`` has signed it and it is for ``session_id``. Raises ReceiptError."""
+    if not is_signed_by(signer, "receipt", signed.receipt, signed.signature, node_id):
+        raise ReceiptError("receipt_forged", f"the receipt is not signed by the socket's node {node_id}")
+    return read_receipt(signed, node_id, session_id)
+
+
+def read_receipt(signed: SignedReceipt, node_id: str, session_id: str) -> Receipt:
+    """The same for one whose signature was checked before."""
+    message = pb.Receipt()
+    try:
+        message.ParseFromString(signed.receipt)
+        admitted(message)
+    except DecodeError as error:
+        raise ReceiptError("receipt_invalid", "the signed receipt cannot be read") from error
+    except OutOfRange as error:
+        raise ReceiptError("receipt_invalid", f"the signed receipt cannot be: {error.message}") from error
+    if message.session_id != session_id or message.node_id != node_id:
+        raise ReceiptError("receipt_invalid", f"the receipt is for session {message.session_id}, not {session_id}")
+    return Receipt(
+        session_id=message.session_id,
+        node_id=message.node_id,
+        outlet_id=message.outlet_id,
+        stop_reason=message.stop_reason,
+        tariff=tariff_from(message.tariff),
+        energy_uwh=message.energy_uwh,
+        delivered_ms=message.delivered_ms,
+        credited_msat=message.credited_msat,
+        charged_msat=message.charged_msat,
+        refunded_msat=message.refunded_msat,
+        balance_msat=message.balance_msat,
+        payments=message.payments,
+        refund_status=_REFUNDS.get(message.refund_status, "unknown"),
+        refund_fee_msat=message.refund_fee_msat,
+        refund_payment_hash=message.refund_payment_hash,
+        signed=signed,
+        onchain_credited_msat=message.onchain_credited_msat,
+        returned_msat=message.returned_msat,
+        onchain_txid=message.onchain_txid,
+        onchain_value_sat=message.onchain_value_sat,
+        from_restored_ledger=message.from_restored_ledger,
+    )
+
+
+def rules_from(message: pb.OnchainRules) -> OnchainRules:
+    """The rules as they stand there; :func:`check_rules` judges them."""
+    return OnchainRules(
+        floor_sat=message.floor_sat,
+        credit_cap_sat=message.credit_cap_sat,
+        exposure_cap_sat=message.exposure_cap_sat,
+        min_feerate_per_kw=message.min_feerate_per_kw,
+        max_feerate_per_kw=message.max_feerate_per_kw,
+        max_age_s=message.max_age_s,
+        input_confirmations=message.input_confirmations,
+        max_inputs=message.max_inputs,
+    )

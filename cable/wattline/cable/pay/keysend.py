@@ -7,41 +7,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
-from wattline.cable.link.offer import Offer
 from wattline.cable.policy.events import Arrived, DoubtsChecked, Failed, InDoubt, PaymentEvent
+from wattline.cable.policy.offer import Offer
 from wattline.core.errors import WattlineError
-from wattline.core.ledger.outgoing import Intent, IntentStatus, Purpose
-from wattline.core.lightning.node import SendStatus
-from wattline.core.payer import BelowMinimum, FeeTooHigh, Order, Outcome
+from wattline.core.ledger.outgoing import IntentStatus, Outgoing, Purpose
+from wattline.core.lightning.node import Journal, SendStatus
+from wattline.core.payer import BelowMinimum, FeeTooHigh, Order, Outcome, Payer
 from wattline.core.quantities import sat
-from wattline.core.record import format_record
+from wattline.core.record import DESCRIPTION_PREFIX, format_record
 
 PURPOSE = Purpose.INCREMENT
 
 
-class OrderPayer(Protocol):
-    """Makes payments; :class:`wattline.core.payer.Payer`."""
-
-    def pay(self, order: Order, timeout_s: float = ...) -> Outcome: ...
-
-    def resolve(self, resend: bool) -> list[Outcome]: ...
-
-
-class Intents(Protocol):
-    """The durable record of what was to be paid; ``Ledger.outgoing``."""
-
-    def of(self, purpose: str, session_id: str, sequence: int) -> Intent | None: ...
-
-
-class Purse:
+class KeysendPayments:
     """Pays one session. All methods return at once; ``emit`` is called from the workers."""
 
     def __init__(
         self,
-        payer: OrderPayer,
-        intents: Intents,
+        payer: Payer,
+        intents: Outgoing,
         session_id: str,
         destination: str,
         emit: Callable[[PaymentEvent], None],
@@ -171,3 +156,34 @@ def owed(max_prepaid_msat: int) -> str:
         f"nothing can come back through the node's channels yet; unused credit, at most {sat(max_prepaid_msat)}, stays "
         "owed until the socket's side of one has grown"
     )
+
+
+REFUND_SEQUENCE = 0
+"""The number in the record of a session's refund; the cable's own payments begin at 1."""
+
+
+PAGE = 500
+
+
+class RefundSearch:
+    """Looks for a refund in the own node's paid invoices; every look goes on where the last one ended."""
+
+    def __init__(self, journal: Journal, session_id: str, amount_msat: int) -> None:
+        """``amount_msat``: what it has to be at the least."""
+        self._journal = journal
+        self._description = f"{DESCRIPTION_PREFIX}{format_record(session_id, REFUND_SEQUENCE)}"
+        self._amount_msat = amount_msat
+        self._cursor = 0
+
+    def found(self) -> bool:
+        """Whether it is there by now. Raises NodeUnavailable, NodeRefused."""
+        while rows := self._journal.paid_since(self._cursor, PAGE):
+            for row in rows:
+                if (
+                    row.is_paid
+                    and row.description == self._description
+                    and row.amount_received_msat >= self._amount_msat
+                ):
+                    return True
+            self._cursor = rows[-1].updated_index
+        return False

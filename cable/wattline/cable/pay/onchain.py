@@ -1,8 +1,8 @@
 """Paying on-chain: one transaction that grows, version after version, by one worker thread.
 
-What becomes of each version it tells as :class:`wattline.cable.pay.keysend.Purse` does of payments, what it tells
-besides is in :mod:`wattline.cable.policy.events`. What was handed over cannot be taken back, so the ledger knows
-the value of every version before the socket does.
+What becomes of each version it tells as the payments over Lightning do (:mod:`wattline.cable.policy.events`), and
+besides what else happens to the transaction. What was handed over cannot be taken back, so the ledger knows the
+value of every version before the socket does.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Protocol
 
-from wattline.cable.link.messages import OnchainInvitation, VersionAccepted, VersionRefused
-from wattline.cable.memory import AggregateMemory
-from wattline.cable.pay.versions import AggregateMaker, PayingNode, Tasks, terms_of
+from wattline.cable.link.connection import Connection
+from wattline.cable.pay.versions import AggregateMaker, Tasks, terms_of
 from wattline.cable.policy.events import (
     Arrived,
     DoubtsChecked,
@@ -25,19 +23,19 @@ from wattline.cable.policy.events import (
     InDoubt,
     OnchainEvent,
     OnchainFailed,
+    OnchainInvitation,
     OnchainReady,
     PaymentEvent,
+    RefusedVersion,
+    VersionAccepted,
+    WantedVersion,
 )
-from wattline.cable.policy.funding import Scope
-from wattline.cable.policy.onchain_limits import WantedVersion
-from wattline.cable.settings import OnchainSettings
+from wattline.cable.policy.onchain import Scope
 from wattline.core.aggregate import MSAT_PER_SAT
 from wattline.core.errors import RetryError, WattlineError
 from wattline.core.increments import BELOW_MIN_INCREMENT
 from wattline.core.ledger.cable import CableAggregate
 from wattline.core.ledger.database import LedgerBusy
-from wattline.core.lightning.onchain import PayingFunds
-from wattline.core.lightning.signing import onchain_content, sign
 
 ANSWER_S = 10.0
 """How long the socket may take to answer a version; one takes some ten milliseconds."""
@@ -47,14 +45,6 @@ LATER = frozenset({"onchain_unavailable", "too_many_attempts"})
 """The socket did not look at what was asked for."""
 PASSING = OUT_OF_STEP | LATER | {"exposure_cap", "credit_cap", "policy", "session_closed", BELOW_MIN_INCREMENT}
 """What a later version may not be refused for. All other reasons hold for every version of this transaction."""
-
-
-class VersionStream(Protocol):
-    """The way to the socket; :class:`wattline.cable.link.connection.Connection`. False: the stream is cut just now."""
-
-    def onchain_request(self, signature: str) -> bool: ...
-
-    def aggregate_version(self, number: int, psbt: bytes, is_final: bool) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,29 +63,20 @@ class _Version:
         return (invitation.newest_number, invitation.newest_value_sat) == (self.number, self.value_sat)
 
 
-class AggregatePurse:
+class OnchainPayments:
     """Pays one session. All methods return at once; ``emit`` is called from the worker."""
 
     def __init__(
         self,
-        funds: PayingFunds,
-        memory: AggregateMemory,
-        node: PayingNode,
-        settings: OnchainSettings,
-        session_id: str,
-        socket_node_id: str,
-        stream: VersionStream,
+        maker: AggregateMaker,
+        connection: Connection,
         emit: Callable[[PaymentEvent | OnchainEvent], None],
-        now: Callable[[], float],
         timeout_s: float | None = None,
         executor: Executor | None = None,
     ) -> None:
-        self._socket_node_id = socket_node_id
-        self._maker = AggregateMaker(funds, memory, node, settings, session_id, socket_node_id, now)
-        self._memory = memory
-        self._node = node
-        self._session_id = session_id
-        self._stream = stream
+        self._maker = maker
+        self._memory = maker.memory
+        self._connection = connection
         self._emit = emit
         self._timeout_s = ANSWER_S if timeout_s is None else timeout_s
         self._worker = executor or ThreadPoolExecutor(1, thread_name_prefix="cable-onchain")
@@ -128,7 +109,7 @@ class AggregatePurse:
         """Choose and reserve inputs for a session within ``scope``, or take up what there is."""
         self._tasks.put("invited", lambda: self._invited(invitation, scope))
 
-    def on_answer(self, answer: VersionAccepted | VersionRefused) -> None:
+    def on_answer(self, answer: VersionAccepted | RefusedVersion) -> None:
         """The socket's answer to a version; one that nobody waits for is dropped."""
         version = self._underway
         if version is not None and answer.number == version.number:
@@ -194,18 +175,16 @@ class AggregatePurse:
 
     def _ask(self) -> None:
         try:
-            self._signature = self._signature or sign(
-                self._node, "onchain", onchain_content(self._socket_node_id, self._session_id)
-            )
+            self._signature = self._signature or self._maker.signature()
         except WattlineError as error:
             self._emit(OnchainFailed(error.code, error.message, isinstance(error, RetryError)))
             return
         # Into a stream that is cut it is not said; it is asked again when that is renewed.
-        self._stream.onchain_request(self._signature)
+        self._connection.onchain_request(self._signature)
 
     def _invited(self, invitation: OnchainInvitation, scope: Scope) -> None:
         try:
-            row = self._row or self._memory.of(self._session_id)
+            row = self._row or self._memory.of(self._maker.session_id)
             version = self._underway
             if row is not None and version is not None and not version.is_named_by(invitation):
                 self._unsettled = invitation, scope
@@ -260,9 +239,9 @@ class AggregatePurse:
         """Hand the version underway over, for the first time or again."""
         version = self._underway
         if version is not None:
-            self._stream.aggregate_version(version.number, version.psbt, False)
+            self._connection.aggregate_version(version.number, version.psbt, False)
 
-    def _answered(self, answer: VersionAccepted | VersionRefused) -> None:
+    def _answered(self, answer: VersionAccepted | RefusedVersion) -> None:
         row, version = self._row, self._underway
         if row is None or version is None or answer.number != version.number:
             return  # it was resolved meanwhile
@@ -278,12 +257,12 @@ class AggregatePurse:
             case VersionAccepted(value_sat=value_sat):
                 message = f"the socket credits {value_sat} sat for a version of {version.value_sat} sat"
                 self._failed(row, version, "onchain_mismatch", message, final=True)
-            case VersionRefused(code=code, message=message):
+            case RefusedVersion(code=code, message=message):
                 if code in OUT_OF_STEP:
                     self._ask()
                 self._failed(row, version, code, f"{code}: {message}", final=code not in PASSING)
         unsettled, self._unsettled = self._unsettled, None
-        if unsettled is not None and isinstance(answer, VersionRefused):
+        if unsettled is not None and isinstance(answer, RefusedVersion):
             self._invited(*unsettled)
         self._sign_wanted()
 
@@ -355,7 +334,7 @@ class AggregatePurse:
         except Exception as error:  # noqa: BLE001 - the newest version stands then
             self._emit(FinalFailed(f"{type(error).__name__}: {error}"))
             return
-        if self._stream.aggregate_version(self._final.number, self._final.psbt, True):
+        if self._connection.aggregate_version(self._final.number, self._final.psbt, True):
             self._emit(FinalSigned(value_sat))
         else:
             self._emit(FinalFailed("the stream is cut just now"))
@@ -388,7 +367,7 @@ class AggregatePurse:
     def _end(self, finish: Callable[[CableAggregate, int], CableAggregate]) -> CableAggregate | None:
         row = self._row
         if row is None:
-            row = self._memory.of(self._session_id)
+            row = self._memory.of(self._maker.session_id)
             if row is None:
                 return None
             held_sat = row.signed_sat  # of an earlier run, and the socket has not said what it holds of it

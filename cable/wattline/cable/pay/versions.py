@@ -7,32 +7,22 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import replace
-from typing import Protocol
 
-from wattline.cable.link.messages import OnchainInvitation
-from wattline.cable.memory import AggregateMemory
-from wattline.cable.policy.events import OnchainTerms
-from wattline.cable.policy.funding import Funding, Scope, check_fee, fund
-from wattline.cable.policy.onchain_limits import OnchainRefused
-from wattline.cable.settings import OnchainSettings
+from wattline.cable.policy.events import OnchainInvitation, OnchainTerms
+from wattline.cable.policy.onchain import Funding, OnchainLimits, OnchainRefused, Scope, check_fee, fund
 from wattline.core.aggregate import SMALLEST_OUTPUT_SAT, AggregateInput, OnchainRules
 from wattline.core.bitcoin.address import address_of, script_of
 from wattline.core.bitcoin.chain import TxOutput
 from wattline.core.bitcoin.psbt import unsigned_tx
 from wattline.core.errors import StopError, WattlineError
-from wattline.core.ledger.cable import CableAggregate, CableAggregateStatus
-from wattline.core.lightning.node import NodeInfo, NodeRefused, Signer
+from wattline.core.ledger.cable import CableAggregate, CableAggregateStatus, CableAggregateStore
+from wattline.core.lightning.node import CableNode, NodeRefused
 from wattline.core.lightning.onchain import RESERVE_BLOCKS, Base, PayingFunds
+from wattline.core.lightning.signing import onchain_content, sign
 
 RENEW_BLOCKS = RESERVE_BLOCKS // 2
 """The inputs are reserved anew after so many blocks."""
 RESERVE_TRIES = 5
-
-
-class PayingNode(Signer, Protocol):
-    """What is needed of the cable's node beside its funds."""
-
-    def check_version(self) -> NodeInfo: ...
 
 
 class AggregateMaker:
@@ -42,24 +32,28 @@ class AggregateMaker:
     def __init__(
         self,
         funds: PayingFunds,
-        memory: AggregateMemory,
-        node: PayingNode,
-        settings: OnchainSettings,
+        memory: CableAggregateStore,
+        node: CableNode,
+        limits: OnchainLimits,
         session_id: str,
         socket_node_id: str,
         now: Callable[[], float],
     ) -> None:
         self._funds = funds
-        self._memory = memory
+        self.memory = memory
         self._node = node
-        self._settings = settings
-        self._session_id = session_id
+        self._limits = limits
+        self.session_id = session_id
         self._socket_node_id = socket_node_id
         self._now = now
         self._network = ""
         self._renewed_at_height: int | None = None
         self.txids: dict[int, str] = {}
         """The txid of every version of this run, by its value in sat."""
+
+    def signature(self) -> str:
+        """With which the socket is asked for the session's address: the node's own."""
+        return sign(self._node, "onchain", onchain_content(self._socket_node_id, self.session_id))
 
     def prepared(self, invitation: OnchainInvitation, scope: Scope) -> CableAggregate:
         """A new aggregate for a session within ``scope``, its inputs reserved and all of it on record. Raises
@@ -73,9 +67,9 @@ class AggregateMaker:
         chosen, base = self._reserved(height, invitation.rules, scope)
         try:
             weighed = chosen.weighed(base.inputs_weight, invitation.script)
-            check_fee(weighed, self._settings)
+            check_fee(weighed, self._limits)
             row = CableAggregate(
-                session_id=self._session_id,
+                session_id=self.session_id,
                 node_id=self._socket_node_id,
                 address=invitation.address,
                 script=invitation.script,
@@ -88,7 +82,7 @@ class AggregateMaker:
                 created_at=int(self._now()),
                 kept_from_height=height,
             )
-            self._memory.save(row)
+            self.memory.save(row)
         except BaseException:
             self._funds.release(base)
             raise
@@ -101,7 +95,7 @@ class AggregateMaker:
         while True:
             tries -= 1
             outputs, feerate_per_kw = self._funds.outputs(), self._funds.feerate_per_kw()
-            chosen = fund(outputs, height, feerate_per_kw, rules, self._settings, scope)
+            chosen = fund(outputs, height, feerate_per_kw, rules, self._limits, scope)
             try:
                 return chosen, self._funds.reserve([item.outpoint for item in chosen.outputs])
             except NodeRefused:
@@ -135,7 +129,7 @@ class AggregateMaker:
                 due_sat=None,
                 closed_at=None,
             )
-            self._memory.save(row)
+            self.memory.save(row)
         return row
 
     def signed(self, row: CableAggregate, value_sat: int, most_sat: int) -> bytes:

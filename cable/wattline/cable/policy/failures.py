@@ -16,6 +16,8 @@ then on Lightning is tried for as long as the credit allows, so that passing tro
 
 To have that time, LEAD_MS of credit more than otherwise are kept while this may happen. It never goes back: the floor
 is paid then, and the transaction costs the same however little goes over Lightning.
+
+When a session that does not move is given up.
 """
 
 from __future__ import annotations
@@ -23,20 +25,34 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from wattline.cable.policy.budget import PPM
-from wattline.cable.policy.events import Failed
-from wattline.cable.policy.rhythm import Hold
+from wattline.cable.policy.events import (
+    Failed,
+    MethodName,
+)
+from wattline.cable.policy.rhythm import MAX_BOOST, Hold
+from wattline.core.increments import BELOW_MIN_INCREMENT
 
 FLOOR_LASTS_MS = 60_000
 """After this long a fee that was too high is asked for again."""
+
+
 FIRST_BACKOFF_MS = 200
+
+
 MAX_BACKOFF_MS = 5_000
+
+
 TOO_SMALL = "route_too_expensive"
+
+
 BELOW_MINIMUM = frozenset({"channel_minimum", "amount_below_minimum"})
 """Ours, and BOLT #4's of a node on the way."""
+
+
 TOO_LARGE = frozenset({"no_route", "temporary_channel_failure"})
 
 
-class Setbacks:
+class FailurePolicy:
     """Times are of one monotonic clock, amounts in msat."""
 
     def __init__(
@@ -116,10 +132,19 @@ class Setbacks:
 
 LEAD_MS = 3_000
 """So much more credit is kept at the present power."""
+
+
 SHORT_MS = 1_500
+
+
 FAILURES_WHEN_SHORT = 2
+
+
 FAILURES_AT_REST = 3
+
+
 NO_WAY = frozenset({Hold.NO_ROUTE, Hold.FEE, Hold.BELOW_MINIMUM})
+
 
 _OF_THE_WAY = frozenset(
     {
@@ -192,3 +217,74 @@ class Fallback:
     def is_awaited(self) -> bool:
         """Due, and not known to be impossible: no reason to give the session up."""
         return self.is_possible and self.is_due
+
+
+STARVED_MS = 2_000
+"""The session stands still for want of a payment that may not be made: after this long it is given up."""
+
+
+UNSTARTED_MS = 1_500
+"""Enough is paid, yet the socket does not begin: after this long it is offered more."""
+
+
+_STOP_OF_HOLD = {
+    Hold.PREPAID: ("prepaid_limit", "what the socket wants in advance exceeds max_prepaid_msat"),
+    Hold.SESSION: ("budget_spent", "max_session_msat is used up"),
+    Hold.DAY: ("budget_spent", "max_day_msat is used up"),
+    Hold.FEE: ("fee_too_high", "no allowed payment is large enough to keep its routing fee within max_fee_ratio"),
+    Hold.MINIMUM: (
+        "channel_minimum",
+        "a channel on the way carries nothing as small as max_increment_msat and max_prepaid_msat allow",
+    ),
+    Hold.NO_ROUTE: ("payment_failed", "no single route carries even the smallest payment"),
+    Hold.BELOW_MINIMUM: (BELOW_MIN_INCREMENT, "the socket takes no payment as small as payment.max_increment_msat"),
+    Hold.EXPOSURE: ("onchain_limit", "the socket's exposure cap or the value of the cable's inputs is used up"),
+}
+
+
+_ONCHAIN_STOP_OF_HOLD = _STOP_OF_HOLD | {
+    Hold.PREPAID: ("prepaid_limit", "what the socket wants in advance exceeds onchain.max_prepaid_sat or its own cap"),
+    Hold.BELOW_MINIMUM: (
+        BELOW_MIN_INCREMENT,
+        "the socket takes no version that pays only onchain.max_increment_sat more",
+    ),
+}
+
+
+def gives_up(hold: Hold) -> bool:
+    """Whether a session that stands still for this ends."""
+    return hold in _STOP_OF_HOLD
+
+
+def stop_of(hold: Hold, method: MethodName) -> tuple[str, str]:
+    """The stop reason, and a message, of a session given up for that."""
+    return (_STOP_OF_HOLD if method == "keysend" else _ONCHAIN_STOP_OF_HOLD)[hold]
+
+
+class Standstill:
+    """Of a session that does not move although nothing is under way: it is helped on, or given up."""
+
+    def __init__(self) -> None:
+        self.boost = 0
+        """How often the socket did not begin though enough was paid."""
+        self._starved_since_ms: int | None = None
+        self._unstarted_since_ms: int | None = None
+
+    def ends(self) -> None:
+        """It moves."""
+        self._starved_since_ms = self._unstarted_since_ms = None
+
+    def is_starved(self, hold: Hold, now_ms: int) -> bool:
+        """It still stands, and for ``hold`` nothing is paid. True when it is to be given up."""
+        if gives_up(hold):
+            if self._starved_since_ms is None:
+                self._starved_since_ms = now_ms
+            return now_ms - self._starved_since_ms >= STARVED_MS
+        self._starved_since_ms = None
+        if hold is Hold.ENOUGH:
+            if self._unstarted_since_ms is None:
+                self._unstarted_since_ms = now_ms
+            elif now_ms - self._unstarted_since_ms >= UNSTARTED_MS and self.boost < MAX_BOOST:
+                self.boost += 1
+                self._unstarted_since_ms = None
+        return False

@@ -11,11 +11,15 @@ the old one is never heard. So nothing that is heard is older, and the cable's o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from wattline.cable.policy.budget import PPM
-from wattline.core.tariff import Tariff, cost_msat
+from wattline.cable.policy.events import Claim, Receipt
+from wattline.core.aggregate import MSAT_PER_SAT, final_value_sat
+from wattline.core.tariff import Tariff, cost_msat, left_ms, worth_msat
 
 UWH_PER_KWH = 10**9
 TIME_SLACK_MS = 2_000
@@ -68,18 +72,6 @@ class Tolerance:
         price_msat = tariff.energy_msat_per_kwh
         borne_uwh = cap_msat // 2 * UWH_PER_KWH // price_msat if price_msat else self.absolute_uwh
         return energy_uwh + self.drift_uwh(energy_uwh) + max(0, self.absolute_uwh - borne_uwh)
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What a statement or a receipt says, cumulative since the open."""
-
-    energy_uwh: int
-    delivered_ms: int
-    credited_msat: int
-    charged_msat: int
-    refunded_msat: int
-    balance_msat: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,3 +200,188 @@ def unheard_ms(cable_lost_s: int) -> int:
 
 
 LONGEST_CLAIM_AGE_MS = MOST_SILENT_MS + MAKING_MS
+
+
+WAY_BACK_MSAT = 3_000
+"""What was not used may stay with the socket where its way back would eat it up, or be spent on that way. So much is
+believed in any case (the common base fee of 1 sat at three channels), else as much as WAY_BACK_TIMES the way there."""
+
+
+WAY_BACK_TIMES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class OnchainKnown:
+    """What the cable knows of a session's aggregate."""
+
+    floor_sat: int
+    accepted_msat: int
+    """The value of the newest version that the socket has credited."""
+    signed_msat: int
+    """The largest value of any version that was handed over."""
+    txids: Mapping[int, str]
+    """Those of the versions that this run has made, by value_sat."""
+    is_final_taken: bool = False
+    """The socket has said that it has the final version."""
+
+
+def objections(
+    receipt: Receipt,
+    known: Known,
+    tariff: Tariff,
+    tolerance: Tolerance,
+    settled_msat: int,
+    min_refund_msat: int,
+    way_msat: int,
+    onchain: OnchainKnown | None = None,
+) -> list[str]:
+    """What in a receipt contradicts the cable's own account, a line each; nothing when it is true.
+
+    ``settled_msat`` is what the cable knows to have arrived; here there is no grace, the account is final. Below
+    ``min_refund_msat`` the socket keeps what was not used; ``way_msat`` is what the way of a payment to the socket has
+    cost. ``onchain`` is None when nothing was handed over on-chain.
+
+    One that was made from a restored ledger may lack what happened since the copy: energy, and versions that were
+    accepted. It may not say more than any other.
+    """
+    lines = []
+    if receipt.from_restored_ledger:
+        lacks_msat = max(0, onchain.accepted_msat - receipt.onchain_credited_msat) if onchain is not None else 0
+        settled_msat -= lacks_msat
+        known = replace(
+            known,
+            least_energy_uwh=min(known.least_energy_uwh, receipt.energy_uwh),
+            surely_credited_msat=max(0, known.surely_credited_msat - lacks_msat),
+        )
+    if receipt.tariff != tariff:
+        lines.append(f"the receipt is by tariff {receipt.tariff.tariff_id}, the session by {tariff.tariff_id}")
+    mismatch = compare(receipt.claim, known, tariff, tolerance)
+    if mismatch is not None:
+        lines.append(mismatch.message)
+    if receipt.credited_msat < settled_msat:
+        lines.append(f"the receipt credits {receipt.credited_msat} msat; {settled_msat} msat were paid")
+    unused = receipt.credited_msat - receipt.charged_msat
+    if receipt.refunded_msat + receipt.refund_fee_msat > max(0, unused):
+        lines.append(
+            f"the receipt refunds {receipt.refunded_msat} msat and {receipt.refund_fee_msat} msat of fee "
+            f"out of {unused} msat of unused credit"
+        )
+    missing_msat = unused - receipt.refunded_msat
+    if receipt.refund_status not in ("sent", "owed", "kept") and missing_msat > 0:
+        lines.append(f"the receipt leaves {missing_msat} msat of unused credit without a word")
+    believed_msat = max(WAY_BACK_MSAT, WAY_BACK_TIMES * way_msat)
+    if receipt.refund_status == "kept":
+        believed_msat = max(believed_msat, min_refund_msat)
+    if receipt.refund_status in ("sent", "kept") and missing_msat >= believed_msat:
+        lines.append(
+            f"by the receipt {missing_msat} msat of {unused} msat of unused credit do not come back; it has to be less "
+            f"than {believed_msat} msat"
+        )
+    return lines + _onchain_objections(receipt, onchain)
+
+
+def _onchain_objections(receipt: Receipt, known: OnchainKnown | None) -> list[str]:
+    credited_msat, value_sat = receipt.onchain_credited_msat, receipt.onchain_value_sat
+    if known is None:
+        if credited_msat or value_sat or receipt.returned_msat:
+            return ["the receipt tells of an on-chain payment; none was made"]
+        return []
+    lines = []
+    least_msat = 0 if receipt.from_restored_ledger else known.accepted_msat
+    if not least_msat <= credited_msat <= known.signed_msat:
+        lines.append(
+            f"the receipt credits {credited_msat} msat on-chain; {known.accepted_msat} msat were accepted and "
+            f"{known.signed_msat} msat signed"
+        )
+    owed_sat = final_value_sat(receipt.charged_msat, receipt.credited_msat - credited_msat, known.floor_sat)
+    # Without a final version the newest is taken, and what that is too much goes back or is too little to.
+    is_newest = value_sat * MSAT_PER_SAT == credited_msat and receipt.refund_status in ("owed", "sent", "kept")
+    # What a restored ledger finds on the chain may be the final version, for a charge that it has lost.
+    is_found = receipt.from_restored_ledger and value_sat in known.txids
+    if value_sat > owed_sat and not is_found and (known.is_final_taken or not is_newest):
+        lines.append(f"the receipt takes {value_sat} sat on-chain; {owed_sat} sat are owed")
+    if receipt.returned_msat != credited_msat - value_sat * MSAT_PER_SAT:
+        lines.append(
+            f"the receipt gives {receipt.returned_msat} msat back; of {credited_msat} msat handed over on-chain it "
+            f"takes {value_sat} sat"
+        )
+    txid = known.txids.get(value_sat, receipt.onchain_txid) if value_sat else ""
+    if receipt.onchain_txid != txid or (value_sat and not txid):
+        lines.append(
+            f"the receipt names transaction {receipt.onchain_txid or '-'}; the version signed is {txid or '-'}"
+        )
+    return lines
+
+
+OVERDRAFT_MS = 5_000
+"""By so much, at the rated power, an honest socket may overdraw: a meter interval, or the lease of a remote relay."""
+
+
+def longest_paid_ms(tariff: Tariff, tolerance: Tolerance, rated_power_mw: int, paid_msat: int, own_uwh: int) -> int:
+    """Longer an honest socket cannot have delivered for ``paid_msat``, when the own meter has counted ``own_uwh``."""
+    least_uwh = max(0, own_uwh - tolerance.allowed_uwh(own_uwh))
+    return left_ms(tariff, paid_msat + worth_msat(tariff, rated_power_mw, OVERDRAFT_MS), least_uwh, 0, 0)
+
+
+MEMORY_MS = LONGEST_CLAIM_AGE_MS + 10_000
+"""Every claim can be compared with the moment that it stands for, and those wait until a reading is as new."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyPoint:
+    at_ms: int
+    """Of a monotonic clock."""
+    energy_uwh: int
+    """Since the open of the session, never negative."""
+
+
+class EnergyTrack:
+    """Own readings turned into energy since the open.
+
+    The chip counts on its own from wherever it stands. ``base_uwh`` is its count at the open; ``extra_uwh`` is energy
+    that belongs to the session but is no longer in the chip (it lost its supply while the cable was down).
+    """
+
+    def __init__(self, base_uwh: int, extra_uwh: int = 0) -> None:
+        self._base_uwh = base_uwh
+        self._extra_uwh = extra_uwh
+        self._points: deque[EnergyPoint] = deque()
+
+    @property
+    def energy_uwh(self) -> int:
+        """At the newest reading; 0 before the first."""
+        return self._points[-1].energy_uwh if self._points else 0
+
+    @property
+    def newest_ms(self) -> int | None:
+        """When the newest reading was taken."""
+        return self._points[-1].at_ms if self._points else None
+
+    def add(self, at_ms: int, chip_energy_uwh: int) -> EnergyPoint:
+        """Take a reading. Energy that flows back below the count at the open counts as none."""
+        point = EnergyPoint(at_ms, max(0, chip_energy_uwh - self._base_uwh + self._extra_uwh))
+        self._points.append(point)
+        while len(self._points) > 2 and self._points[1].at_ms < at_ms - MEMORY_MS:
+            self._points.popleft()
+        return point
+
+    def covers(self, at_ms: int) -> bool:
+        """Whether a reading as new as ``at_ms`` is there."""
+        newest = self.newest_ms
+        return newest is not None and newest >= at_ms
+
+    def at(self, at_ms: int) -> int:
+        """Energy at a point in time, interpolated between readings; the nearest one's outside of what is remembered."""
+        if not self._points:
+            return 0
+        later = self._points[-1]
+        if at_ms >= later.at_ms:
+            return later.energy_uwh
+        for point in reversed(self._points):
+            if point.at_ms <= at_ms:
+                span = later.at_ms - point.at_ms
+                if span == 0:
+                    return point.energy_uwh
+                return point.energy_uwh + (later.energy_uwh - point.energy_uwh) * (at_ms - point.at_ms) // span
+            later = point
+        return later.energy_uwh

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from wattline.cable.policy.budget import Bound, Room
+from wattline.core.increments import ToldIncrements
 from wattline.core.tariff import Tariff, worth_msat
 
 SAFETY_PERCENT = 150
@@ -171,6 +172,31 @@ def next_payment(
 def _floor_pushes_over_cap(pace: Pace, floor_msat: int, room: Room) -> bool:
     """A payment would fit into the cap, were it not that payments so small are forbidden by fees or by a channel."""
     return room.bound is Bound.PREPAID and pace.min_increment_msat <= room.amount_msat < floor_msat
+
+
+HELD_TO_S = 30.0
+"""What the socket asked for so lately it takes: half of the time for which it does, for the way there."""
+
+
+class AskedIncrement:
+    """The smallest payment that the socket asks for."""
+
+    def __init__(self) -> None:
+        self._told = ToldIncrements()
+        self.is_enforced = False
+        """A payment was failed for being smaller."""
+
+    def tell(self, min_increment_msat: int, at_ms: int) -> None:
+        self._told.tell(min_increment_msat, at_ms / 1000)
+
+    def tell_anew(self, min_increment_msat: int, at_ms: int) -> None:
+        """What was asked for before counts no more, whatever this side's clock says."""
+        self._told = ToldIncrements()
+        self.tell(min_increment_msat, at_ms)
+
+    def least_msat(self, now_ms: int) -> int:
+        """The smallest payment that the socket takes now."""
+        return self._told.least_msat(now_ms / 1000, HELD_TO_S)
 
 
 class Latency:

@@ -200,3 +200,13 @@ class Journal(Protocol):
 
     def wait_paid(self, pay_index: int, timeout_s: float) -> int | None:
         """Wait until an invoice with a higher ``pay_index`` is paid; its index, or None when the time ran out."""
+
+
+class CableNode(Wallet, Signer, Journal, Protocol):
+    """All that a cable asks of its own node."""
+
+    def check_version(self) -> NodeInfo:
+        """Raises StopError ``node_too_old``, NodeUnavailable, NodeRefused."""
+
+    def takes_keysend(self) -> bool:
+        """Whether its keysend plugin runs, so that refunds can arrive."""

@@ -11,7 +11,7 @@ from wattline.device.meters.reading import Meter, MeterError, Reading, next_look
 INTERVAL_MS = 100
 
 
-class Sampler:
+class MeterThread:
     """Hands every reading to ``emit``; after the first error it hands that on and ends. Owns and closes the meter."""
 
     def __init__(

@@ -4,6 +4,13 @@ The socket holds every version that was handed over, and an honest one has the a
 prevent another choice, but it sees it: then the loss is told, and that socket is refused from then on. An honest socket
 may also have been unable to take the final version; what it had mined too much it then owes, over Lightning. So where
 it never said that it takes less, it is remembered for what it owes, and refused when that happens again.
+
+What the end of an aggregate is judged by: the cable's own bill, and the socket's signed receipt. Pure.
+
+All of it is in the ledger while the session lives, so whoever finds its end judges by the same, also when the run that
+should have seen it was killed. docs/onchain.md has the rule in words.
+
+Whether the final version that a socket asks for pays what is owed, and no more. Pure.
 """
 
 from __future__ import annotations
@@ -12,14 +19,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from wattline.cable.link.offer import OfferError
-from wattline.cable.link.receipt import RefundSearch
-from wattline.cable.memory import AggregateMemory
-from wattline.cable.policy.evidence import Evidence
-from wattline.cable.summary import Listener
-from wattline.core.aggregate import MSAT_PER_SAT
+from wattline.cable.pay.keysend import RefundSearch
+from wattline.cable.policy.events import Receipt
+from wattline.cable.policy.offer import OfferError
+from wattline.core.aggregate import MSAT_PER_SAT, final_value_sat
 from wattline.core.errors import WattlineError
-from wattline.core.ledger.cable import CableAggregate, CableAggregateStatus
+from wattline.core.ledger.cable import CableAggregate, CableAggregateStatus, CableAggregateStore
 from wattline.core.lightning.node import Journal
 from wattline.core.lightning.onchain import Base, PayingFunds, WalletTx
 
@@ -76,7 +81,7 @@ def least_refund_msat(row: CableAggregate) -> int:
     return max(1, owed_msat - owed_msat * REFUND_FEE_PERCENT // 100 - REFUND_FEE_MSAT)
 
 
-def check_honest(memory: AggregateMemory, node_id: str) -> None:
+def check_honest(memory: CableAggregateStore, node_id: str) -> None:
     """Raises OfferError ``socket_cheated`` when this socket had more mined than agreed before, ``socket_owes`` when it
     owes something for more than one session."""
     row = memory.cheating_socket(node_id)
@@ -96,7 +101,7 @@ def check_honest(memory: AggregateMemory, node_id: str) -> None:
         )
 
 
-def warning_of(memory: AggregateMemory, node_id: str) -> str | None:
+def warning_of(memory: CableAggregateStore, node_id: str) -> str | None:
     """What to know before a session is opened at a socket that is not refused; None when there is nothing. Raises the
     ledger's errors."""
     owing = memory.unanswered(node_id)
@@ -112,7 +117,7 @@ def _owed(rows: Sequence[CableAggregate]) -> str:
     return ", ".join(f"{row.owed_sat} sat for session {row.session_id}" for row in rows)
 
 
-def forgive(memory: AggregateMemory, node_id: str) -> int:
+def forgive(memory: CableAggregateStore, node_id: str) -> int:
     """Let a socket sell again that cheated or owes something; how many of its sessions that concerns."""
     count = 0
     while (row := memory.cheating_socket(node_id)) is not None:
@@ -130,9 +135,10 @@ class Aftermath:
     bring another version, which this does not see. What a socket owes is looked for in the own node's invoices."""
 
     funds: PayingFunds
-    memory: AggregateMemory
+    memory: CableAggregateStore
     journal: Journal
-    listener: Listener
+    tell: Callable[[str], None]
+    """Lines for people."""
     now: Callable[[], float]
     evidence: Callable[[str], Evidence]
     """All that the ledger holds of a session; raises its errors."""
@@ -155,7 +161,7 @@ class Aftermath:
             rows = [row for row in self.memory.unfinished() if row.session_id != but_not]
             rows += self.memory.unanswered()
         except WattlineError as error:
-            self.listener.event(f"the on-chain payments of earlier sessions cannot be read: {error.message}")
+            self.tell(f"the on-chain payments of earlier sessions cannot be read: {error.message}")
             return
         for row in rows:
             self.look(row, keep=True)
@@ -219,11 +225,11 @@ class Aftermath:
             if not RefundSearch(self.journal, row.session_id, least_refund_msat(row)).found():
                 return row
         except WattlineError as error:
-            self.listener.event(f"the own node's invoices cannot be read: {error.message}")
+            self.tell(f"the own node's invoices cannot be read: {error.message}")
             return row
         row = replace(row, status=CableAggregateStatus.SETTLED)
         self.memory.save(row)
-        self.listener.event(f"what the socket owed for session {row.session_id} has come back")
+        self.tell(f"what the socket owed for session {row.session_id} has come back")
         return row
 
     def _spender(self, row: CableAggregate) -> WalletTx | None:
@@ -234,22 +240,67 @@ class Aftermath:
         return None
 
     def _tell_unknown(self, session_id: str, error: WattlineError) -> None:
-        self.listener.event(f"what became of session {session_id} on-chain is not known: {error.message}")
+        self.tell(f"what became of session {session_id} on-chain is not known: {error.message}")
 
     def _tell(self, row: CableAggregate) -> None:
         agreed = agreed_sat(row)
         if row.status is CableAggregateStatus.CHEATED:
-            self.listener.event(
+            self.tell(
                 f"warning: the socket {row.node_id} had {row.mined_sat} sat mined where {agreed} sat were agreed "
                 f"({row.mined_txid}): {row.mined_sat - agreed} sat are lost, and it is refused from now on"
             )
         elif row.status is CableAggregateStatus.UNANSWERED:
-            self.listener.event(
+            self.tell(
                 f"warning: the socket {row.node_id} had {row.mined_sat} sat mined where {row.due_sat} sat are due "
                 f"({row.mined_txid}): it owes {row.owed_sat} sat for session {row.session_id}, and is remembered until "
                 "they come back over Lightning"
             )
         elif row.status is CableAggregateStatus.SETTLED:
-            self.listener.event(
-                f"session {row.session_id} is settled on-chain: {row.mined_sat} sat in {row.mined_txid}"
-            )
+            self.tell(f"session {row.session_id} is settled on-chain: {row.mined_sat} sat in {row.mined_txid}")
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What a session can have come to by the cable's own account."""
+
+    most_charge_msat: int
+    """The highest charge that an honest meter can have come to."""
+    keysend_msat: int
+    """Surely arrived over Lightning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """See the module."""
+
+    bill: Bill | None = None
+    """None: nothing is known of the session but its aggregate."""
+    receipt: Receipt | None = None
+    """Its signature was checked."""
+    min_refund_msat: int = 0
+    """Unused credit below this the socket keeps, by its offer."""
+
+    def due_sat(self, row: CableAggregate) -> int:
+        """The most that is due: the smaller of the cable's own account (the final version where one was signed, else
+        the bill, at least the floor) and of what the receipt itself says is charged and taken."""
+        due_sat, keysend_msat = row.signed_sat, 0
+        if self.bill is not None:
+            keysend_msat = self.bill.keysend_msat
+            due_sat = min(due_sat, final_value_sat(self.bill.most_charge_msat, keysend_msat, row.floor_sat))
+        if row.final_sat is not None:
+            due_sat = row.final_sat
+        told = self.receipt
+        if told is None:
+            return due_sat
+        keysend_msat = max(keysend_msat, told.credited_msat - told.onchain_credited_msat)
+        due_sat = min(due_sat, final_value_sat(told.charged_msat, keysend_msat, row.floor_sat))
+        return min(due_sat + self._kept_sat, told.onchain_value_sat, row.signed_sat)
+
+    @property
+    def _kept_sat(self) -> int:
+        """What a socket may keep, and says that it does."""
+        told = self.receipt
+        if told is None or told.refund_status != "kept":
+            return 0
+        kept_msat = told.credited_msat - told.charged_msat - told.refunded_msat
+        return kept_msat // MSAT_PER_SAT if 0 < kept_msat < self.min_refund_msat else 0

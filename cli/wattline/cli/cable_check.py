@@ -6,36 +6,34 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Protocol
 
-from wattline.cable.link.offer import (
-    Offer,
-    OfferedOutlet,
-    OpenedSocket,
-    check_keeps,
-    check_method,
-    check_prices,
-    choose_outlet,
-    clocks_apart,
-    open_socket,
-)
-from wattline.cable.link.opening import (
-    CableNode,
+from wattline.cable.link.transport import OpenedSocket, open_socket
+from wattline.cable.opening import (
     MeterOpener,
     check_onchain,
     choose_method,
     largest_payment_msat,
     smallest_payment_msat,
 )
-from wattline.cable.memory import AggregateMemory
 from wattline.cable.pay.keysend import NO_WAY_BACK, can_come_back, owed
-from wattline.cable.pay.onchain_end import check_honest, warning_of
-from wattline.cable.policy.feasible import check_keysend
+from wattline.cable.pay.settlement import check_honest, warning_of
+from wattline.cable.policy.offer import (
+    Offer,
+    OfferedOutlet,
+    check_keeps,
+    check_keysend,
+    check_method,
+    check_prices,
+    choose_outlet,
+    clocks_apart,
+)
+from wattline.cable.policy.onchain import Scope
 from wattline.cable.policy.rhythm import Conditions, Latency, Load, target_msat
 from wattline.cable.settings import CableSettings
 from wattline.core.aggregate import MSAT_PER_SAT
 from wattline.core.errors import WattlineError
-from wattline.core.lightning.node import NodeInfo, Wallet
+from wattline.core.ledger.cable import CableAggregateStore
+from wattline.core.lightning.node import CableNode, NodeInfo
 from wattline.core.lightning.onchain import PayingFunds
 from wattline.core.lightning.routes import WaysOut, ways_out
 from wattline.core.quantities import power, sat
@@ -44,13 +42,13 @@ from wattline.core.tariff import worth_msat
 MS_PER_HOUR = 3_600_000
 
 
-class Verdict(StrEnum):
+class Severity(StrEnum):
     OK = "ok"
     WARNING = "warning"
     PROBLEM = "problem"
 
 
-_SEVERITY = (Verdict.OK, Verdict.WARNING, Verdict.PROBLEM)
+_SEVERITY = (Severity.OK, Severity.WARNING, Severity.PROBLEM)
 NOTHING_PAID = "nothing can be paid"
 
 
@@ -58,34 +56,29 @@ NOTHING_PAID = "nothing can be paid"
 class Finding:
     """One line of the check."""
 
-    verdict: Verdict
+    severity: Severity
     subject: str
     text: str
 
     def __str__(self) -> str:
-        return f"{self.verdict:<8} {self.subject:<8} {self.text}"
-
-
-class CheckedNode(CableNode, Wallet, Protocol):
-    """What the check needs of the node."""
-
-    def takes_keysend(self) -> bool:
-        """Whether its keysend plugin runs, so that refunds can arrive."""
+        return f"{self.severity:<8} {self.subject:<8} {self.text}"
 
 
 def check(
     settings: CableSettings,
-    node: CheckedNode,
+    node: CableNode,
     open_meter: MeterOpener,
-    funds: PayingFunds | None = None,
-    memory: AggregateMemory | None = None,
+    funds: PayingFunds,
+    memory: CableAggregateStore | None = None,
 ) -> Iterator[Finding]:
     """Findings, one after the other as they are known. ``funds`` is the on-chain wallet, looked at where the method is
     not keysend alone; ``memory`` what is on record of earlier sessions. Raises nothing: what fails is a problem."""
     info: NodeInfo | None = None
     try:
         info = node.check_version()
-        yield Finding(Verdict.OK, "node", f"{info.node_id} on {info.network}, {info.version}, block {info.blockheight}")
+        yield Finding(
+            Severity.OK, "node", f"{info.node_id} on {info.network}, {info.version}, block {info.blockheight}"
+        )
     except WattlineError as error:
         yield _problem("node", error)
     opened: OpenedSocket | None = None
@@ -101,10 +94,10 @@ def check(
         yield from _history(memory, opened.offer.node_id)
         apart = clocks_apart(opened.offer, time.time())
         if apart is not None:
-            yield Finding(Verdict.WARNING, "clock", f"{apart}; nothing is measured by either, but records are dated")
+            yield Finding(Severity.WARNING, "clock", f"{apart}; nothing is measured by either, but records are dated")
         try:
             outlet = choose_outlet(opened.offer, settings.socket.outlet_id)
-            yield Finding(Verdict.OK, "outlet", f"{outlet.outlet_id}, rated {power(outlet.max_power_mw)}, available")
+            yield Finding(Severity.OK, "outlet", f"{outlet.outlet_id}, rated {power(outlet.max_power_mw)}, available")
         except WattlineError as error:
             yield _problem("outlet", error)
         if outlet is not None:
@@ -116,12 +109,14 @@ def check(
 def _socket(settings: CableSettings, offer: Offer) -> Iterator[Finding]:
     if settings.socket.parsed.node_id is None:
         yield Finding(
-            Verdict.WARNING,
+            Severity.WARNING,
             "socket",
             f"any_node is on: node {offer.node_id} is trusted only because it answered at {settings.socket.address}",
         )
     else:
-        yield Finding(Verdict.OK, "socket", f"{offer.node_id} answers at {settings.socket.parsed.target}, offer signed")
+        yield Finding(
+            Severity.OK, "socket", f"{offer.node_id} answers at {settings.socket.parsed.target}, offer signed"
+        )
     try:
         check_method(offer, settings.payment.method)
     except WattlineError as error:
@@ -132,25 +127,25 @@ def _socket(settings: CableSettings, offer: Offer) -> Iterator[Finding]:
         f"{sat(tariff.session_fee_msat)} per session"
     )
     try:
-        check_prices(tariff, settings.limits)
-        yield Finding(Verdict.OK, "price", words)
+        check_prices(tariff, settings.limits.prices)
+        yield Finding(Severity.OK, "price", words)
     except WattlineError as error:
         yield _problem("price", error)
 
 
-def _history(memory: AggregateMemory | None, node_id: str) -> Iterator[Finding]:
+def _history(memory: CableAggregateStore | None, node_id: str) -> Iterator[Finding]:
     """Whether the socket took more on-chain than was due before."""
     try:
         if memory is not None:
             check_honest(memory, node_id)
             owing = warning_of(memory, node_id)
             if owing is not None:
-                yield Finding(Verdict.WARNING, "history", owing)
+                yield Finding(Severity.WARNING, "history", owing)
     except WattlineError as error:
         yield _problem("history", error)
 
 
-def _begins_onchain(settings: CableSettings, node: CheckedNode, offer: Offer) -> bool:
+def _begins_onchain(settings: CableSettings, node: CableNode, offer: Offer) -> bool:
     """Whether a session would be paid on-chain from its beginning. Raises nothing: a node that fails is a problem of
     its own."""
     try:
@@ -161,7 +156,7 @@ def _begins_onchain(settings: CableSettings, node: CheckedNode, offer: Offer) ->
 
 def _costs(settings: CableSettings, offer: Offer, outlet: OfferedOutlet, begins_onchain: bool) -> Iterator[Finding]:
     hour_msat = worth_msat(offer.tariff, outlet.max_power_mw, MS_PER_HOUR) + offer.tariff.session_fee_msat
-    yield Finding(Verdict.OK, "cost", f"an hour at rated power costs {sat(hour_msat)}")
+    yield Finding(Severity.OK, "cost", f"an hour at rated power costs {sat(hour_msat)}")
     load = Load(offer.tariff, outlet.max_power_mw, outlet.max_power_mw, offer.tariff.session_fee_msat)
     wanted_msat = target_msat(load, Conditions(Latency.FIRST_MS, offer.statement_interval_ms))
     cap_msat, key = settings.limits.max_prepaid_msat, "max_prepaid_msat"
@@ -170,7 +165,7 @@ def _costs(settings: CableSettings, offer: Offer, outlet: OfferedOutlet, begins_
         key = "onchain.max_prepaid_sat beside the floor"
     if cap_msat < wanted_msat:
         yield Finding(
-            Verdict.WARNING,
+            Severity.WARNING,
             "prepaid",
             f"at rated power up to {sat(wanted_msat)} would be kept paid in advance; {key} allows "
             f"{sat(cap_msat)}: the power may pause",
@@ -178,10 +173,10 @@ def _costs(settings: CableSettings, offer: Offer, outlet: OfferedOutlet, begins_
     if begins_onchain:
         return
     if offer.credit_cap_msat and offer.credit_cap_msat < cap_msat:
-        yield Finding(Verdict.OK, "prepaid", f"the socket takes at most {sat(offer.credit_cap_msat)} in advance")
+        yield Finding(Severity.OK, "prepaid", f"the socket takes at most {sat(offer.credit_cap_msat)} in advance")
     if offer.min_increment_msat > settings.payment.max_increment_msat:
         yield Finding(
-            Verdict.WARNING,
+            Severity.WARNING,
             "payment",
             f"the socket wishes for payments of {sat(offer.min_increment_msat)}; max_increment_msat is "
             f"{sat(settings.payment.max_increment_msat)}",
@@ -190,11 +185,11 @@ def _costs(settings: CableSettings, offer: Offer, outlet: OfferedOutlet, begins_
 
 def _payment(
     settings: CableSettings,
-    node: CheckedNode,
+    node: CableNode,
     offer: Offer,
     outlet: OfferedOutlet | None,
     info: NodeInfo | None,
-    funds: PayingFunds | None,
+    funds: PayingFunds,
 ) -> Iterator[Finding]:
     """By the configured method; with ``auto`` one way of paying is enough."""
     method = settings.payment.method
@@ -202,12 +197,12 @@ def _payment(
         yield from _ways(settings, node, offer, outlet, NOTHING_PAID)
         return
     onchain = _onchain(settings, offer, outlet, info, funds)
-    otherwise = "nothing over Lightning; it begins on-chain" if onchain.verdict is Verdict.OK else NOTHING_PAID
+    otherwise = "nothing over Lightning; it begins on-chain" if onchain.severity is Severity.OK else NOTHING_PAID
     ways = [] if method == "onchain" else list(_ways(settings, node, offer, outlet, otherwise))
-    if method == "auto" and onchain.verdict is Verdict.OK:
-        ways = [replace(way, verdict=min(way.verdict, Verdict.WARNING, key=_SEVERITY.index)) for way in ways]
-    elif method == "auto" and all(way.verdict is not Verdict.PROBLEM for way in ways):
-        onchain = replace(onchain, verdict=Verdict.WARNING)
+    if method == "auto" and onchain.severity is Severity.OK:
+        ways = [replace(way, severity=min(way.severity, Severity.WARNING, key=_SEVERITY.index)) for way in ways]
+    elif method == "auto" and all(way.severity is not Severity.PROBLEM for way in ways):
+        onchain = replace(onchain, severity=Severity.WARNING)
     yield from ways
     yield onchain
 
@@ -217,16 +212,18 @@ def _onchain(
     offer: Offer,
     outlet: OfferedOutlet | None,
     info: NodeInfo | None,
-    funds: PayingFunds | None,
+    funds: PayingFunds,
 ) -> Finding:
     try:
         rated_power_mw = outlet.max_power_mw if outlet is not None else 0
-        chosen = check_onchain(settings, funds, offer, rated_power_mw, info.blockheight if info else 0, 0, None)
+        limits = settings.limits
+        scope = Scope.within(offer.tariff, rated_power_mw, limits.max_session_msat, limits.max_day_msat, None)
+        chosen = check_onchain(settings.onchain.limits, funds, offer, info.blockheight if info else 0, scope)
     except WattlineError as error:
         return _problem("on-chain", error)
     count = len(chosen.outputs)
     return Finding(
-        Verdict.OK,
+        Severity.OK,
         "on-chain",
         f"{count} confirmed output{'' if count == 1 else 's'} of {chosen.funds_sat} sat; a session costs a miner fee "
         f"of about {chosen.fee_sat} sat and may come to {chosen.most_sat} sat",
@@ -234,7 +231,7 @@ def _onchain(
 
 
 def _ways(
-    settings: CableSettings, node: CheckedNode, offer: Offer, outlet: OfferedOutlet | None, without_channel: str
+    settings: CableSettings, node: CableNode, offer: Offer, outlet: OfferedOutlet | None, without_channel: str
 ) -> Iterator[Finding]:
     """Over Lightning; ``without_channel``: what it means when there is none."""
     payment, caps = settings.payment, settings.limits.caps
@@ -246,23 +243,23 @@ def _ways(
         return
     if not ways.channels:
         yield Finding(
-            Verdict.PROBLEM,
+            Severity.PROBLEM,
             "channel",
             f"no_channel: the node has no usable channel (open, peer connected): {without_channel}",
         )
         return
     try:
         if outlet is not None:
-            check_keysend(settings, offer, outlet.max_power_mw)
+            check_keysend(settings.limits.caps, settings.payment.pace, offer, outlet.max_power_mw)
     except WattlineError as error:
         yield _problem("prepaid", error)
     kind = "a channel straight to the socket" if ways.direct else "no channel straight to the socket"
     reach = f"{kind}; one payment can carry up to {sat(ways.spendable_msat)}"
     if ways.spendable_msat >= amount_msat:
-        yield Finding(Verdict.OK, "channel", reach)
+        yield Finding(Severity.OK, "channel", reach)
     else:
         yield Finding(
-            Verdict.PROBLEM, "channel", f"channel_too_small: {reach}, but the smallest payment is {sat(amount_msat)}"
+            Severity.PROBLEM, "channel", f"channel_too_small: {reach}, but the smallest payment is {sat(amount_msat)}"
         )
     if ways.least_msat > amount_msat:
         yield _minimum(settings, ways)
@@ -270,23 +267,23 @@ def _ways(
         ways = ways_out(node, offer.node_id, amount_msat)
     yield _fee(ways, amount_msat, caps.maxfee_msat(amount_msat), payment.max_increment_msat, caps.max_fee_ppm)
     try:
-        check_keeps(offer, settings.limits)
+        check_keeps(offer, settings.limits.prices)
     except WattlineError as error:
         yield _problem("refund", error)
         return
     if not node.takes_keysend():
         yield Finding(
-            Verdict.PROBLEM,
+            Severity.PROBLEM,
             "refund",
             "keysend_off: the own node's keysend plugin does not run, so no refund can arrive: "
             "start lightningd without disable-plugin=keysend",
         )
     elif not can_come_back(ways.receivable_msat, offer):
-        yield Finding(Verdict.PROBLEM, "refund", f"{NO_WAY_BACK}: {owed(settings.limits.max_prepaid_msat)}")
+        yield Finding(Severity.PROBLEM, "refund", f"{NO_WAY_BACK}: {owed(settings.limits.max_prepaid_msat)}")
     else:
         is_much = offer.min_refund_msat > settings.limits.max_prepaid_msat
         yield Finding(
-            Verdict.WARNING if is_much else Verdict.OK,
+            Severity.WARNING if is_much else Severity.OK,
             "refund",
             f"up to {sat(ways.receivable_msat)} can come back; the socket keeps less than {sat(offer.min_refund_msat)}"
             + (", so whatever is left of limits.max_prepaid_msat" if is_much else ""),
@@ -297,10 +294,10 @@ def _minimum(settings: CableSettings, ways: WaysOut) -> Finding:
     least, most_msat = sat(ways.least_msat), largest_payment_msat(settings)
     if ways.least_msat <= most_msat:
         return Finding(
-            Verdict.WARNING, "channel", f"a channel on the way carries no less than {least}; no payment is smaller"
+            Severity.WARNING, "channel", f"a channel on the way carries no less than {least}; no payment is smaller"
         )
     return Finding(
-        Verdict.PROBLEM,
+        Severity.PROBLEM,
         "channel",
         f"channel_minimum: a channel on the way carries no less than {least}, and max_increment_msat and "
         f"max_prepaid_msat allow {sat(most_msat)}",
@@ -311,26 +308,26 @@ def _fee(ways: WaysOut, amount_msat: int, limit_msat: int, max_increment_msat: i
     fee_msat = ways.fee_msat
     if fee_msat is None:
         return Finding(
-            Verdict.PROBLEM, "route", f"no_route: for {sat(amount_msat)} none is found: {ways.no_route_reason}"
+            Severity.PROBLEM, "route", f"no_route: for {sat(amount_msat)} none is found: {ways.no_route_reason}"
         )
     if fee_msat <= limit_msat:
-        return Finding(Verdict.OK, "route", f"a payment of {sat(amount_msat)} costs a fee of {sat(fee_msat)}")
+        return Finding(Severity.OK, "route", f"a payment of {sat(amount_msat)} costs a fee of {sat(fee_msat)}")
     least_msat = -(-fee_msat * 1_000_000 // max_fee_ppm) if max_fee_ppm else None
     if least_msat is not None and least_msat <= max_increment_msat:
         return Finding(
-            Verdict.WARNING,
+            Severity.WARNING,
             "route",
             f"the fee is {sat(fee_msat)}: payments will be of about {sat(least_msat)} to keep within max_fee_ratio",
         )
     return Finding(
-        Verdict.PROBLEM,
+        Severity.PROBLEM,
         "route",
         f"fee_too_high: it is {sat(fee_msat)}; within max_fee_ratio no payment up to max_increment_msat can be made",
     )
 
 
 def _problem(subject: str, error: WattlineError) -> Finding:
-    return Finding(Verdict.PROBLEM, subject, f"{error.code}: {error.message}")
+    return Finding(Severity.PROBLEM, subject, f"{error.code}: {error.message}")
 
 
 def _meter(open_meter: MeterOpener, max_power_mw: int | None) -> Iterator[Finding]:
@@ -344,7 +341,7 @@ def _meter(open_meter: MeterOpener, max_power_mw: int | None) -> Iterator[Findin
         yield _problem("meter", error)
         return
     yield Finding(
-        Verdict.OK,
+        Severity.OK,
         "meter",
         f"{power(reading.power_mw)}, {reading.voltage_mv / 1000:.2f} V, {reading.current_ma / 1000:.3f} A",
     )

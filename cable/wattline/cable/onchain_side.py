@@ -10,24 +10,28 @@ from dataclasses import replace
 from enum import StrEnum
 
 from wattline.cable.link.connection import Connection
-from wattline.cable.link.messages import FinalDue, OnchainInvitation, OnchainMessage, VersionAccepted, VersionRefused
-from wattline.cable.link.opening import Agreement, Equipment, OnchainEquipment
-from wattline.cable.link.receipt import OnchainKnown, Receipt
-from wattline.cable.pay.onchain import LATER, AggregatePurse
-from wattline.cable.pay.onchain_end import ended
+from wattline.cable.opening import Agreement, Equipment
+from wattline.cable.pay.onchain import LATER, OnchainPayments
+from wattline.cable.pay.settlement import Bill, Evidence, ended
+from wattline.cable.pay.versions import AggregateMaker
 from wattline.cable.policy.buyer import Buyer
 from wattline.cable.policy.events import (
+    FinalDue,
     FinalFailed,
     FinalSigned,
     OnchainEvent,
     OnchainFailed,
+    OnchainInvitation,
+    OnchainMessage,
     OnchainReady,
     PaymentEvent,
+    Receipt,
+    RefusedVersion,
+    VersionAccepted,
 )
-from wattline.cable.policy.evidence import Bill, Evidence, FinalKnown, refusal_of
-from wattline.cable.policy.funding import Scope
+from wattline.cable.policy.onchain import FinalKnown, Scope, refusal_of
+from wattline.cable.policy.reconciliation import OnchainKnown
 from wattline.cable.settings import CableSettings
-from wattline.cable.summary import Listener
 from wattline.core.aggregate import MSAT_PER_SAT
 from wattline.core.errors import WattlineError
 from wattline.core.ledger.cable import CableAggregate
@@ -60,8 +64,7 @@ class OnchainSide:
         self,
         settings: CableSettings,
         equipment: Equipment,
-        onchain: OnchainEquipment,
-        listener: Listener,
+        tell: Callable[[str], None],
         buyer: Buyer,
         connection: Connection,
         put: Callable[[PaymentEvent | OnchainEvent], None],
@@ -70,7 +73,7 @@ class OnchainSide:
         """``left_ms``: how long the run will last; None when that is open."""
         self._settings = settings
         self._equipment = equipment
-        self._listener = listener
+        self._write = tell
         self._buyer = buyer
         self._left_ms = left_ms
         self._phase = Phase.ASLEEP
@@ -88,18 +91,18 @@ class OnchainSide:
         """Why a final version was not signed."""
         self.row: CableAggregate | None = None
         """How it ended; None before, and where no inputs were reserved."""
-        self.purse = AggregatePurse(
-            onchain.funds,
-            onchain.memory,
+        aggregates = equipment.ledger.cable_aggregates
+        maker = AggregateMaker(
+            equipment.funds,
+            aggregates,
             equipment.node,
-            settings.onchain,
+            settings.onchain.limits,
             buyer.terms.session_id,
             buyer.terms.node_id,
-            connection,
-            put,
             equipment.now,
         )
-        known = onchain.memory.of(buyer.terms.session_id)
+        self.payments = OnchainPayments(maker, connection, put)
+        known = aggregates.of(buyer.terms.session_id)
         if known is not None and known.number:
             # An earlier run has handed versions over: what they are worth at the most is counted from now on.
             buyer.account.miner_fee_msat = known.fee_sat * MSAT_PER_SAT
@@ -112,30 +115,30 @@ class OnchainSide:
 
     def on_stream_renewed(self) -> None:
         """The stream was cut and is there again."""
-        self.purse.on_stream_renewed()
+        self.payments.on_stream_renewed()
         if self._phase is Phase.ASKED:
-            self.purse.ask()
+            self.payments.ask()
 
     def on_message(self, message: OnchainMessage, now_ms: int) -> None:
         """Something of the socket's."""
         match message:
             case OnchainInvitation():
                 self._invitation = message
-            case VersionRefused(number=0, code=code):
+            case RefusedVersion(number=0, code=code):
                 told = f"{code}: {message.message}"
                 self._on_failed(OnchainFailed(socket_code(code), told, code in LATER))
             case VersionAccepted(is_final=True):
                 if message.value_sat == self._final_sat:
                     self._is_final_known = True
-                    self.purse.on_final_taken()
+                    self.payments.on_final_taken()
                     self._tell(f"final version accepted: {message.value_sat} sat")
-            case VersionRefused() if self._final_sat is not None:
+            case RefusedVersion() if self._final_sat is not None:
                 self._tell(f"version {message.number} refused: {message.code}: {message.message}")
-                self.purse.on_answer(message)
-            case VersionAccepted() | VersionRefused():
+                self.payments.on_answer(message)
+            case VersionAccepted() | RefusedVersion():
                 if isinstance(message, VersionAccepted) and self._phase is Phase.READY:
                     self._invitation = None  # what it held before that
-                self.purse.on_answer(message)
+                self.payments.on_answer(message)
             case FinalDue():
                 # The books are closed: nothing is begun any more.
                 self._buyer.end("socket_closed", "the socket ended the session")
@@ -148,7 +151,7 @@ class OnchainSide:
         self._looked_ms = now_ms
         invitation, self._invitation = self._invitation, None
         if invitation is not None and self._phase is not Phase.ASLEEP:
-            self.purse.on_invitation(invitation, self._scope())
+            self.payments.on_invitation(invitation, self._scope())
         due, self._due = self._due, None
         if due is not None:
             self._on_final_due(due, now_ms)
@@ -157,7 +160,7 @@ class OnchainSide:
         """Something that the socket can have said as often as it likes: told once."""
         if line not in self._told and len(self._told) < MOST_LINES:
             self._told.add(line)
-            self._listener.event(line)
+            self._write(line)
 
     def on_event(self, event: OnchainEvent, now_ms: int) -> None:
         """Something of the own worker's."""
@@ -178,9 +181,7 @@ class OnchainSide:
             account.onchain_stands(ready.accepted_sat, now_ms)
         account.increments_stand(ready.number)
         if self._phase is not Phase.READY:
-            self._listener.event(
-                f"on-chain payment prepared: up to {ready.terms.most_sat} sat, fee {ready.terms.fee_sat} sat"
-            )
+            self._write(f"on-chain payment prepared: up to {ready.terms.most_sat} sat, fee {ready.terms.fee_sat} sat")
         self._ready, self._phase = ready, Phase.READY
         self._go_over_when_due()
 
@@ -202,22 +203,22 @@ class OnchainSide:
     def tick(self, now_ms: int) -> None:
         """As often as the session ticks."""
         self._look(now_ms)
-        self.purse.tick()
+        self.payments.tick()
         # A session that was paid on-chain needs it for its end, too.
         is_open = self._buyer.stop is None or self._buyer.account.onchain_signed_msat > 0
         if is_open and self._phase is Phase.ASLEEP and self._is_wanted:
             self._phase, self._first_asked_ms, self._asked_ms = Phase.ASKED, now_ms, now_ms
-            self.purse.ask()
+            self.payments.ask()
         elif is_open and self._phase is Phase.ASKED and now_ms - self._asked_ms >= ASK_AGAIN_MS:
             self._asked_ms = now_ms
             if now_ms - self._first_asked_ms >= GIVE_UP_MS:
                 self._on_failed(OnchainFailed("onchain_unavailable", "the socket names no address to pay to", False))
             else:
-                self.purse.ask()
+                self.payments.ask()
         self._go_over_when_due()
         if self._phase is Phase.READY and now_ms - self._renewed_ms >= RENEW_MS:
             self._renewed_ms = now_ms
-            self.purse.keep_reserved()
+            self.payments.keep_reserved()
 
     @property
     def _is_wanted(self) -> bool:
@@ -231,8 +232,8 @@ class OnchainSide:
         is_due = buyer.fallback is not None and buyer.fallback.is_due
         if buyer.is_paying_onchain or is_due:
             if is_due:
-                self._listener.event("Lightning does not carry the session any more; it is paid on-chain from now on")
-            buyer.go_onchain(ready.terms, self._settings.onchain)
+                self._write("Lightning does not carry the session any more; it is paid on-chain from now on")
+            buyer.go_onchain(ready.terms, self._settings.onchain.limits)
 
     def _scope(self) -> Scope:
         limits, buyer = self._settings.limits, self._buyer
@@ -258,12 +259,12 @@ class OnchainSide:
             floor_sat=ready.terms.floor_sat if ready is not None else 0,
             handed_over_sat=(account.onchain_settled_msat + account.in_flight_by("onchain")[1]) // MSAT_PER_SAT,
             keysend_msat=account.keysend_settled_msat,
-            most_charge_msat=buyer.most_charge_msat(now_ms),
+            most_charge_msat=buyer.charge.most_msat(now_ms),
         )
         why_not = "nothing was handed over on-chain" if ready is None else refusal_of(due, known)
         if why_not is None:
             self._final_sat = due.value_sat
-            self.purse.sign_final(due.value_sat)
+            self.payments.sign_final(due.value_sat)
             return
         line = f"no final version was signed: {why_not}"
         if line not in self.objections and len(self.objections) < MOST_LINES:
@@ -281,7 +282,7 @@ class OnchainSide:
             floor_sat=ready.terms.floor_sat if ready is not None else 0,
             accepted_msat=account.onchain_settled_msat,
             signed_msat=account.onchain_signed_msat,
-            txids=dict(self.purse.txids),
+            txids=dict(self.payments.txids),
             is_final_taken=self._is_final_known,
         )
 
@@ -290,42 +291,39 @@ class OnchainSide:
         start."""
         buyer, bill = self._buyer, None
         if buyer.statement is not None:
-            bill = Bill(buyer.most_charge_msat(self._equipment.clock_ms()), buyer.account.keysend_settled_msat)
+            bill = Bill(buyer.charge.most_msat(self._equipment.clock_ms()), buyer.account.keysend_settled_msat)
         evidence = Evidence(bill, receipt, buyer.terms.min_refund_msat)
         now_s, is_taken = int(self._equipment.now()), self._is_final_known
         try:
-            self.row = self.purse.end(
+            self.row = self.payments.end(
                 lambda row, held_sat: ended(
                     replace(row, is_final_taken=row.is_final_taken or is_taken), evidence, now_s, held_sat
                 ),
                 END_S,
             )
         except (WattlineError, TimeoutError) as error:
-            self._listener.event(f"the end of the on-chain payment is written down later: {error}")
+            self._write(f"the end of the on-chain payment is written down later: {error}")
         if receipt is not None and receipt.onchain_value_sat == 0:
             self._buyer.account.miner_fee_msat = 0  # nothing is broadcast
         return self.row
 
     def stop(self) -> None:
-        self.purse.stop()
+        self.payments.stop()
 
 
 def make_onchain_side(
     settings: CableSettings,
     equipment: Equipment,
     agreement: Agreement,
-    listener: Listener,
+    tell: Callable[[str], None],
     buyer: Buyer,
     connection: Connection,
     put: Callable[[PaymentEvent | OnchainEvent], None],
     left_ms: Callable[[], int | None],
 ) -> OnchainSide | None:
     """For a session that was just opened or resumed; None for one that is never paid on-chain."""
-    onchain = equipment.onchain
-    if onchain is None:
-        return None
     if agreement.method == "onchain":
         buyer.wait_for_onchain()
-    elif buyer.fallback is None and onchain.memory.of(buyer.terms.session_id) is None:
+    elif buyer.fallback is None and equipment.ledger.cable_aggregates.of(buyer.terms.session_id) is None:
         return None
-    return OnchainSide(settings, equipment, onchain, listener, buyer, connection, put, left_ms)
+    return OnchainSide(settings, equipment, tell, buyer, connection, put, left_ms)
