@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import queue
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from wattline.core.aggregate import OnchainRules
 from wattline.core.bitcoin.address import address_of
 from wattline.core.bitcoin.chain import TxOutput
 from wattline.core.bitcoin.psbt import signed_tx
+from wattline.core.clock import Clock
 from wattline.core.ledger.cable import CableAggregateStatus
 from wattline.core.ledger.ledger import open_ledger
 from wattline.core.lightning.cln import CoreLightning
@@ -103,7 +103,7 @@ def cable(nodes: tuple[Node, Node], tmp_path: Path) -> Iterator[Cable]:
     limits = CableOnchainSettings(max_feerate_per_kw=100_000, max_fee_sat=50_000, max_fee_ratio=1.0).limits
     with contextlib.closing(open_ledger(tmp_path / "cable.sqlite3")) as ledger:
         maker = AggregateMaker(
-            CoreLightningFunds(node.rpc), ledger.cable_aggregates, node, limits, SESSION, socket.node_id, time.time
+            CoreLightningFunds(node.rpc), ledger.cable_aggregates, node, limits, SESSION, socket.node_id, Clock().moment
         )
         purse = OnchainPayments(maker, stream, told.put)
         yield Cable(purse, stream, told)

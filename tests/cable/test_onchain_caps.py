@@ -40,6 +40,7 @@ from wattline.cable.policy.reconciliation import EnergyTrack, Tolerance
 from wattline.cable.policy.rhythm import Pace
 from wattline.cable.settings import CableOnchainSettings
 from wattline.core.bitcoin.psbt import unsigned_tx
+from wattline.core.clock import Moment
 from wattline.core.increments import ToldIncrements
 from wattline.core.tariff import Tariff, cost_msat
 from wattline.device.meters.reading import MIN_VOLTAGE_MV
@@ -134,7 +135,13 @@ class Trade:
 
     def begin(self) -> None:
         maker = AggregateMaker(
-            self.funds, self.memory, FakeLightning(lambda *_: None), ONCHAIN, SESSION, SOCKET_NODE, lambda: 1_000.0
+            self.funds,
+            self.memory,
+            FakeLightning(lambda *_: None),
+            ONCHAIN,
+            SESSION,
+            SOCKET_NODE,
+            lambda: Moment(1_000),
         )
         self.purse = OnchainPayments(maker, cast(Connection, self), self.on_event, 0.0, Inline())
         account = PaymentAccount(self.keysend_msat, self.keysend_msat, 1 if self.keysend_msat else 0)

@@ -17,6 +17,7 @@ from tests.cable.conftest import Bench
 from tests.cable.fakes import SESSION_IDS, SOCKET_NODE, wait_for
 from wattline.cable.opening import PaymentUnknown, recollect
 from wattline.cable.pay.keysend import PURPOSE
+from wattline.core.clock import Moment
 from wattline.core.ledger.cable import CableSession
 from wattline.core.ledger.ledger import Ledger, open_ledger
 from wattline.core.ledger.outgoing import Intent
@@ -160,7 +161,9 @@ def test_whenever_the_copy_was_made_sums_and_numbers_are_those_of_the_node(
         count = recollect(record.sent_since, ledger, session, NOW - DAY)
         assert count == (len(missing) if is_noticed else 0)
         expected = [sent for sent in paid if is_noticed or sent.session_id == old]
-        assert ledger.outgoing.sent_msat(since=NOW - DAY) == sum(each.amount_msat + each.fee_msat for each in expected)
+        assert ledger.outgoing.sent_msat(day_before=Moment(NOW)) == sum(
+            each.amount_msat + each.fee_msat for each in expected
+        )
         of_old = [sent.sequence for sent in paid if sent.session_id == old]
         assert ledger.outgoing.last_sequence(old) >= max(of_old, default=0)
         assert not ledger.outgoing.pending()

@@ -37,6 +37,7 @@ from tests.plugin.fakes import (
 )
 from wattline.core.aggregate import Aggregate, VersionRefused
 from wattline.core.bitcoin.chain import Outpoint, Tx
+from wattline.core.clock import Moment
 from wattline.core.errors import RetryError, WattlineError
 from wattline.core.ledger.database import LedgerError, open_database
 from wattline.core.ledger.ledger import Ledger, open_ledger
@@ -299,7 +300,9 @@ class StillStall:
         self.desk, self.watch = self.onchain.desk, self.onchain.watch
         self.desk.trouble = ""
         refunds = NotedRefunds(ledger.outgoing, self.copy)
-        payer = Payer(self.wallet, refunds, lambda: self.time_s, lambda: float(self.time_s), pause=lambda _: None)
+        payer = Payer(
+            self.wallet, refunds, lambda: Moment(self.time_s), lambda: float(self.time_s), pause=lambda _: None
+        )
         self.settlement = StillSettlement(
             self.socket, payer, ledger, self.reservations, self.bookkeeper, 0.0, 60.0, self.copy, self.onchain
         )

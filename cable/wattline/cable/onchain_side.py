@@ -99,7 +99,7 @@ class OnchainSide:
             settings.onchain.limits,
             buyer.terms.session_id,
             buyer.terms.node_id,
-            equipment.now,
+            equipment.wall.clock.moment,
         )
         self.payments = OnchainPayments(maker, connection, put)
         known = aggregates.of(buyer.terms.session_id)

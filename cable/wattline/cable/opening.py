@@ -172,11 +172,15 @@ class Equipment:
         """Unix seconds, for records."""
         return self.wall.clock.wall()
 
-    def sent_msat(self, session_id: str | None = None, since: int | None = None) -> int:
-        """What left or may leave the wallet, over Lightning and on-chain together: of one session or of all, from a
-        Unix second on or ever."""
-        ledger = self.ledger
-        return ledger.outgoing.sent_msat(session_id, since) + ledger.cable_aggregates.sent_msat(session_id, since)
+    def session_sent_msat(self, session_id: str) -> int:
+        """What left or may leave the wallet for a session, over Lightning and on-chain together."""
+        return self.ledger.outgoing.sent_msat(session_id) + self.ledger.cable_aggregates.sent_msat(session_id)
+
+    def day_sent_msat(self) -> int:
+        """The same for all sessions, within the last 24 hours."""
+        now = self.wall.now()
+        outgoing, aggregates = self.ledger.outgoing, self.ledger.cable_aggregates
+        return outgoing.sent_msat(day_before=now) + aggregates.sent_msat(day_before=now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +218,7 @@ def agree(settings: CableSettings, equipment: Equipment, for_ms: int | None = No
                 offer.tariff,
                 outlet.max_power_mw,
                 settings.limits.max_session_msat,
-                settings.limits.max_day_msat - equipment.sent_msat(since=equipment.wall.day_begins_s()),
+                settings.limits.max_day_msat - equipment.day_sent_msat(),
                 for_ms,
             )
             check_onchain(settings.onchain.limits, equipment.funds, offer, node.blockheight, scope)

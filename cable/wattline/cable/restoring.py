@@ -201,7 +201,9 @@ def make_buyer(
         account=PaymentAccount(earlier.settled_msat, earlier.sent_msat, earlier.payments),
         track=track,
         day_sent_msat=DaySpending(
-            equipment.sent_msat, session_id, equipment.wall.day_begins_s, lambda: equipment.clock_ms() / 1000
+            lambda: equipment.session_sent_msat(session_id),
+            equipment.day_sent_msat,
+            lambda: equipment.clock_ms() / 1000,
         ),
         next_sequence=earlier.next_sequence,
         opened_ms=opened_ms,

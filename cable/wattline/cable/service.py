@@ -99,7 +99,7 @@ class CableService:
         deadline = equipment.clock_ms() + FIND_AGAIN_MS
         while True:
             try:
-                day_begins = equipment.wall.day_begins_s()
+                day_begins = equipment.ledger.outgoing.day_begins_s(equipment.wall.now())
                 count = recollect(equipment.sent_since, equipment.ledger, remembered, day_begins)
             except RetryError as error:
                 is_doubt = isinstance(error, PaymentUnknown)

@@ -8,7 +8,6 @@ wall clock only dates records: a machine without a clock chip starts in 1970, an
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -66,15 +65,13 @@ class Clock:
 
 
 class WallWatch:
-    """Notices that the wall clock was set, and says what it read some time ago. Not thread-safe."""
+    """Notices that the wall clock was set. Not thread-safe."""
 
     def __init__(self, clock: Clock | None = None, known: Moment | None = None) -> None:
         """``known``: the last moment on record of an earlier process, if there is one."""
         self.clock = clock or Clock()
         self._last = self.clock.moment()
         self._untold_s = 0
-        self._forward: deque[tuple[int, int]] = deque()
-        """When it was set forward (ms since boot), and by how many seconds."""
         passed_ms = known.passed_ms(self._last) if known is not None else None
         if known is not None and passed_ms is not None:
             self._keep(self._last.wall_s - known.wall_s - passed_ms // 1000)
@@ -88,15 +85,6 @@ class WallWatch:
         jump_s, self._untold_s = self._untold_s, 0
         return jump_s
 
-    def day_begins_s(self) -> int:
-        """From which Unix second on records are of the last 24 hours. Where the clock was set forward within them, what
-        was dated before counts as long as it would have; where it was set back, records of the future count anyway."""
-        self._notice()
-        oldest_ms = self._last.boot_ms - DAY_S * 1000
-        while self._forward and self._forward[0][0] < oldest_ms:
-            self._forward.popleft()
-        return self._last.wall_s - DAY_S - sum(jump_s for _, jump_s in self._forward)
-
     def _notice(self) -> Moment:
         before, now = self._last, self.clock.moment()
         self._last = now
@@ -106,11 +94,8 @@ class WallWatch:
         return now
 
     def _keep(self, jump_s: int) -> None:
-        if abs(jump_s) < JUMP_S:
-            return
-        self._untold_s += jump_s
-        if jump_s > 0:
-            self._forward.append((self._last.boot_ms, jump_s))
+        if abs(jump_s) >= JUMP_S:
+            self._untold_s += jump_s
 
 
 def told(jump_s: int) -> str:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from wattline.core.clock import Clock, Moment
 from wattline.core.errors import RetryError
 from wattline.core.ledger.outgoing import Intent, Purpose
 from wattline.core.lightning.node import (
@@ -102,7 +103,7 @@ class Payer:
         self,
         wallet: Wallet,
         outgoing: IntentStore,
-        now: Callable[[], int] = lambda: int(time.time()),
+        now: Callable[[], Moment] = lambda: Clock().moment(),
         clock: Callable[[], float] = time.monotonic,
         pause: Callable[[float], object] = lambda seconds: threading.Event().wait(seconds),
     ) -> None:
@@ -127,6 +128,7 @@ class Payer:
         began = self._clock()
         route = self._routes.route(order.destination, order.amount_msat, order.maxfee_msat)
         preimage = secrets.token_hex(32)
+        now = self._now()
         intent = Intent(
             payment_hash=payment_hash_of(preimage),
             preimage=preimage,
@@ -138,7 +140,9 @@ class Payer:
             maxfee_msat=order.maxfee_msat,
             record=order.record,
             label=order.label,
-            created_at=self._now(),
+            created_at=now.wall_s,
+            created_boot_id=now.boot_id,
+            created_boot_ms=now.boot_ms,
         )
         with self._claim(intent.payment_hash):
             self._outgoing.add(intent)
@@ -213,14 +217,14 @@ class Payer:
             known = failure or SendFailure("unknown", "the node's record says that it failed", False)
             return self._fail(intent, known, began)
         try:
-            self._outgoing.complete(intent.payment_hash, sent.amount_sent_msat, self._now())
+            self._outgoing.complete(intent.payment_hash, sent.amount_sent_msat, self._now().wall_s)
         except RetryError:
             return self._doubt(intent, began)
         return self._outcome(intent, SendStatus.COMPLETE, sent.amount_sent_msat, None, began)
 
     def _fail(self, intent: Intent, failure: SendFailure, began: float) -> Outcome:
         try:
-            self._outgoing.fail(intent.payment_hash, f"{failure.code}: {failure.message}", self._now())
+            self._outgoing.fail(intent.payment_hash, f"{failure.code}: {failure.message}", self._now().wall_s)
         except RetryError:
             return self._doubt(intent, began)
         return self._outcome(intent, SendStatus.FAILED, 0, failure, began)
@@ -279,7 +283,13 @@ class Payer:
     def _is_old(self, intent: Intent) -> bool:
         # By the wall clock, or, should that have been set back, by our own watch since the node first said so.
         watched_s = self._clock() - self._unknown_since.get(intent.payment_hash, self._clock())
-        return self._now() - intent.created_at >= GRACE_S or watched_s >= GRACE_S
+        return self._age_s(intent) >= GRACE_S or watched_s >= GRACE_S
+
+    def _age_s(self, intent: Intent) -> int:
+        """Exact within a boot of the machine; else by the wall clock, and negative where that was set back since."""
+        now = self._now()
+        passed_ms = intent.created.passed_ms(now)
+        return now.wall_s - intent.created_at if passed_ms is None else passed_ms // 1000
 
     def _may_be_forgotten(self, intent: Intent) -> bool:
         """The node may have paid it and deleted the record since (autoclean): then that it knows nothing says nothing,
@@ -289,7 +299,7 @@ class Payer:
         except (NodeUnavailable, NodeRefused):
             return True
         # Dated in the future: the clock was set back since, so it may be far older than it seems.
-        return kept_s is not None and not 0 <= self._now() - intent.created_at < kept_s
+        return kept_s is not None and not 0 <= self._age_s(intent) < kept_s
 
     def _is_pending(self, intent: Intent) -> bool:
         """Whether it is still unresolved, now that it is ours alone."""

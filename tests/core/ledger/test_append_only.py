@@ -20,6 +20,7 @@ CHANGEABLE = {
     "refused_cables",
     "refused_inputs",
     "cable_aggregates",
+    "boots",
 }
 APPEND_ONLY = {"payments", "tariffs", "statements", "receipts", "events"}
 
@@ -50,6 +51,7 @@ def test_no_code_updates_or_deletes_rows_of_append_only_tables() -> None:
             "aggregates",
             "aggregate_versions",
             "cable_aggregates",
+            "boots",
         },
         # A version that was not credited, with its inputs when it was the first; and whom the operator forgives.
         # Also a session that was never paid for, and an invitation to an address that no version ever named.

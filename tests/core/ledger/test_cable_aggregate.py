@@ -11,6 +11,7 @@ from sqlalchemy import update
 
 from tests.core.ledger.onchain_samples import cable_aggregate
 from tests.core.ledger.samples import NODE_ID, session_id
+from wattline.core.clock import DAY_S, Moment
 from wattline.core.errors import StopError
 from wattline.core.ledger.cable import CableAggregate, CableAggregateStatus
 from wattline.core.ledger.database import LedgerError
@@ -141,11 +142,12 @@ def test_what_was_sent_is_counted_by_session_and_age(ledger: Ledger) -> None:
     store = ledger.cable_aggregates
     assert store.sent_msat() == 0
     for number in (1, 2):
-        store.save(cable_aggregate(number, signed_sat=1000 * number))
+        store.save(cable_aggregate(number, signed_sat=1000 * number, signed_at=2000 + number))
     assert store.sent_msat() == 3_308_000
     assert store.sent_msat(session_id(1)) == 1_154_000
-    assert store.sent_msat(since=2002) == 2_154_000
-    assert store.sent_msat(session_id(1), since=2002) == 0
+    two = Moment(2002 + DAY_S, "a", 2 * DAY_S * 1000)
+    assert store.sent_msat(day_before=two) == 2_154_000
+    assert store.sent_msat(session_id(1), day_before=two) == 0
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.core.ledger.samples import intent, session_id
+from wattline.core.clock import DAY_S, Moment
 from wattline.core.errors import StopError, WattlineError
 from wattline.core.ledger.ledger import Ledger
 from wattline.core.ledger.outgoing import AlreadyPaying, IntentStatus, Purpose
@@ -121,8 +122,8 @@ def test_budgets_count_what_left_and_what_may_leave_with_fees(ledger: Ledger) ->
     outgoing.fail(HASHES[2], "", 5)
     assert outgoing.sent_msat() == 1017 + 1050 + 1050
     assert outgoing.sent_msat(session_id(1)) == 1017 + 1050
-    assert outgoing.sent_msat(since=103) == 1050 + 1050
-    assert outgoing.sent_msat(session_id(1), since=102) == 1050
+    assert outgoing.sent_msat(day_before=Moment(103 + DAY_S, "a", 2 * DAY_S * 1000)) == 1050 + 1050
+    assert outgoing.sent_msat(session_id(1), day_before=Moment(102 + DAY_S, "a", 2 * DAY_S * 1000)) == 1050
     assert outgoing.sent_msat(purpose=Purpose.REFUND) == 1050
     assert outgoing.sent_msat(session_id(3)) == 0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from wattline.core.clock import Moment
 from wattline.core.ledger.database import LedgerBusy
 from wattline.core.ledger.outgoing import AlreadyPaying, Intent, IntentStatus, Outgoing
 from wattline.core.lightning.node import (
@@ -38,13 +39,15 @@ class Clock:
     def __init__(self) -> None:
         self.seconds = 1_000_000.0
         self.wall_offset_s = 0
+        self.boot_id = ""
+        """Where it is not known, ages are taken from the wall clock."""
         self.watchers: list[Callable[[], None]] = []
 
     def __call__(self) -> float:
         return self.seconds
 
-    def unix(self) -> int:
-        return int(self.seconds) + self.wall_offset_s
+    def moment(self) -> Moment:
+        return Moment(int(self.seconds) + self.wall_offset_s, self.boot_id, int(self.seconds * 1000))
 
     def pass_by(self, seconds: float) -> None:
         self.seconds += seconds

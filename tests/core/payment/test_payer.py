@@ -30,7 +30,7 @@ class Bench:
         return left.pop(0) if left else "ok"
 
     def restart(self) -> None:
-        self.payer = Payer(self.wallet, self.store, self.clock.unix, self.clock, self.clock.pass_by)
+        self.payer = Payer(self.wallet, self.store, self.clock.moment, self.clock, self.clock.pass_by)
 
     def pay(self, sequence: int = 1, amount_msat: int = 1000, maxfee_msat: int = 50) -> Outcome:
         return self.payer.pay(order(sequence, amount_msat, maxfee_msat), timeout_s=5.0)

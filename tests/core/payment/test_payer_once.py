@@ -81,7 +81,7 @@ def run(
     wallet = FakeWallet(clock, fault, outcome=lambda: data.draw(st.sampled_from(OUTCOMES), label="outcome"), fee_msat=7)
 
     def fresh() -> Payer:
-        return Payer(wallet, store, clock.unix, clock, clock.pass_by)
+        return Payer(wallet, store, clock.moment, clock, clock.pass_by)
 
     payer = fresh()
     for act, value in acts:
@@ -144,7 +144,7 @@ def test_a_second_order_of_the_same_name_is_refused_before_anything_is_sent() ->
     clock = Clock()
     store = FakeStore()
     wallet = FakeWallet(clock)
-    payer = Payer(wallet, store, clock.unix, clock, clock.pass_by)
+    payer = Payer(wallet, store, clock.moment, clock, clock.pass_by)
     assert payer.pay(order(1)).status is SendStatus.COMPLETE
     with pytest.raises(AlreadyPaying):
         payer.pay(order(1))

@@ -91,7 +91,7 @@ def test_a_dropped_route_is_searched_anew() -> None:
 def test_a_failed_payment_drops_its_route() -> None:
     clock = Clock()
     wallet = FakeWallet(clock, outcome=lambda: SendStatus.FAILED)
-    payer = Payer(wallet, FakeStore(), clock.unix, clock, clock.pass_by)
+    payer = Payer(wallet, FakeStore(), clock.moment, clock, clock.pass_by)
     for sequence in range(2):
         payer.pay(Order("increment", "S", sequence, SOCKET, 1000, 0, "record", "label"))
     assert wallet.searches == [1000, 1000]

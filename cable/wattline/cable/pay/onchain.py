@@ -218,7 +218,7 @@ class OnchainPayments:
             version = _Version(self._newest_number + 1, value_sat, psbt, sequence, amount_msat, began=time.monotonic())
             self._row = row = replace(
                 row, number=max(row.number, version.number), signed_sat=max(row.signed_sat, value_sat)
-            )
+            ).signed_now(self._maker.now())
             self._memory.save(row)
         except WattlineError as error:
             # It has not left. What the ledger may have counted stays counted.
@@ -349,7 +349,7 @@ class OnchainPayments:
             number=max(row.number, version.number),
             signed_sat=max(row.signed_sat, value_sat),
             final_sat=value_sat,
-        )
+        ).signed_now(self._maker.now())
         self._memory.save(row)
         self._row = row
         return version

@@ -14,6 +14,7 @@ from wattline.core.aggregate import SMALLEST_OUTPUT_SAT, AggregateInput, Onchain
 from wattline.core.bitcoin.address import address_of, script_of
 from wattline.core.bitcoin.chain import TxOutput
 from wattline.core.bitcoin.psbt import unsigned_tx
+from wattline.core.clock import Moment
 from wattline.core.errors import StopError, WattlineError
 from wattline.core.ledger.cable import CableAggregate, CableAggregateStatus, CableAggregateStore
 from wattline.core.lightning.node import CableNode, NodeRefused
@@ -37,7 +38,7 @@ class AggregateMaker:
         limits: OnchainLimits,
         session_id: str,
         socket_node_id: str,
-        now: Callable[[], float],
+        now: Callable[[], Moment],
     ) -> None:
         self._funds = funds
         self.memory = memory
@@ -45,7 +46,7 @@ class AggregateMaker:
         self._limits = limits
         self.session_id = session_id
         self._socket_node_id = socket_node_id
-        self._now = now
+        self.now = now
         self._network = ""
         self._renewed_at_height: int | None = None
         self.txids: dict[int, str] = {}
@@ -79,9 +80,9 @@ class AggregateMaker:
                 inputs=tuple(AggregateInput(item.outpoint, item.value_sat) for item in chosen.outputs),
                 fee_sat=weighed.fee_sat,
                 floor_sat=invitation.rules.floor_sat,
-                created_at=int(self._now()),
+                created_at=self.now().wall_s,
                 kept_from_height=height,
-            )
+            ).signed_now(self.now())
             self.memory.save(row)
         except BaseException:
             self._funds.release(base)
@@ -128,7 +129,7 @@ class AggregateMaker:
                 agreed_sat=None,
                 due_sat=None,
                 closed_at=None,
-            )
+            ).signed_now(self.now())
             self.memory.save(row)
         return row
 

@@ -304,17 +304,14 @@ class DaySpending:
 
     def __init__(
         self,
-        sent_msat: Callable[[str | None, int | None], int],
-        session_id: str,
-        day_begins_s: Callable[[], int],
+        session_sent_msat: Callable[[], int],
+        day_sent_msat: Callable[[], int],
         clock: Callable[[], float],
     ) -> None:
-        """``sent_msat``: what the ledger says has left or may leave the wallet, of one session (None: of all) and from
-        a Unix second on (None: ever). ``day_begins_s``: from which Unix second on records are of the last 24 hours;
-        ``clock``: monotonic, in s."""
-        self._sent_msat = sent_msat
-        self._session_id = session_id
-        self._day_begins_s = day_begins_s
+        """What the ledger says has left or may leave the wallet: of this session ever, and of all within the last 24
+        hours; ``clock``: monotonic, in s."""
+        self._session_sent_msat = session_sent_msat
+        self._day_sent_msat = day_sent_msat
         self._clock = clock
         self._asked_at: float | None = None
         self._day_msat = 0
@@ -331,8 +328,7 @@ class DaySpending:
         return max(0, self._day_msat + account.sent_msat - self._session_then_msat)
 
     def _ask(self, account: PaymentAccount) -> None:
-        recorded = self._sent_msat(self._session_id, None)
-        day = self._sent_msat(None, self._day_begins_s())
+        recorded, day = self._session_sent_msat(), self._day_sent_msat()
         self._session_then_msat = account.sent_msat
         self._day_msat = day + max(0, account.sent_msat - recorded)
         self._asked_at = self._clock()

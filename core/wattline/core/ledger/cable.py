@@ -19,6 +19,7 @@ from wattline.core.bitcoin.chain import Outpoint
 from wattline.core.checks import check_whole
 from wattline.core.clock import Moment
 from wattline.core.errors import StopError
+from wattline.core.ledger import boots
 from wattline.core.ledger.database import LedgerError
 from wattline.core.ledger.schema import cable_aggregates, cable_sessions
 from wattline.core.ledger.store import Store
@@ -100,6 +101,7 @@ class CableSessionStore(Store):
         values = {name: getattr(session, name) for name in _OWN}
         values |= {name: getattr(session.tariff, name) for name in _TARIFF}
         with self._database.unit() as connection:
+            boots.note(connection, session.saved)
             known = cable_sessions.c.token == session.token
             if connection.execute(update(cable_sessions).where(known).values(values)).rowcount == 0:
                 connection.execute(insert(cable_sessions).values(values))
@@ -201,6 +203,16 @@ class CableAggregate:
     """The socket has said that it has the final version."""
     kept_from_height: int = 0
     """Of the chain when the inputs were reserved; 0 when that is not known."""
+    signed_at: int = 0
+    """When the newest version was signed, or the inputs were reserved; Unix seconds."""
+    signed_boot_id: str = ""
+    """In which boot of this machine; empty when that is not known."""
+    signed_boot_ms: int = 0
+    """Since that boot."""
+
+    def signed_now(self, now: Moment) -> CableAggregate:
+        """The same, signed ``now``."""
+        return replace(self, signed_at=now.wall_s, signed_boot_id=now.boot_id, signed_boot_ms=now.boot_ms)
 
     @property
     def owed_sat(self) -> int:
@@ -230,6 +242,7 @@ class CableAggregateStore(Store):
         values |= {"status": row.status.value, "inputs": _written(row.inputs)}
         own = cable_aggregates.c.session_id == row.session_id
         with self._database.unit() as connection:
+            boots.note(connection, Moment(row.signed_at, row.signed_boot_id, row.signed_boot_ms))
             before = connection.execute(select(cable_aggregates.c.signed_sat).where(own).with_for_update()).scalar()
             if before is None:
                 connection.execute(insert(cable_aggregates).values(values))
@@ -259,10 +272,10 @@ class CableAggregateStore(Store):
         query = select(cable_aggregates).where(cable_aggregates.c.status == CableAggregateStatus.UNANSWERED)
         return self._records(query if node_id is None else query.where(cable_aggregates.c.node_id == node_id))
 
-    def sent_msat(self, session_id: str | None = None, since: int | None = None) -> int:
-        """What left or may yet leave the wallet, the miner's fee included, for aggregates made from ``since`` (Unix
-        seconds) on: the largest version signed while the end is open, then what was mined (or agreed, where that is
-        not known); nothing when VOID."""
+    def sent_msat(self, session_id: str | None = None, day_before: Moment | None = None) -> int:
+        """What left or may yet leave the wallet, the miner's fee included, for aggregates that were signed for within
+        the 24 hours ``day_before``: the largest version signed while the end is open, then what was mined (or agreed,
+        where that is not known); nothing when VOID. It leaves in one transaction, so all of it counts."""
         columns = cable_aggregates.c
         mined = case((columns.mined_txid.is_not(None), columns.mined_sat), else_=columns.final_sat)
         ended = columns.status.in_(
@@ -276,9 +289,12 @@ class CableAggregateStore(Store):
         query = select(func.coalesce(func.sum(leaves), 0))
         if session_id is not None:
             query = query.where(columns.session_id == session_id)
-        if since is not None:
-            query = query.where(columns.created_at >= since)
         with self._database.view() as connection:
+            if day_before is not None:
+                day = boots.last_day_of(connection, day_before)
+                query = query.where(
+                    boots.within(day, columns.signed_boot_id, columns.signed_boot_ms, columns.signed_at)
+                )
             return int(connection.execute(query).scalar_one()) * MSAT_PER_SAT
 
     def _records(self, query: Select[Any]) -> list[CableAggregate]:

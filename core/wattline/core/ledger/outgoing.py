@@ -15,7 +15,9 @@ from sqlalchemy import Connection, Row, case, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from wattline.core.checks import NODE_ID, check_hex32, check_whole
+from wattline.core.clock import Moment
 from wattline.core.errors import StopError
+from wattline.core.ledger import boots
 from wattline.core.ledger.schema import intents
 from wattline.core.ledger.store import Store
 
@@ -68,7 +70,16 @@ class Intent:
     """Why it failed, for people; None unless FAILED."""
     created_at: int
     """Unix seconds."""
+    created_boot_id: str = ""
+    """In which boot of this machine; empty when that is not known."""
+    created_boot_ms: int = 0
+    """Since that boot."""
     resolved_at: int | None = None
+
+    @property
+    def created(self) -> Moment:
+        """When it was written down."""
+        return Moment(self.created_at, self.created_boot_id, self.created_boot_ms)
 
     def __post_init__(self) -> None:
         for name in ("payment_hash", "preimage"):
@@ -104,6 +115,7 @@ class Outgoing(Store):
                 if _find(connection, intent.payment_hash) is not None:
                     raise StopError("intent_exists", f"payment_hash {intent.payment_hash} was used before")
                 connection.execute(insert(intents).values(**asdict(intent)))
+                boots.note(connection, intent.created)
         except IntegrityError as error:
             raise AlreadyPaying(
                 "already_paying",
@@ -154,9 +166,11 @@ class Outgoing(Store):
             rows = connection.execute(query.order_by(intents.c.sequence, intents.c.created_at))
             return [_intent(row) for row in rows]
 
-    def sent_msat(self, session_id: str | None = None, since: int | None = None, purpose: str | None = None) -> int:
-        """What left or may yet leave the wallet, fees included, for intents made from ``since`` (Unix seconds) on: what
-        complete ones took, and amount with the highest fee for pending ones."""
+    def sent_msat(
+        self, session_id: str | None = None, day_before: Moment | None = None, purpose: str | None = None
+    ) -> int:
+        """What left or may yet leave the wallet, fees included, for intents made within the 24 hours ``day_before``:
+        what complete ones took, and amount with the highest fee for pending ones."""
         leaves = case(
             (intents.c.status == IntentStatus.COMPLETE, intents.c.amount_sent_msat),
             (intents.c.status == IntentStatus.PENDING, intents.c.amount_msat + intents.c.maxfee_msat),
@@ -165,12 +179,18 @@ class Outgoing(Store):
         query = select(func.coalesce(func.sum(leaves), 0))
         if session_id is not None:
             query = query.where(intents.c.session_id == session_id)
-        if since is not None:
-            query = query.where(intents.c.created_at >= since)
         if purpose is not None:
             query = query.where(intents.c.purpose == purpose)
         with self._database.view() as connection:
+            if day_before is not None:
+                day, own = boots.last_day_of(connection, day_before), intents.c
+                query = query.where(boots.within(day, own.created_boot_id, own.created_boot_ms, own.created_at))
             return int(connection.execute(query).scalar_one())
+
+    def day_begins_s(self, now: Moment) -> int:
+        """From which Unix second on what others have dated is of the 24 hours before ``now``."""
+        with self._database.view() as connection:
+            return boots.last_day_of(connection, now).begins_s
 
     def newest_at(self, purpose: str) -> int | None:
         """When the newest intent for this was made, Unix seconds; None when there is none."""

@@ -21,7 +21,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """Of this program; see :mod:`wattline.core.ledger.migration` for what raises it."""
 
 metadata = MetaData()
@@ -153,11 +153,22 @@ intents = Table(
     Column("amount_sent_msat", BigInteger, nullable=False),
     Column("failure", Text),
     Column("created_at", BigInteger, nullable=False),
+    Column("created_boot_id", Text, nullable=False),
+    Column("created_boot_ms", BigInteger, nullable=False),
     Column("resolved_at", BigInteger),
     CheckConstraint("status IN ('pending', 'complete', 'failed')", name="intents_status"),
 )
 Index("intents_by_session", intents.c.session_id)
 Index("intents_by_status", intents.c.status, intents.c.created_at)
+
+boots = Table(
+    "boots",
+    metadata,
+    Column("number", _RowNumber, primary_key=True, autoincrement=True),
+    Column("boot_id", Text, nullable=False, unique=True),
+    Column("wall_s", BigInteger, nullable=False),
+    Column("boot_ms", BigInteger, nullable=False),
+)
 
 cable_sessions = Table(
     "cable_sessions",
@@ -296,6 +307,9 @@ cable_aggregates = Table(
     Column("closed_at", BigInteger),
     Column("is_final_taken", Boolean, nullable=False, server_default=text("false")),
     Column("kept_from_height", BigInteger, nullable=False, server_default=text("0")),
+    Column("signed_at", BigInteger, nullable=False),
+    Column("signed_boot_id", Text, nullable=False),
+    Column("signed_boot_ms", BigInteger, nullable=False),
     CheckConstraint(
         "status IN ('open', 'ended', 'settled', 'unanswered', 'cheated', 'void')", name="cable_aggregates_status"
     ),
