@@ -119,6 +119,16 @@ class LatchedExpander:
         """Raises RelayError ``relay_bus_error``."""
         return attempt(self.name, transfer, self._sleep)
 
+    def _settled(self, transfer: Callable[[], int]) -> int:
+        """A byte of which every bit was read twice alike: what one disturbed transfer says counts for nothing and is
+        not written back. It always comes to an end, for a pin of a stranger may change all the time. Raises RelayError.
+        """
+        first, second = self._attempt(transfer), self._attempt(transfer)
+        if first == second:
+            return first
+        third = self._attempt(transfer)
+        return first & second | first & third | second & third
+
 
 class ExpanderRelay:
     """One pin of an expander as :class:`wattline.device.relays.relay.Relay`."""
@@ -136,6 +146,9 @@ class ExpanderRelay:
     def set_closed(self, closed: bool) -> None:
         level = self._level_closed if closed else 1 - self._level_closed
         self._expander.write(self._bit, level)
+        if self._expander.read(self._bit) == level:
+            return
+        self._expander.write(self._bit, level)  # the first may have been disturbed
         if self._expander.read(self._bit) != level:
             wanted, found = ("closed", "open") if closed else ("open", "closed")
             raise RelayError("relay_stuck", f"{self._expander.name} pin P{self._bit}: put {wanted}, read back {found}")

@@ -59,7 +59,7 @@ class Pca9554(LatchedExpander):
         """The levels first, then the direction: a pin that becomes an output has its right level at once."""
         if self._is_pcf8574():
             # Whatever was asked: opening our relays must not wait for a better configuration, and the claims say how.
-            pins = self._attempt(lambda: self._bus.read_byte(self._address))
+            pins = self._settled(lambda: self._bus.read_byte(self._address))
             self._attempt(lambda: self._bus.write_byte(self._address, self._claims.over(pins)))
             raise self._wrong_chip()
         latch = self._read(OUTPUT)
@@ -77,7 +77,7 @@ class Pca9554(LatchedExpander):
     def _is_pcf8574(self) -> bool:
         """Whether a PCF8574 answers, which is found out at the first contact. Raises RelayError."""
         if self._echoes is None:
-            pins = self._attempt(lambda: self._bus.read_byte(self._address))
+            pins = self._settled(lambda: self._bus.read_byte(self._address))
             above = set()
             for register in ECHOED:
                 answer = self._peek(register, pins)
@@ -100,7 +100,7 @@ class Pca9554(LatchedExpander):
                 self._bus.write_byte(self._address, pins)
                 raise
 
-        return self._attempt(transfer)
+        return self._settled(transfer)
 
     def _wrong_chip(self) -> RelayError:
         return RelayError(
@@ -109,7 +109,7 @@ class Pca9554(LatchedExpander):
         )
 
     def _read(self, register: Register) -> int:
-        return self._attempt(lambda: register.read(self._bus, self._address))
+        return self._settled(lambda: register.read(self._bus, self._address))
 
     def _write(self, register: Register, value: int) -> None:
         self._attempt(lambda: register.write(self._bus, self._address, value))

@@ -32,10 +32,10 @@ class Pcf8574(LatchedExpander):
     """
 
     def write(self, bit: int, level: int) -> None:
-        pins = self._attempt(lambda: self._bus.read_byte(self._address))
+        pins = self._settled(lambda: self._bus.read_byte(self._address))
         self._claims.set(bit, level)
         value = self._claims.over(pins)
         self._attempt(lambda: self._bus.write_byte(self._address, value))
 
     def read(self, bit: int) -> int:
-        return self._attempt(lambda: self._bus.read_byte(self._address)) >> bit & 1
+        return self._settled(lambda: self._bus.read_byte(self._address)) >> bit & 1
