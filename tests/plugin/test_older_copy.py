@@ -19,7 +19,8 @@ from wattline.core.aggregate import MSAT_PER_SAT, AggregateStatus, lost_msat
 from wattline.core.errors import UsageError
 from wattline.core.ledger.outgoing import IntentStatus, Purpose
 from wattline.core.lightning.node import NodeUnavailable, SendStatus
-from wattline.core.session.state import RefundStatus, StopReason
+from wattline.core.session.state import RefundStatus, State, StopReason
+from wattline.plugin.onchain.decision import SEEN_WAIT_S
 from wattline.plugin.resolving import Resolving
 from wattline.v1 import charging_pb2 as pb
 
@@ -399,3 +400,39 @@ def test_a_node_that_notes_nothing_holds_up_no_receipt_but_one_that_does_not_ans
     stall.work()
     assert not stall.socket.is_served(session)
     assert CREDIT_CAP_SAT > VALUE_SAT
+
+
+@pytest.mark.parametrize("outcome", ["paid", "lost", "the chain comes back"])
+def test_without_the_chain_such_a_session_closes_and_frees_its_outlet(stall: StillStall, outcome: str) -> None:
+    session = stall.open()
+    wallet = Wallet.of(stall.chain, stall.invite(session).script)
+    assert stall.hand_over(session, 1, wallet.sign(VALUE_SAT)) == ""
+    stall.deliver(VALUE_SAT * MSAT_PER_SAT // 2)
+    stall.live.save_changed()
+    copy = stall.copy_of_ledger()
+    other = stall.open(2, "A2")
+    assert stall.pay(other, 77, 20)
+    stall.close_session(other)
+    stall.work()  # its receipt is what tells that the copy is older
+    stall.put_back(copy)
+    stall.chain.away = True
+    stall.work()
+    assert stall.session(session).state is not State.CLOSED, "the chain may be back in a moment"
+    stall.time_s += int(SEEN_WAIT_S)
+    stall.work()
+    assert stall.saved(session).state is State.CLOSED
+    assert not stall.hardware["A1"].closed
+    assert stall.aggregate(session).status is AggregateStatus.OPEN
+    told = receipt(stall, session)
+    assert (told.onchain_value_sat, told.onchain_txid) == (VALUE_SAT, wallet.versions[-1].txid)
+    assert stall.open(3, "A1"), "the outlet is free"
+    if outcome == "the chain comes back":
+        stall.chain.away = False
+        end(stall)
+        assert stall.aggregate(session).status is AggregateStatus.SETTLED
+        assert stall.aggregate(session).mined_value_sat == VALUE_SAT
+        return
+    resolving(stall).resolve(session, outcome, "bitcoind is gone")
+    status = AggregateStatus.SETTLED if outcome == "paid" else AggregateStatus.LOST
+    assert stall.aggregate(session).status is status
+    assert stall.aggregate(session).lost_msat == (0 if outcome == "paid" else VALUE_SAT * MSAT_PER_SAT)

@@ -321,7 +321,8 @@ class Shop:
             return None
         funds = CoreLightningFunds(node.rpc)
         options = self._patiently(funds.bitcoin_options)
-        chain = Bitcoind(locate(premises.settings.bitcoind, options, info.network))
+        # Where bitcoind cannot be found, only what needs it is not for sale (`onchain_unavailable` says why).
+        chain = Bitcoind(lambda: locate(premises.settings.bitcoind, options, info.network))
         return Onchain(settings, info.node_id, info.network, ledger, chain, funds, node, seller, copy)
 
     def _patiently(self, work: Callable[[], T]) -> T:

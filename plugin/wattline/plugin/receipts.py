@@ -7,6 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 
+from wattline.core.aggregate import AggregateStatus
 from wattline.core.ledger.ledger import Ledger
 from wattline.core.ledger.outgoing import Purpose
 from wattline.core.ledger.session_record import SessionRecord
@@ -80,6 +81,10 @@ class Receipts:
         refund = self._ledger.outgoing.of(Purpose.REFUND, session_id, REFUND_SEQUENCE)
         aggregate = self._ledger.aggregate(session_id)
         number = aggregate.chosen_number if aggregate is not None else None
+        if aggregate is not None and aggregate.status is AggregateStatus.OPEN:
+            # Not decided yet, for want of the chain: so much it may be.
+            newest = self._ledger.newest_version(session_id)
+            number = newest.number if newest is not None else None
         return receipt_message(
             record,
             self._node_id,

@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable
 from enum import StrEnum
 
-from wattline.core.aggregate import MSAT_PER_SAT, AggregateStatus
+from wattline.core.aggregate import MSAT_PER_SAT, Aggregate, AggregateStatus
 from wattline.core.errors import UsageError
 from wattline.core.ledger.ledger import Ledger
 from wattline.core.ledger.outgoing import Purpose
 from wattline.core.ledger.payment import ORPHAN_KEPT
 from wattline.core.session.event import RefundKept
-from wattline.core.session.state import RefundStatus
+from wattline.core.session.state import RefundStatus, State
 from wattline.plugin.older_copy import KEPT, RESOLVED, OlderCopy
 from wattline.plugin.onchain.payments import Onchain
 
@@ -69,7 +69,7 @@ class Resolving:
             self._end_refund(subject, Resolution(outcome), reason)
 
     def _end_aggregate(self, session_id: str, outcome: Resolution, reason: str) -> None:
-        aggregate = self._ledger.aggregate(session_id)
+        aggregate = self._undecided(session_id) or self._ledger.aggregate(session_id)
         if aggregate is None or aggregate.status is not AggregateStatus.SENT:
             status = aggregate.status if aggregate is not None else "not paid on-chain"
             raise UsageError(
@@ -85,6 +85,17 @@ class Resolving:
             self._ledger.close_aggregate(session_id, status, self._now(), is_resolved=True)
             detail = {"outcome": outcome, "reason": reason, "value_sat": chosen.value_sat, "missing_sat": missing_sat}
             self._ledger.append_event(self._now(), session_id, "payment_resolved", detail)
+
+    def _undecided(self, session_id: str) -> Aggregate | None:
+        """The payment of a session that is over without a decision, for want of the chain: the newest version is taken
+        for sent, as it would be. None for any other."""
+        aggregate, record = self._ledger.aggregate(session_id), self._ledger.session(session_id)
+        newest = self._ledger.newest_version(session_id)
+        if aggregate is None or aggregate.status is not AggregateStatus.OPEN or newest is None:
+            return None
+        if record is None or record.session.state is not State.CLOSED:
+            return None
+        return self._ledger.choose(session_id, newest.number, "resolved", self._now())
 
     def _end_refund(self, session_id: str, outcome: Resolution, reason: str) -> None:
         record = self._ledger.session(session_id)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.core.bitcoin.fake_bitcoind import COOKIE, FakeBitcoind, fake_bitcoind
-from wattline.core.bitcoin.bitcoind_rpc import CONNECTIONS_KEPT, Access, BitcoindRpc
+from wattline.core.bitcoin.bitcoind_rpc import CONNECTIONS_KEPT, Access, BitcoindRpc, BitcoindSettings, locate
 from wattline.core.bitcoin.chain import ChainRefused, ChainUnavailable
 from wattline.core.errors import RetryError, StopError
 
@@ -193,3 +193,21 @@ def test_an_error_keeps_its_code_and_text(fake: FakeBitcoind, rpc: BitcoindRpc) 
 
 def test_an_ipv6_address_is_written_with_brackets() -> None:
     assert Access("::1", 8332, password="x").address == "[::1]:8332"
+
+
+def test_a_bitcoind_that_cannot_be_found_is_looked_for_at_each_call(fake: FakeBitcoind, tmp_path: Path) -> None:
+    """A socket goes on selling over Lightning meanwhile, and needs no restart."""
+    settings = BitcoindSettings(url=f"http://127.0.0.1:{fake.port}")
+    rpc = BitcoindRpc(lambda: locate(settings, {}, "regtest", home=tmp_path))
+    with pytest.raises(ChainRefused, match="no way to a bitcoind") as caught:
+        rpc.call("getmempoolinfo")
+    assert caught.value.code == "bitcoind_unknown"
+    folder = tmp_path / ".bitcoin" / "regtest"
+    folder.mkdir(parents=True)
+    (tmp_path / ".bitcoin" / "bitcoin.conf").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(ChainRefused) as caught:
+        rpc.call("getmempoolinfo")
+    assert caught.value.code == "config_unreadable"
+    (tmp_path / ".bitcoin" / "bitcoin.conf").unlink()
+    (folder / ".cookie").write_text(COOKIE)
+    assert rpc.call("getmempoolinfo") == 7

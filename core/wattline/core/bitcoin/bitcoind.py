@@ -8,7 +8,7 @@ bitcoind's answers as wattline's own types: amounts in satoshi, exactly.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from fractions import Fraction
@@ -108,8 +108,8 @@ _NETWORKS = {"main": "bitcoin", "test": "testnet"}
 class Bitcoind:
     """One bitcoind, by JSON-RPC over HTTP. Thread-safe; connections are kept open and used again."""
 
-    def __init__(self, access: Access) -> None:
-        self.access = access
+    def __init__(self, access: Access | Callable[[], Access]) -> None:
+        """See :class:`BitcoindRpc`."""
         self._rpc = BitcoindRpc(access)
 
     def close(self) -> None:
@@ -125,12 +125,12 @@ class Bitcoind:
         if version < OLDEST_VERSION:
             raise StopError(
                 "bitcoind_too_old",
-                f"bitcoind at {self.access.address} is {about.get('subversion', version)}; wattline needs v24 or newer",
+                f"bitcoind at {self._rpc.access.address} is {about.get('subversion', version)}; wattline needs v24 or newer",
             )
         if own != network:
             raise StopError(
                 "bitcoind_other_network",
-                f"bitcoind at {self.access.address} is on {own}, but lightningd is on {network}: "
+                f"bitcoind at {self._rpc.access.address} is on {own}, but lightningd is on {network}: "
                 "set url in [bitcoind] of socket.toml",
             )
 
@@ -147,7 +147,7 @@ class Bitcoind:
             if answer["initialblockdownload"]:
                 raise ChainUnavailable(
                     "bitcoind_unavailable",
-                    f"bitcoind at {self.access.address} still catches up with the chain (block {answer['blocks']})",
+                    f"bitcoind at {self._rpc.access.address} still catches up with the chain (block {answer['blocks']})",
                 )
             return Tip(int(answer["blocks"]), answer["bestblockhash"])
 

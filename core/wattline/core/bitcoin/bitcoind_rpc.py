@@ -15,7 +15,7 @@ import base64
 import http.client
 import json
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -89,12 +89,24 @@ class Access:
 class BitcoindRpc:
     """Calls to one bitcoind. Thread-safe."""
 
-    def __init__(self, access: Access, answer_timeout_s: float = ANSWER_TIMEOUT_S) -> None:
-        self._access = access
+    def __init__(self, access: Access | Callable[[], Access], answer_timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+        """``access`` may be a way to find it (:func:`locate`), which is tried at each call until there is one: its
+        UsageError is ChainRefused there, with the same code."""
+        self._find_access = access
         self._answer_timeout_s = answer_timeout_s
         self._lock = threading.Lock()
         self._idle: list[http.client.HTTPConnection] = []
         self._authorization: str | None = None
+
+    @property
+    def access(self) -> Access:
+        """Raises ChainRefused when there is nothing to go by."""
+        if not isinstance(self._find_access, Access):
+            try:
+                self._find_access = self._find_access()
+            except UsageError as error:
+                raise ChainRefused(error.code, error.message) from error
+        return self._find_access
 
     def call(self, method: str, *params: object) -> Any:
         """The result of ``method``; every number with a decimal point as Decimal, never as float.
@@ -135,11 +147,11 @@ class BitcoindRpc:
             if fresh != known:
                 status, text = self._post(method, body, fresh)
         if status in (_UNAUTHORIZED, _FORBIDDEN):
-            who = self._access.cookie or f"user {self._access.user}"
+            who = self.access.cookie or f"user {self.access.user}"
             reason = (
                 f"does not accept {who}" if status == _UNAUTHORIZED else "does not let us in (rpcallowip, rpcwhitelist)"
             )
-            raise ChainRefused("bitcoind_not_permitted", f"bitcoind at {self._access.address} {reason}: {_WHAT_TO_DO}")
+            raise ChainRefused("bitcoind_not_permitted", f"bitcoind at {self.access.address} {reason}: {_WHAT_TO_DO}")
         try:
             return json.loads(text, parse_float=Decimal)
         except ValueError as error:
@@ -177,7 +189,7 @@ class BitcoindRpc:
         return self._new_connection(), False
 
     def _new_connection(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection(self._access.host, self._access.port, timeout=self._answer_timeout_s)
+        return http.client.HTTPConnection(self.access.host, self.access.port, timeout=self._answer_timeout_s)
 
     def _keep(self, connection: http.client.HTTPConnection) -> None:
         with self._lock:
@@ -192,13 +204,13 @@ class BitcoindRpc:
         return known if known is not None else self._fresh_authorization()
 
     def _fresh_authorization(self) -> str:
-        fresh = self._access.authorization()
+        fresh = self.access.authorization()
         with self._lock:
             self._authorization = fresh
         return fresh
 
     def _says(self, method: str, what: str) -> str:
-        return f"bitcoind at {self._access.address}, {method}: {what}"
+        return f"bitcoind at {self.access.address}, {method}: {what}"
 
 
 NAME = "bitcoin.conf"

@@ -26,8 +26,9 @@ class ChainUnavailable(RetryError):
 
 
 class ChainRefused(StopError):
-    """bitcoind answered with an error that repeating the call will not cure. Code ``bitcoind_refused``, or
-    ``bitcoind_not_permitted`` when it does not know us; ``rpc_code`` is its own."""
+    """bitcoind answered with an error that repeating the call will not cure. Code ``bitcoind_refused``,
+    ``bitcoind_not_permitted`` when it does not know us, ``bitcoind_unknown`` or ``config_unreadable`` when nothing says
+    where it is; ``rpc_code`` is its own."""
 
     def __init__(self, code: str, message: str, rpc_code: int | None = None) -> None:
         super().__init__(code, message)

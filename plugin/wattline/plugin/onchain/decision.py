@@ -4,6 +4,7 @@ chain (:mod:`wattline.plugin.onchain.input_watch`) carries that out.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +20,11 @@ from wattline.plugin.onchain.sessions import OpenAggregates
 from wattline.plugin.settings import OnchainSettings
 from wattline.v1 import charging_pb2 as pb
 
+log = logging.getLogger(__name__)
+
+SEEN_WAIT_S = 600.0
+"""So long the end of a session waits for the first look at the chain, where the ledger is an older copy. Then it closes
+without a decision, its outlet is free, and it is decided when the chain was seen."""
 ASK_AGAIN_S = 1.0
 """How often the cable is asked for the final version: it may be just resuming."""
 
@@ -41,6 +47,7 @@ class BroadcastDecision:
         desks: OpenAggregates,
         copy: OlderCopy,
         now: Callable[[], int] = lambda: int(time.time()),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.chain_was_seen = False
         """Set by whoever watches the chain, after the first look at everything."""
@@ -50,6 +57,9 @@ class BroadcastDecision:
         self._cables = cables
         self._desks = desks
         self._now = now
+        self._clock = clock
+        self._waits_since: dict[str, float] = {}
+        """Since when a session's end waits for the chain; monotonic, in s."""
         self._stopping = threading.Event()
 
     def stop(self) -> None:
@@ -59,15 +69,16 @@ class BroadcastDecision:
     def give_back(self, session: Session) -> int:
         """After the desk was closed: how much of the credit is never taken, in msat. When this returns it is written
         down which version is broadcast: the one that pays exactly what is owed, when the cable has signed it in time;
-        none when nothing is owed on the chain; else the newest, and 0 is given back. Waits for the cable; may be asked
-        again."""
+        none when nothing is owed on the chain; else the newest, and 0 is given back; or it is decided later
+        (:meth:`is_put_off`), and 0 is given back, too. Waits for the cable; may be asked again."""
         session_id = session.session_id
         newest = self._ledger.newest_version(session_id)
         aggregate = self._ledger.aggregate(session_id)
         if aggregate is None or newest is None:
             return 0
         if aggregate.status is AggregateStatus.OPEN:
-            self.check_seen(session_id)
+            if self.is_put_off(session_id):
+                return 0
             due_sat = self._due_sat(session, aggregate)
             if 0 < due_sat < newest.value_sat:
                 self._wait_for_final(session, due_sat)
@@ -75,11 +86,16 @@ class BroadcastDecision:
         chosen = self._ledger.version(session_id, aggregate.chosen_number) if aggregate.chosen_number else None
         return (newest.value_sat - (chosen.value_sat if chosen else 0)) * MSAT_PER_SAT
 
-    def check_seen(self, session_id: str) -> None:
+    def is_put_off(self, session_id: str) -> bool:
         """Before anything is decided for a session that an older copy of the ledger knows: a version that is not in it
-        may have been chosen, and mined, so the chain is asked first. Raises ChainUnavailable."""
-        if not self.chain_was_seen and self._copy.concerns(session_id) and self._ledger.newest_version(session_id):
+        may have been chosen, and mined, so the chain is asked first. Raises ChainUnavailable while it is waited for;
+        True when that was too long, and the session ends without a decision."""
+        if self.chain_was_seen or not self._copy.concerns(session_id) or not self._ledger.newest_version(session_id):
+            return False
+        waited_s = self._clock() - self._waits_since.setdefault(session_id, self._clock())
+        if waited_s < SEEN_WAIT_S:
             raise ChainUnavailable("bitcoind_unavailable", "the chain was not looked at yet")
+        return True
 
     def is_owed(self, session: Session) -> bool:
         """Whether something of the session is to be taken on the chain and not yet final there."""
@@ -94,14 +110,17 @@ class BroadcastDecision:
         return aggregate.lost_msat if aggregate is not None else 0
 
     def conclude(self, session: Session) -> None:
-        """At the close: the newest version is broadcast, unless it was decided otherwise before. May be told again."""
+        """At the close: the newest version is broadcast, unless it was decided otherwise before, or is decided when the
+        chain was seen. May be told again."""
         session_id = session.session_id
         with self._desks.of(session_id).lock:
             aggregate = self._ledger.aggregate(session_id)
             if aggregate is None or aggregate.status is not AggregateStatus.OPEN:
                 return
             newest = self._ledger.newest_version(session_id)
-            self.check_seen(session_id)
+            if self.is_put_off(session_id):
+                log.error("session %s ends; what is broadcast for it is decided once the chain was seen", session_id)
+                return
             if newest is None or not session.account.payments:
                 self._ledger.void(session_id, "nothing was handed over", self._now())
             else:

@@ -41,7 +41,7 @@ class Onchain:
         """``now``: Unix seconds; ``clock``: monotonic, in s."""
         desks = OpenAggregates()
         self.desk = VersionIntake(settings, ledger, chain, funds, signer, node_id, network, seller, desks, now)
-        self.choice = BroadcastDecision(settings, ledger, seller, desks, copy, now)
+        self.choice = BroadcastDecision(settings, ledger, seller, desks, copy, now, clock)
         self.watch = InputWatch(
             settings, network, ledger, chain, funds, self.desk, self.choice, seller, copy, now, clock
         )
@@ -67,7 +67,7 @@ class Onchain:
         self.watch.wake()
 
     def close(self, session_id: str) -> None:
-        self.choice.check_seen(session_id)
+        self.choice.is_put_off(session_id)  # for a while it is waited for
         self.desk.close(session_id)
 
     def give_back(self, session: Session) -> int:
