@@ -72,7 +72,7 @@ def bitcoind() -> Bitcoind:
         assert BITCOIND[method](list(request["params"])), f"{method} was handed {request['params']}"
         return {"result": None, "error": None}
 
-    made._rpc = type("Judged", (BitcoindRpc,), {"_exchange": staticmethod(exchange)})(made.access)
+    made._rpc = type("Judged", (BitcoindRpc,), {"_exchange": staticmethod(exchange)})(made._rpc.access)
     return made
 
 

@@ -112,6 +112,10 @@ class Bitcoind:
         """See :class:`BitcoindRpc`."""
         self._rpc = BitcoindRpc(access)
 
+    @property
+    def _address(self) -> str:
+        return self._rpc.access.address
+
     def close(self) -> None:
         """Close the connections that are not in use."""
         self._rpc.close()
@@ -125,12 +129,12 @@ class Bitcoind:
         if version < OLDEST_VERSION:
             raise StopError(
                 "bitcoind_too_old",
-                f"bitcoind at {self._rpc.access.address} is {about.get('subversion', version)}; wattline needs v24 or newer",
+                f"bitcoind at {self._address} is {about.get('subversion', version)}; wattline needs v24 or newer",
             )
         if own != network:
             raise StopError(
                 "bitcoind_other_network",
-                f"bitcoind at {self._rpc.access.address} is on {own}, but lightningd is on {network}: "
+                f"bitcoind at {self._address} is on {own}, but lightningd is on {network}: "
                 "set url in [bitcoind] of socket.toml",
             )
 
@@ -147,7 +151,7 @@ class Bitcoind:
             if answer["initialblockdownload"]:
                 raise ChainUnavailable(
                     "bitcoind_unavailable",
-                    f"bitcoind at {self._rpc.access.address} still catches up with the chain (block {answer['blocks']})",
+                    f"bitcoind at {self._address} still catches up with the chain (block {answer['blocks']})",
                 )
             return Tip(int(answer["blocks"]), answer["bestblockhash"])
 
