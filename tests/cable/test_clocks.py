@@ -10,12 +10,23 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.cable.conftest import Bench
 from tests.cable.test_buyer import TERMS, Desk
+from tests.cable.test_restored_receipt import receipt as receipt_of
 from wattline.cable.policy.events import SocketState
-from wattline.cable.policy.reconciliation import lost_s
-from wattline.cable.restoring import DOWN_MARGIN_MS, longest_ms, unseen_ms
+from wattline.cable.policy.reconciliation import Tolerance, lost_s
+from wattline.cable.restoring import (
+    DOWN_MARGIN_MS,
+    RestoredPayments,
+    found_over,
+    longest_ms,
+    objections_of_found,
+    saved_evidence,
+    unseen_ms,
+)
 from wattline.cli.cable import _equipment
 from wattline.core.clock import DAY_S, Clock, Moment, WallWatch, since_boot_ns, this_boot
 from wattline.core.ledger.cable import CableSession
@@ -109,7 +120,7 @@ def test_what_was_paid_before_the_clock_was_set_forward_counts_for_the_day(bench
     assert first.paid_msat + summary.paid_msat <= 600
 
 
-def session(**changes: int | str | None) -> CableSession:
+def session(**changes: object) -> CableSession:
     values: dict[str, object] = {
         "token": "00" * 32,
         "address": "127.0.0.1:1",
@@ -159,10 +170,52 @@ def test_a_session_remembers_how_long_its_socket_goes_on_without_it(bench: Bench
     assert saved(bench).cable_lost_s == lost_s(86_400) == 600
 
 
-def test_a_record_of_an_earlier_wattline_is_judged_by_its_dates() -> None:
-    old = session(saved_boot_id="", saved_boot_ms=0, delivered_ms=None)
-    now = Moment(NOON_S + 600, "one", 5_000_000)
-    assert longest_ms(old, now) == 2 * 600_000 + DOWN_MARGIN_MS
+@given(
+    delivered_s=st.integers(0, 3600),
+    away_s=st.integers(0, 3600),
+    set_s=st.sampled_from([0, -1, -3600, 3600, -NOON_S, 400 * DAY_S]),
+    boots=st.booleans(),
+)
+def test_a_socket_whose_session_is_found_over_is_not_held_against_a_clock(
+    delivered_s: int, away_s: int, set_s: int, boots: bool
+) -> None:
+    """It has delivered all the time, as long as a socket does without its cable."""
+    away_s = min(away_s, 60) if boots else away_s
+    known = session(delivered_ms=delivered_s * 1000)
+    wall_s = NOON_S + away_s + set_s
+    now = Moment(wall_s, "two", 5_000) if boots else Moment(wall_s, "one", 50_000 + away_s * 1000)
+    over = found_over(known, None, now)
+    told = replace(receipt_of(0, 0, restored=False), tariff=known.tariff, delivered_ms=(delivered_s + away_s) * 1000)
+    told = replace(told, onchain_value_sat=0, onchain_txid="", returned_msat=0, refunded_msat=0, balance_msat=0)
+    assert objections_of_found(over, 0, told, RestoredPayments(0, 0, 0, (), 1), None, Tolerance(20_000, 1_000)) == []
+    lie = replace(told, delivered_ms=over.delivered_ms * 2 + 10_000)
+    (line,) = objections_of_found(over, 0, lie, RestoredPayments(0, 0, 0, (), 1), None, Tolerance(20_000, 1_000))
+    assert "ms of delivery" in line
+
+
+def test_a_session_whose_end_was_seen_is_not_charged_for_the_time_since_whatever_the_clock_says() -> None:
+    now = Moment(NOON_S + DAY_S, "one", 50_000 + DAY_S * 1000)
+    priced = session(tariff=Tariff.of(0, 3_600_000), is_end_seen=True, closed_at=NOON_S + 3600)
+    ended = saved_evidence(priced, 0, Tolerance(0, 0), now).bill
+    assert ended is not None
+    assert ended.most_charge_msat == cost_msat(priced.tariff, 0, 9_000, True)
+    unseen = saved_evidence(replace(priced, is_end_seen=False, closed_at=NOON_S - 3600), 0, Tolerance(0, 0), now).bill
+    assert unseen is not None
+    assert unseen.most_charge_msat > cost_msat(priced.tariff, 0, DAY_S * 1000, True)
+
+
+def test_a_session_lasts_as_long_as_it_did_though_the_clock_was_set_from_1970(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wattline.cable.session_run.SAVE_MS", 100)
+    set_by(bench, -NOON_S)
+    bench.start()
+    bench.until(payments=2)
+    bench.crash()
+    set_by(bench, 0)
+    bench.start()
+    bench.until(payments=len(bench.socket.orders) + 1)
+    assert 0 < bench.finish().seconds < 60
 
 
 def test_a_machine_that_slept_accuses_nobody() -> None:

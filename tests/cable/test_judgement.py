@@ -255,7 +255,7 @@ class Life:
             self.session = replace(
                 self.session,
                 energy_uwh=self.buyer.track.energy_uwh,
-                delivered_ms=self.buyer.charge.most_delivered_ms(self.now_ms),
+                delivered_ms=self.buyer.charge.most_delivered_ms(self.now_ms) or 0,
                 saved_at=self.now_ms // 1000,
             )
 

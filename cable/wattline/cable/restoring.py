@@ -34,6 +34,7 @@ from wattline.cable.settings import CableSettings
 from wattline.core.aggregate import MSAT_PER_SAT
 from wattline.core.clock import Moment
 from wattline.core.errors import RetryError, WattlineError
+from wattline.core.lastday import EARLIEST_S
 from wattline.core.ledger.cable import CableAggregate, CableSession
 from wattline.core.ledger.outgoing import Intent, IntentStatus, Outgoing
 from wattline.core.tariff import cost_msat
@@ -113,7 +114,7 @@ class Placed:
     most_ms: int
     """The longest that it can have delivered by now."""
     age_ms: int
-    """How long ago it was opened, for people: by its date, and no less than ``most_ms``."""
+    """How long ago it was opened, as far as the clocks tell; for people."""
 
 
 def place(
@@ -131,34 +132,30 @@ def place(
         paid = paid_msat(equipment, remembered.session_id)
         session, gap_uwh = place_energy(remembered, reading, opened.statement.energy_uwh, paid, now)
         most_ms = longest_ms(session, now)
-        dated_ms = (now.wall_s - (session.opened_at or session.created_at)) * 1000
-        return Placed(session, gap_uwh, most_ms, max(most_ms, dated_ms))
+        return Placed(session, gap_uwh, most_ms, session.lasted_ms + away_ms(session, now))
     check_prices(opened.tariff, limits)
     begun = replace(
         remembered,
         session_id=opened.session_id,
         opened_at=now.wall_s,
         base_uwh=reading.energy_uwh,
-        delivered_ms=0,
     )
     return Placed(begun.saved_now(now), 0, 0, 0)
 
 
 def longest_ms(remembered: CableSession, now: Moment) -> int:
     """The longest that a resumed session can have delivered by ``now``: what was on record, and the time since."""
-    delivered_ms = remembered.delivered_ms
-    if delivered_ms is None:
-        delivered_ms = max(0, now.wall_s - (remembered.opened_at or remembered.created_at)) * 1000
-    return delivered_ms + unseen_ms(remembered, now)
+    return remembered.delivered_ms + unseen_ms(remembered, now)
 
 
-def as_it_stands(remembered: CableSession, buyer: Buyer, equipment: Equipment) -> CableSession:
-    """``remembered`` with what the running session has come to, to be written now."""
+def as_it_stands(remembered: CableSession, buyer: Buyer, equipment: Equipment, opened_ms: int) -> CableSession:
+    """``remembered`` with what the running session has come to, to be written now. ``opened_ms``: for people."""
     delivered_ms = buyer.charge.most_delivered_ms(equipment.clock_ms())
     return replace(
         remembered,
         energy_uwh=buyer.track.energy_uwh,
         delivered_ms=remembered.delivered_ms if delivered_ms is None else delivered_ms,
+        lasted_ms=equipment.clock_ms() - opened_ms,
     ).saved_now(equipment.wall.now())
 
 
@@ -228,15 +225,10 @@ def saved_evidence(session: CableSession, keysend_msat: int, tolerance: Toleranc
     """By what the ledger holds of ``session``. Where its end was not seen, as much counts as delivered as the outlet's
     rated power can have delivered since the last write."""
     energy_uwh, delivered_ms = session.energy_uwh, session.delivered_ms
-    is_end_seen = session.closed_at is not None and session.saved_at >= session.closed_at
-    if not is_end_seen:
+    if not session.is_end_seen:
         gap_ms = unseen_ms(session, now)
         energy_uwh += session.rated_power_mw * gap_ms // 3600
-        delivered_ms = None if delivered_ms is None else delivered_ms + gap_ms
-    if delivered_ms is None:
-        over_s = session.closed_at if is_end_seen and session.closed_at is not None else now.wall_s
-        age_ms = max(0, over_s - (session.opened_at or session.created_at)) * 1000 + DOWN_MARGIN_MS
-        delivered_ms = max(age_ms, 0 if is_end_seen else unseen_ms(session, now))
+        delivered_ms += gap_ms
     most_charge_msat = cost_msat(session.tariff, energy_uwh + tolerance.allowed_uwh(energy_uwh), delivered_ms, True)
     return Evidence(Bill(most_charge_msat, keysend_msat), saved_receipt(session), session.min_refund_msat)
 
@@ -263,9 +255,23 @@ def found_over(session: CableSession, reading: Reading | None, now: Moment) -> C
         counted_uwh = reading.energy_uwh - session.base_uwh + session.extra_uwh
         if counted_uwh >= session.energy_uwh:
             energy_uwh = counted_uwh
-    delivered_ms = None if session.delivered_ms is None else session.delivered_ms + gap_ms
-    over = replace(session, energy_uwh=energy_uwh, delivered_ms=delivered_ms, closed_at=now.wall_s)
+    over = replace(
+        session,
+        energy_uwh=energy_uwh,
+        delivered_ms=session.delivered_ms + gap_ms,
+        closed_at=now.wall_s,
+        is_end_seen=True,
+    )
     return over.saved_now(now)
+
+
+def away_ms(session: CableSession, now: Moment) -> int:
+    """How long ago ``session`` was written down, as far as the clocks tell; for people."""
+    passed_ms = session.saved.passed_ms(now)
+    if passed_ms is not None:
+        return passed_ms
+    are_set = min(session.saved_at, now.wall_s) >= EARLIEST_S
+    return max(now.boot_ms, (now.wall_s - session.saved_at) * 1000 if are_set else 0)
 
 
 def saved_receipt(session: CableSession) -> Receipt | None:
@@ -311,17 +317,16 @@ def objections_of_found(
     row: CableAggregate | None,
     tolerance: Tolerance,
 ) -> list[str]:
-    """The same for a session that no run saw the end of: ``session`` as it was found over, ``last_uwh`` the own energy
-    that was on record before, ``row`` its aggregate."""
+    """The same for a session that no run saw the end of: ``session`` as it was found over, with the longest that it can
+    have delivered, ``last_uwh`` the own energy that was on record before, ``row`` its aggregate."""
     onchain, onchain_msat = None, 0
     if row is not None and row.signed_sat:
         onchain_msat = row.accepted_sat * MSAT_PER_SAT
         onchain = OnchainKnown(row.floor_sat, onchain_msat, row.signed_sat * MSAT_PER_SAT, {}, row.is_final_taken)
     settled_msat = payments.settled_msat + onchain_msat
-    elapsed_ms = max(0, session.saved_at - (session.opened_at or session.created_at)) * 1000
     return objections(
         receipt,
-        Known(last_uwh, session.energy_uwh, elapsed_ms, settled_msat),
+        Known(last_uwh, session.energy_uwh, session.delivered_ms, settled_msat),
         session.tariff,
         tolerance,
         settled_msat,

@@ -391,6 +391,7 @@ class SessionRun:
             self._remembered,
             stop_reason=buyer.stop.reason if buyer.stop is not None else "",
             closed_at=int(self._equipment.now()),
+            is_end_seen=True,
         )
         if receipt is not None and not had_receipt:
             signed = receipt.signed
@@ -420,7 +421,7 @@ class SessionRun:
 
     def _save(self, remembered: CableSession) -> None:
         if self._buyer is not None:
-            remembered = as_it_stands(remembered, self._buyer, self._equipment)
+            remembered = as_it_stands(remembered, self._buyer, self._equipment, self._opened_ms)
         self._remembered = remembered
         # What a chip without a sign counted of backflow, the next process finds in its count, too.
         backflow_uwh = self._reading.backflow_uwh if self._reading is not None else 0

@@ -63,8 +63,12 @@ class CableSession:
     receipt: bytes = b""
     """Serialized, as the socket signed it; empty before."""
     receipt_signature: str = ""
-    delivered_ms: int | None = None
-    """The longest that delivery can have lasted by ``saved_at``; None when it is not known."""
+    delivered_ms: int = 0
+    """The longest that delivery can have lasted by ``saved_at``."""
+    lasted_ms: int = 0
+    """How long it had been open then, as far as the clocks tell; for people."""
+    is_end_seen: bool = False
+    """A run, or the look that found it over, has written its end: nothing was delivered after ``saved_at``."""
     min_refund_msat: int = 0
     """Unused credit below this the socket keeps, by its offer."""
     saved_boot_id: str = ""
