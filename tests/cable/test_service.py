@@ -403,6 +403,18 @@ def test_without_a_channel_no_session_is_opened(bench: Bench, monkeypatch: pytes
     assert bench.ledger.cable_sessions.unfinished() is None
 
 
+def test_a_node_without_its_keysend_plugin_is_told_before_anything_is_paid(bench: Bench) -> None:
+    """Nothing could bring a refund; the session is bought all the same."""
+    bench.node.has_keysend = False
+    bench.start()
+    bench.until(payments=1)
+    bench.finish()
+    lines = bench.listener.lines
+    (warning,) = [number for number, line in enumerate(lines) if line.startswith("warning: keysend_off: ")]
+    assert "no refund can arrive" in lines[warning]
+    assert warning < next(number for number, line in enumerate(lines) if line.startswith("session "))
+
+
 @pytest.mark.parametrize("receivable_msat", [0, 99, 100])
 def test_it_is_said_when_nothing_could_come_back_and_bought_all_the_same(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, receivable_msat: int

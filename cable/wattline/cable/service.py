@@ -21,7 +21,7 @@ from wattline.cable.opening import (
     recollect,
     without_held,
 )
-from wattline.cable.pay.keysend import NO_WAY_BACK, RefundSearch, can_come_back, owed
+from wattline.cable.pay.keysend import KEYSEND_OFF, NO_WAY_BACK, RefundSearch, can_come_back, owed
 from wattline.cable.pay.settlement import Aftermath, Evidence, agreed_sat, warning_of
 from wattline.cable.policy.events import SignedReceipt
 from wattline.cable.policy.offer import OfferError, clocks_apart
@@ -298,7 +298,9 @@ class CableService:
         if agreement.method == "onchain":
             return
         receivable_msat = max((channel.receivable_msat for channel in self._equipment.node.channels()), default=0)
-        if not can_come_back(receivable_msat, agreement.opened.offer):
+        if not self._equipment.node.takes_keysend():
+            self._tell(f"warning: {KEYSEND_OFF}; unused credit stays owed until then")
+        elif not can_come_back(receivable_msat, agreement.opened.offer):
             self._tell(f"warning: {NO_WAY_BACK}: {owed(self._settings.limits.max_prepaid_msat)}")
 
     def _tell_owed(self, agreement: Agreement) -> None:

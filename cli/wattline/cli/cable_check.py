@@ -15,7 +15,7 @@ from wattline.cable.opening import (
     largest_payment_msat,
     smallest_payment_msat,
 )
-from wattline.cable.pay.keysend import NO_WAY_BACK, can_come_back, owed
+from wattline.cable.pay.keysend import KEYSEND_OFF, NO_WAY_BACK, can_come_back, owed
 from wattline.cable.pay.settlement import check_honest, warning_of
 from wattline.cable.policy.offer import (
     Offer,
@@ -272,12 +272,7 @@ def _ways(
         yield _problem("refund", error)
         return
     if not node.takes_keysend():
-        yield Finding(
-            Severity.PROBLEM,
-            "refund",
-            "keysend_off: the own node's keysend plugin does not run, so no refund can arrive: "
-            "start lightningd without disable-plugin=keysend",
-        )
+        yield Finding(Severity.PROBLEM, "refund", KEYSEND_OFF)
     elif not can_come_back(ways.receivable_msat, offer):
         yield Finding(Severity.PROBLEM, "refund", f"{NO_WAY_BACK}: {owed(settings.limits.max_prepaid_msat)}")
     else:

@@ -142,6 +142,11 @@ def _event(sequence: int, outcome: Outcome) -> PaymentEvent:
 NO_WAY_BACK = "no_way_back"
 """A problem of ``wattline cable check``, whose purpose is to find such things; a warning of ``wattline cable run``,
 since no more than the prepaid cap can be owed."""
+KEYSEND_OFF = (
+    "keysend_off: the own node's keysend plugin does not run, so no refund can arrive: "
+    "start lightningd without disable-plugin=keysend"
+)
+"""So is this."""
 
 
 def can_come_back(receivable_msat: int, offer: Offer) -> bool:
