@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.cable.conftest import Bench
-from tests.cable.fakes import make_certificate, wait_for
+from tests.cable.fakes import SOCKET_NODE, make_certificate, wait_for
+from tests.core.ledger.samples import intent
 from wattline.cli.main import main
 
 NODE = "02" + "ab" * 32
@@ -189,3 +190,15 @@ def test_a_second_cable_on_the_same_ledger_is_refused(bench: Bench, capsys: pyte
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert run("cable", "run", "--config", path, "--for", "1") == 2
     assert "another cable is running with this ledger" in capsys.readouterr().err
+
+
+def test_a_payment_in_doubt_is_listed_and_ended_by_the_owner(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    doubt = intent(1, destination=SOCKET_NODE)
+    bench.ledger.outgoing.add(doubt)
+    assert run("cable", "resolve", "--config", config(bench)) == 0
+    assert capsys.readouterr().out == f"{doubt.payment_hash} 1000 msat, session {doubt.session_id}\n"
+    assert run("cable", "resolve", "--config", config(bench), doubt.payment_hash) == 2
+    assert run("cable", "resolve", "--config", config(bench), doubt.payment_hash, "unpaid") == 0
+    assert bench.ledger.outgoing.pending() == []
+    assert run("cable", "resolve", "--config", config(bench), doubt.payment_hash, "paid") == 2
+    assert "not_resolvable" in capsys.readouterr().err

@@ -300,7 +300,7 @@ class StillStall:
         self.desk, self.watch = self.onchain.desk, self.onchain.watch
         self.desk.trouble = ""
         refunds = NotedRefunds(ledger.outgoing, self.copy)
-        payer = Payer(
+        payer = self.payer = Payer(
             self.wallet, refunds, lambda: Moment(self.time_s), lambda: float(self.time_s), pause=lambda _: None
         )
         self.settlement = StillSettlement(

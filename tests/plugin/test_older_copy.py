@@ -40,7 +40,15 @@ def receipt(stall: StillStall, session: str) -> pb.Receipt:
 
 
 def resolving(stall: StillStall) -> Resolving:
-    return Resolving(stall.ledger, stall.copy, stall.onchain, stall.socket.settle_owed, lambda: stall.time_s)
+    return Resolving(
+        stall.ledger,
+        stall.copy,
+        stall.onchain,
+        stall.socket.settle_owed,
+        lambda: stall.time_s,
+        stall.payer,
+        stall.settlement.hurry,
+    )
 
 
 def final_of(stall: StillStall, wallet: Wallet, session: str) -> None:
@@ -210,7 +218,7 @@ def test_a_refund_of_which_nobody_knows_waits_for_the_operator(stall: StillStall
     event = stall.ledger.last_event("refund_resolved", session)
     assert event is not None
     assert event.detail == {"outcome": outcome, "reason": "looked at the meter"}
-    with pytest.raises(UsageError, match="no refund"):
+    with pytest.raises(UsageError, match="no refund of session"):
         resolving(stall).resolve(session, outcome, "again")
 
 
@@ -436,3 +444,45 @@ def test_without_the_chain_such_a_session_closes_and_frees_its_outlet(stall: Sti
     status = AggregateStatus.SETTLED if outcome == "paid" else AggregateStatus.LOST
     assert stall.aggregate(session).status is status
     assert stall.aggregate(session).lost_msat == (0 if outcome == "paid" else VALUE_SAT * MSAT_PER_SAT)
+
+
+@pytest.mark.parametrize("outcome", ["refund", "keep", "paid"])
+def test_a_refund_in_doubt_of_which_the_node_knows_nothing_is_ended_by_the_operator(
+    stall: StillStall, outcome: str
+) -> None:
+    session, _ = keysend_session(stall)
+    stall.wallet.forgets_after_s = 86_400
+    stall.wallet.ending = SendStatus.PENDING
+    stall.close_session(session)
+    stall.work()
+    with pytest.raises(UsageError, match="still under way"):
+        resolving(stall).resolve(session, outcome, "too early")
+    stall.wallet.record.clear()  # autoclean, or it never arrived there
+    stall.wallet.ending = SendStatus.COMPLETE
+    stall.time_s += 400 * 86_400
+    stall.settlement.retry()
+    assert stall.saved(session).refund_status is RefundStatus.OWED, "nobody knows"
+    sends = len(stall.wallet.sends)
+    resolving(stall).resolve(session, outcome, "looked at the cable's invoices")
+    stall.settlement.retry()
+    saved, intent = stall.saved(session), stall.ledger.outgoing.of(Purpose.REFUND, session, 0)
+    assert intent is not None
+    assert len(stall.wallet.sends) == sends + (outcome == "refund")
+    assert saved.refund_status is (RefundStatus.KEPT if outcome == "keep" else RefundStatus.SENT)
+    assert intent.status is (IntentStatus.FAILED if outcome == "keep" else IntentStatus.COMPLETE)
+
+
+@pytest.mark.parametrize("outcome", ["refund", "keep"])
+def test_a_refund_that_no_channel_carries_need_not_be_owed_for_ever(stall: StillStall, outcome: str) -> None:
+    session, _ = keysend_session(stall)
+    stall.wallet.ending = SendStatus.FAILED
+    stall.close_session(session)
+    stall.work()
+    stall.settlement.retry()
+    assert stall.saved(session).refund_status is RefundStatus.OWED
+    stall.wallet.ending = SendStatus.COMPLETE
+    sends = len(stall.wallet.sends)
+    resolving(stall).resolve(session, outcome, "it is not worth a channel")
+    stall.settlement.retry(stall.settlement._is_due)
+    assert len(stall.wallet.sends) == sends + (outcome == "refund")
+    assert stall.saved(session).refund_status is (RefundStatus.KEPT if outcome == "keep" else RefundStatus.SENT)

@@ -148,7 +148,7 @@ class CableService:
             return self._settings
         held = f"{msat} msat that other sessions have sent are still on their way, and limits.max_prepaid_msat"
         if session_id is None and msat >= cap_msat:
-            raise StopError("prepaid_limit", f"{held} allows {cap_msat} msat; lightning-cli listsendpays shows them")
+            raise StopError("prepaid_limit", f"{held} allows {cap_msat} msat; wattline cable resolve lists them")
         self._tell(f"warning: {held} is lower by that for this session")
         return without_held(self._settings, msat)
 

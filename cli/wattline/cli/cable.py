@@ -130,6 +130,28 @@ def forgive(
     typer.echo(f"node {node_id} may sell again; {count} session(s) forgiven")
 
 
+@cable_app.command()
+def resolve(
+    config: ConfigOption,
+    payment_hash: Annotated[str | None, typer.Argument(help="Of the payment; without it, those in doubt.")] = None,
+    outcome: Annotated[str | None, typer.Argument(help="paid or unpaid.")] = None,
+) -> None:
+    """Say what became of a payment in doubt of which the own node knows nothing (any more), or list those in doubt.
+
+    Until then it counts as spent, and takes from what later sessions may prepay."""
+    cable = cable_in(config)
+    with _alone(cable.storage_path), open_ledger(cable.storage_path) as ledger:
+        if payment_hash is None:
+            for intent in ledger.outgoing.pending():
+                typer.echo(f"{intent.payment_hash} {intent.amount_msat} msat, session {intent.session_id}")
+            return
+        if outcome not in ("paid", "unpaid"):
+            raise UsageError("not_resolvable", "the outcome is paid or unpaid")
+        payer = Payer(CoreLightning(cable.rpc_path), ledger.outgoing)
+        found = payer.decide(payment_hash, is_paid=outcome == "paid", why="said by wattline cable resolve")
+    typer.echo(f"payment {payment_hash}: {found.status}")
+
+
 def _equipment(cable: CableConfig, ledger: Ledger) -> Equipment:
     node = CoreLightning(cable.rpc_path)
     rpc = NodeRpc(cable.rpc_path)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from wattline.core.clock import Clock, Moment
-from wattline.core.errors import RetryError
+from wattline.core.errors import RetryError, UsageError
 from wattline.core.ledger.outgoing import Intent, Purpose
 from wattline.core.lightning.node import (
     NodeRefused,
@@ -169,6 +169,37 @@ class Payer:
                 else:
                     outcomes.append(outcome)
         return outcomes + self._give_up(unknown)
+
+    def decide(self, payment_hash: str, *, is_paid: bool, why: str) -> Outcome:
+        """A person has looked what became of a payment in doubt that the node does not know (any more): then it counts
+        as paid, with all of its fee limit, or as failed. What the node knows decides instead.
+
+        Raises UsageError ``not_resolvable`` when it is not in doubt, under way, or so young that a request of ours may
+        still be on its way; NodeUnavailable, NodeRefused, and the ledger's errors.
+        """
+        began = self._clock()
+        with self._claim(payment_hash) as claimed:
+            intent = next((each for each in self._outgoing.pending() if each.payment_hash == payment_hash), None)
+            if intent is None or not claimed:
+                what = "is not in doubt" if intent is None else "is being looked up just now; try again"
+                raise UsageError("not_resolvable", f"payment {payment_hash} {what}")
+            sent = self._wallet.sent(payment_hash)
+            if sent is None:
+                self._unknown_since.setdefault(payment_hash, began)
+                if not self._is_old(intent):
+                    raise UsageError("not_resolvable", f"payment {payment_hash} was only just made; try again")
+                self._pause(ANSWER_GAP_S)
+                sent = self._wallet.sent(payment_hash)
+            if sent is not None:
+                outcome = self._settled(intent, sent, None, began)
+                if outcome.status is SendStatus.PENDING:
+                    raise UsageError("not_resolvable", f"payment {payment_hash} is still under way at the node")
+                return outcome
+            if not is_paid:
+                return self._fail(intent, SendFailure("given_up", why, False), began)
+            most_msat = intent.amount_msat + intent.maxfee_msat
+            self._outgoing.complete(payment_hash, most_msat, self._now().wall_s)
+            return self._outcome(intent, SendStatus.COMPLETE, most_msat, None, began)
 
     # --- one payment --------------------------------------------------------------------------------------------------
 

@@ -352,6 +352,10 @@ class SessionCloser:
         self._retries[key] = (now + wait_s, min(wait_s * 2, max(MOST_RETRY_S, self._retry_s)))
         return True
 
+    def hurry(self, key: str) -> None:
+        """Try to pay that back at the next turn, however long it was to wait: by session or payment_hash."""
+        self._retries.pop(key, None)
+
     def retry(self, is_due: Callable[[str], bool] = lambda _: True) -> None:
         """Try once whatever is still to be paid back and ``is_due``, by session or payment_hash."""
         owed, orphans = self._ledger.owed_refunds(), self._ledger.orphans_to_return()

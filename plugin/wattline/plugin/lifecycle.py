@@ -276,7 +276,7 @@ class Shop:
         self._report = Report(
             seller, live, ledger, bookkeeper, identity_shown, copy, onchain, lambda: preconditions.problems
         )
-        self._resolving = Resolving(ledger, copy, onchain, seller.settle_owed)
+        self._resolving = Resolving(ledger, copy, onchain, seller.settle_owed, payer=payer, hurry=settlement.hurry)
         for outlet in self._outlets:
             outlet.start()
         for record in records:

@@ -5,15 +5,17 @@ the reason."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 
 from wattline.core.aggregate import MSAT_PER_SAT, Aggregate, AggregateStatus
 from wattline.core.errors import UsageError
 from wattline.core.ledger.ledger import Ledger
-from wattline.core.ledger.outgoing import Purpose
+from wattline.core.ledger.outgoing import Intent, Purpose
 from wattline.core.ledger.payment import ORPHAN_KEPT
-from wattline.core.session.event import RefundKept
+from wattline.core.lightning.node import SendStatus
+from wattline.core.payer import Payer
+from wattline.core.session.event import RefundKept, RefundSent
 from wattline.core.session.state import RefundStatus, State
 from wattline.plugin.older_copy import KEPT, RESOLVED, OlderCopy
 from wattline.plugin.onchain.payments import Onchain
@@ -25,7 +27,7 @@ LONGEST_REASON = 200
 class Resolution(StrEnum):
     """What is decided."""
 
-    PAID = "paid"  # what the session is owed on the chain has come
+    PAID = "paid"  # what the session is owed on the chain has come; a refund in doubt has arrived
     LOST = "lost"  # what it is owed on the chain, and was not mined, will not come
     REFUND = "refund"  # what is held is sent back
     KEEP = KEPT  # what is held is not sent back
@@ -40,15 +42,19 @@ class Resolving:
         ledger: Ledger,
         copy: OlderCopy,
         onchain: Onchain | None,
-        keep: Callable[[str, RefundKept], None],
+        end: Callable[[str, RefundSent | RefundKept], None],
         now: Callable[[], int] = lambda: int(time.time()),
+        payer: Payer | None = None,
+        hurry: Callable[[str], None] = lambda session_id: None,
     ) -> None:
-        """``keep``: ends a refund that is owed."""
+        """``end``: ends a refund that is owed; ``hurry``: has it tried soon. ``payer``: of refunds."""
         self._ledger = ledger
         self._copy = copy
         self._onchain = onchain
-        self._keep = keep
+        self._end = end
         self._now = now
+        self._payer = payer
+        self._hurry = hurry
 
     def resolve(self, subject: str, outcome: str, reason: str) -> None:
         """``subject``: a session, or ``chain``. Raises UsageError ``not_resolvable`` where there is nothing to decide,
@@ -63,7 +69,7 @@ class Resolving:
             if self._onchain is None:
                 raise UsageError("not_resolvable", "this socket does not look at the chain")
             self._onchain.accept_chain(reason)
-        elif outcome in (Resolution.PAID, Resolution.LOST):
+        elif outcome == Resolution.LOST or (outcome == Resolution.PAID and not self._in_doubt(subject)):
             self._end_aggregate(subject, Resolution(outcome), reason)
         else:
             self._end_refund(subject, Resolution(outcome), reason)
@@ -97,19 +103,48 @@ class Resolving:
             return None
         return self._ledger.choose(session_id, newest.number, "resolved", self._now())
 
+    def _in_doubt(self, session_id: str) -> Sequence[Intent]:
+        """What is sent back of the session, as far as it is not known whether it was."""
+        refunds = (Purpose.REFUND, Purpose.ORPHAN_REFUND)
+        return [
+            each
+            for each in self._ledger.outgoing.pending()
+            if each.session_id == session_id and each.purpose in refunds
+        ]
+
     def _end_refund(self, session_id: str, outcome: Resolution, reason: str) -> None:
+        """Of a session of which something is held, in doubt, or owed: it may be less than any channel carries."""
         record = self._ledger.session(session_id)
-        is_owed = record is not None and record.session.refund_status is RefundStatus.OWED
-        is_held = record is not None and is_owed and self._copy.holds(Purpose.REFUND, record)
         orphans = self._ledger.orphans_to_return(session_id)
-        if record is None or not self._copy.holds(Purpose.ORPHAN_REFUND, record):
-            orphans = []
-        if not is_held and not orphans:
-            raise UsageError("not_resolvable", f"no refund of session {session_id} is held")
+        is_owed = record is not None and record.session.refund_status is RefundStatus.OWED
+        if not is_owed and not orphans:
+            raise UsageError("not_resolvable", f"no refund of session {session_id} is owed, held or in doubt")
+        is_held = record is not None and self._copy.holds(Purpose.REFUND, record)
+        aggregate = self._ledger.aggregate(session_id)
+        if is_owed and not is_held and not orphans and aggregate is not None and aggregate.status.is_live:
+            raise UsageError("not_resolvable", f"the chain has not yet paid for session {session_id}")
+        refunds = self._decide(self._in_doubt(session_id), outcome, reason)
         with self._ledger.unit():
             self._ledger.append_event(self._now(), session_id, RESOLVED, {"outcome": outcome, "reason": reason})
             for orphan in orphans if outcome is Resolution.KEEP else []:
                 kept = {"payment_hash": orphan.payment_hash, "amount_msat": orphan.amount_msat}
                 self._ledger.append_event(self._now(), session_id, ORPHAN_KEPT, kept)
-        if is_held and outcome is Resolution.KEEP:
-            self._keep(session_id, RefundKept())
+        if is_owed and refunds:
+            self._end(session_id, refunds[0])
+        elif is_owed and outcome is Resolution.KEEP:
+            self._end(session_id, RefundKept())
+        self._hurry(session_id)
+        for orphan in orphans:
+            self._hurry(orphan.payment_hash)
+
+    def _decide(self, doubts: Sequence[Intent], outcome: Resolution, reason: str) -> Sequence[RefundSent]:
+        """The refunds of the session that were in doubt and have been sent: by the node's word, else by the operator's.
+        What is sent again, or kept, counts as not sent before."""
+        sent = []
+        for intent in doubts:
+            if self._payer is None:
+                raise UsageError("not_resolvable", f"payment {intent.payment_hash} is in doubt")
+            found = self._payer.decide(intent.payment_hash, is_paid=outcome is Resolution.PAID, why=reason)
+            if found.status is SendStatus.COMPLETE and intent.purpose == Purpose.REFUND:
+                sent.append(RefundSent(found.amount_msat, found.amount_sent_msat - found.amount_msat))
+        return sent

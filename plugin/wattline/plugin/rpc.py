@@ -123,8 +123,9 @@ def add_methods(plugin: Plugin, shop: Shop) -> None:
     def resolve(subject: str, outcome: str, reason: str) -> Json:
         """Say how something ended that the socket cannot find out; it is written down, with the {reason}.
 
-        {subject} is a session: {outcome} paid or lost ends its payment on the chain, refund or keep a refund that is
-        held because the ledger is an older copy. Or it is chain: accept takes the chain that bitcoind shows now."""
+        {subject} is a session: {outcome} paid or lost ends its payment on the chain; refund sends a refund that is owed
+        (again), keep sends none, paid says that one in doubt has arrived. Or it is chain: accept takes the chain that
+        bitcoind shows now."""
         subject = "chain" if subject == "chain" else checked_session_id("subject", subject)
         outcome = checked_text("outcome", outcome)
         shop.resolving.resolve(subject, outcome, checked_text("reason", reason))

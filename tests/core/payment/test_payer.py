@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.core.payment.payer_fakes import SOCKET, Clock, Crash, FakeStore, FakeWallet
-from wattline.core.errors import RetryError
+from wattline.core.errors import RetryError, UsageError
 from wattline.core.ledger.database import LedgerBusy
 from wattline.core.ledger.outgoing import AlreadyPaying, IntentStatus
 from wattline.core.lightning.node import NodeUnavailable, NoRoute, SendFailure, SendStatus
@@ -329,3 +329,31 @@ def test_many_payments_at_a_time_are_each_paid_once() -> None:
     assert {outcome.status for outcome in outcomes} == {SendStatus.COMPLETE}
     assert bench.wallet.spent_msat() == sum(outcome.amount_sent_msat for outcome in outcomes) == 64_000
     assert len(bench.wallet.searches) == 1
+
+
+def test_a_person_decides_only_what_the_node_does_not_know() -> None:
+    bench = Bench(send=["gone after", "gone before", "gone before"])
+    known, lost, spent = (bench.pay(sequence).payment_hash for sequence in (1, 2, 3))
+    bench.wallet.sent_kept_s = 60
+    bench.clock.boot_id = ""
+    with pytest.raises(UsageError, match="only just made"):
+        bench.payer.decide(lost, is_paid=False, why="looked")
+    bench.clock.pass_by(100 * 86_400)
+    bench.payer.resolve(resend=False)
+    assert [each.payment_hash for each in bench.store.pending()] == [lost, spent], "the node may have forgotten them"
+    assert bench.payer.decide(lost, is_paid=False, why="looked").status is SendStatus.FAILED
+    outcome = bench.payer.decide(spent, is_paid=True, why="looked")
+    assert (outcome.status, outcome.amount_sent_msat) == (SendStatus.COMPLETE, 1050)
+    with pytest.raises(UsageError, match="not in doubt"):
+        bench.payer.decide(known, is_paid=False, why="looked")  # resolve() had the node's word
+
+
+def test_a_payment_before_the_clock_was_set_is_not_taken_for_one_that_the_node_has_forgotten() -> None:
+    bench = Bench(send=["gone before"])
+    bench.clock.boot_id = "one"
+    bench.wallet.sent_kept_s = 86_400
+    bench.pay()
+    bench.clock.wall_offset_s = 55 * 365 * 86_400
+    bench.clock.pass_by(60.0)
+    bench.payer.resolve(resend=False)
+    assert bench.statuses() == [IntentStatus.FAILED]

@@ -44,6 +44,7 @@ ACTS = st.one_of(
     st.tuples(st.just("resolve"), st.booleans()),
     st.tuples(st.just("pass_by"), st.sampled_from([0.5, 3.0, 30.0])),
     st.tuples(st.just("set_clock"), st.sampled_from([-100_000, 0, 100_000])),
+    st.tuples(st.just("decide"), st.none()),
     st.tuples(st.just("restart"), st.none()),
 )
 
@@ -95,6 +96,11 @@ def run(
                     assert row.status.value == outcome.status.value, "the caller is told what the ledger says"
             elif act == "resolve":
                 payer.resolve(resend=bool(value), timeout_s=1.0)
+            elif act == "decide":
+                for doubt in store.pending():
+                    with contextlib.suppress(WattlineError):
+                        is_paid = doubt.payment_hash in wallet.paid()
+                        payer.decide(doubt.payment_hash, is_paid=is_paid, why="looked")
             elif act == "pass_by":
                 assert isinstance(value, float)
                 clock.pass_by(value)
