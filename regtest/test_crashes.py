@@ -19,10 +19,10 @@ import pytest
 from harness.by_hand import HandCable
 
 from wattline.core.ledger.ledger import open_ledger
-from wattline.core.ledger.outgoing import AlreadyPaying, Purpose
+from wattline.core.ledger.outgoing import AlreadyPaying, Intent, Purpose
 from wattline.core.lightning.cln import CoreLightning
 from wattline.core.lightning.node import SendFailure, SendStatus, SentPayment
-from wattline.core.payer import Order, Payer
+from wattline.core.payer import Payer
 from wattline.core.record import format_record
 from wattline.core.tariff import Tariff, cost_msat
 from wattline.device.controller.plugin_starter import process_start_time
@@ -410,8 +410,9 @@ PAYING_PROCESS = textwrap.dedent(
     """
     import sys, threading
     from wattline.core.ledger.ledger import open_ledger
+    from wattline.core.ledger.outgoing import Intent
     from wattline.core.lightning.cln import CoreLightning
-    from wattline.core.payer import Order, Payer
+    from wattline.core.payer import Payer
 
     rpc, ledger, when, destination, session_id, amount = sys.argv[1:]
 
@@ -424,8 +425,11 @@ PAYING_PROCESS = textwrap.dedent(
                 threading.Event().wait()
 
     record = f"wattline:1:{session_id}:1"
-    order = Order("increment", session_id, 1, destination, int(amount), 0, record, record)
-    Payer(Wallet(rpc), open_ledger(ledger).outgoing).pay(order)
+    intent = Intent(
+        purpose="increment", session_id=session_id, sequence=1, destination=destination,
+        amount_msat=int(amount), maxfee_msat=0, record=record, label=record,
+    )
+    Payer(Wallet(rpc), open_ledger(ledger).outgoing).pay(intent)
     print("paid", flush=True)
     """
 )
@@ -454,7 +458,18 @@ def test_a_cable_killed_around_its_sending_pays_the_increment_once(
             assert (intent.status, intent.amount_sent_msat) == ("complete", 7_000)
             record = format_record(session_id, 1)
             with pytest.raises(AlreadyPaying):
-                payer.pay(Order("increment", session_id, 1, scene.node.node_id, 7_000, 0, record, record))
+                payer.pay(
+                    Intent(
+                        purpose="increment",
+                        session_id=session_id,
+                        sequence=1,
+                        destination=scene.node.node_id,
+                        amount_msat=7_000,
+                        maxfee_msat=0,
+                        record=record,
+                        label=record,
+                    )
+                )
             assert payer.resolve(resend=True) == []
         books = has_agreed(scene, wallet, session_id)
         assert dict(books.credited) == {intent.payment_hash: 7_000}

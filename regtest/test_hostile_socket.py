@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from wattline.cable.link.connection import Connection
+from wattline.cable.link.stream import SocketStream
 from wattline.cable.pay.onchain import OnchainPayments
 from wattline.cable.pay.versions import AggregateMaker
 from wattline.cable.policy.events import (
@@ -68,7 +68,7 @@ def nodes(onchain_module_network: RegtestNetwork) -> tuple[Node, Node]:
 
 
 @dataclass
-class Stream(Connection):
+class Stream(SocketStream):
     """The way to the socket, on which a version would be handed over."""
 
     versions: queue.SimpleQueue[bytes] = field(default_factory=queue.SimpleQueue)
@@ -85,14 +85,14 @@ class Stream(Connection):
 class Cable:
     """What of a cable pays on-chain, with a real node and wallet, and a ledger."""
 
-    purse: OnchainPayments
+    payments: OnchainPayments
     stream: Stream
     told: queue.SimpleQueue[PaymentEvent | OnchainEvent]
 
     def invited(self, address: str, script: str) -> PaymentEvent | OnchainEvent:
         """What comes of an invitation, whoever should have looked at it before."""
         message = OnchainInvitation(address, script, RULES, newest_number=0, newest_value_sat=0)
-        self.purse.on_invitation(message, Scope(Tariff.of(PRICE), 1_400_000, 100_000_000))
+        self.payments.on_invitation(message, Scope(Tariff.of(PRICE), 1_400_000, 100_000_000))
         return self.told.get(timeout=60)
 
 
@@ -105,10 +105,10 @@ def cable(nodes: tuple[Node, Node], tmp_path: Path) -> Iterator[Cable]:
         maker = AggregateMaker(
             CoreLightningFunds(node.rpc), ledger.cable_aggregates, node, limits, SESSION, socket.node_id, Clock().moment
         )
-        purse = OnchainPayments(maker, stream, told.put)
-        yield Cable(purse, stream, told)
-        purse.end(lambda row, _: replace(row, status=CableAggregateStatus.VOID, agreed_sat=0, closed_at=1), 60)
-        purse.stop()
+        payments = OnchainPayments(maker, stream, told.put)
+        yield Cable(payments, stream, told)
+        payments.end(lambda row, _: replace(row, status=CableAggregateStatus.VOID, agreed_sat=0, closed_at=1), 60)
+        payments.stop()
 
 
 INVITATIONS: dict[str, tuple[str, str]] = {
@@ -144,7 +144,7 @@ def test_an_invitation_that_is_not_the_address_of_its_script_is_refused_and_the_
 
 def test_an_honest_invitation_is_paid_to_our_own_encoding(cable: Cable) -> None:
     assert isinstance(cable.invited(HONEST, SCRIPT), OnchainReady)
-    cable.purse.pay(1, 700_000, WantedVersion(700, 700))
+    cable.payments.pay(1, 700_000, WantedVersion(700, 700))
     psbt = cable.stream.versions.get(timeout=60)
     assert signed_tx(psbt).outputs[0] == TxOutput(700, SCRIPT)
 

@@ -10,9 +10,9 @@ from harness.by_hand import FINAL_CLTV, HandCable
 from harness.wallet_books import check_books, sent
 
 from wattline.core.ledger.ledger import open_ledger
-from wattline.core.ledger.outgoing import Purpose
+from wattline.core.ledger.outgoing import Intent, Purpose
 from wattline.core.lightning.node import NoRoute, SendStatus, SentPayment
-from wattline.core.payer import Order, Payer
+from wattline.core.payer import Payer
 from wattline.core.record import format_record
 from wattline.regtest.lightningd import Node
 from wattline.regtest.network import Channel, RegtestNetwork
@@ -149,9 +149,18 @@ def test_a_refund_waits_for_a_middle_node_that_is_down_and_is_sent_once_when_it_
     assert scene.status()["refunds_owed"] == 0
 
 
-def order(session_id: str, sequence: int, destination: str, amount_msat: int) -> Order:
+def order(session_id: str, sequence: int, destination: str, amount_msat: int) -> Intent:
     text = format_record(session_id, sequence)
-    return Order(Purpose.INCREMENT, session_id, sequence, destination, amount_msat, amount_msat, text, text)
+    return Intent(
+        purpose=Purpose.INCREMENT,
+        session_id=session_id,
+        sequence=sequence,
+        destination=destination,
+        amount_msat=amount_msat,
+        maxfee_msat=amount_msat,
+        record=text,
+        label=text,
+    )
 
 
 def test_an_increment_that_only_two_channels_together_could_carry_is_not_split(

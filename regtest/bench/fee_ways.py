@@ -16,9 +16,9 @@ from pyln.client import RpcError
 
 from wattline.core.aggregate import MSAT_PER_SAT, SMALLEST_OUTPUT_SAT
 from wattline.core.ledger.ledger import open_ledger
-from wattline.core.ledger.outgoing import Purpose
+from wattline.core.ledger.outgoing import Intent, Purpose
 from wattline.core.lightning.node import SendStatus
-from wattline.core.payer import Order, Payer
+from wattline.core.payer import Payer
 from wattline.core.record import format_record
 from wattline.regtest.bitcoind_rpc import SAT_PER_BTC
 from wattline.regtest.lightningd import Node
@@ -241,8 +241,15 @@ class Ways:
         """Pay one increment; the routing fee, msat."""
         text = format_record(session_id, sequence)
         limit_msat = 10_000 + amount_msat
-        order = Order(
-            Purpose.INCREMENT, session_id, sequence, self._socket.node_id, amount_msat, limit_msat, text, text
+        order = Intent(
+            purpose=Purpose.INCREMENT,
+            session_id=session_id,
+            sequence=sequence,
+            destination=self._socket.node_id,
+            amount_msat=amount_msat,
+            maxfee_msat=limit_msat,
+            record=text,
+            label=text,
         )
         outcome = payer.pay(order)
         assert outcome.status is SendStatus.COMPLETE, outcome

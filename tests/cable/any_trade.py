@@ -18,7 +18,7 @@ from tests.cable.test_onchain_caps import TARIFF, TERMS_HERE
 from tests.cable.threadless import MAX_PREPAID_MSAT, MAX_PREPAID_SAT, MAX_SESSION_SAT, NODES, Shown, settings_for
 from tests.core.wire.messages import EVIL
 from wattline.cable.closing import StopWish, Summary
-from wattline.cable.link.connection import Connection, Cut, StreamTiming
+from wattline.cable.link.stream import Cut, SocketStream, StreamTiming
 from wattline.cable.link.transport import OpenedSocket, read_receipt
 from wattline.cable.opening import Agreement, Equipment
 from wattline.cable.policy.events import MethodName, SignedReceipt
@@ -161,8 +161,8 @@ class Trade:
             self.begins_with,
         )  # fmt: skip
         run = SessionRun(self.settings, self.equipment, agreement, self.shown, StopWish())
-        self.connection = Connection(channel, agreement.opening, known.session_id, run._put, StreamTiming(60))
-        run._connection = self.connection
+        self.connection = SocketStream(channel, agreement.opening, known.session_id, run._mailbox.put, StreamTiming(60))
+        run._stream = self.connection
         self.run = run
         self.guard(lambda run: self.read_meter(run))
         self.is_resumed = known.session_id is not None
@@ -185,7 +185,7 @@ class Trade:
         with self.connection._lock:
             self.connection._outgoing = None
         if self.run is not None:
-            self.run._put(Cut(EVIL.encode("unicode_escape").decode()))
+            self.run._mailbox.put(Cut(EVIL.encode("unicode_escape").decode()))
 
     def guard(self, act: Any) -> None:
         """As the service does around a run."""
@@ -224,7 +224,7 @@ class Trade:
     # The socket.
 
     def say(self, message: pb.ChargeResponse | bytes) -> None:
-        """As :class:`Connection` hears it."""
+        """As :class:`SocketStream` hears it."""
         if self.run is None:
             return
         raw = message if isinstance(message, bytes) else message.SerializeToString()
@@ -234,7 +234,7 @@ class Trade:
             self.cut()
             return
         if heard is not None:
-            self.run._put(heard)
+            self.run._mailbox.put(heard)
 
     def statement(self) -> pb.Statement:
         self.sequence += 1

@@ -23,7 +23,7 @@ from tests.cable.conftest import Bench
 from tests.cable.fakes import CABLE_NODE, SOCKET_NODE, FakeSigner, TlsPair
 from tests.core.wire.messages import EVIL, either, fit, wild
 from wattline.cable.closing import StopWish, Summary
-from wattline.cable.link.connection import Connection, Mailbox, StreamTiming
+from wattline.cable.link.stream import Mailbox, SocketStream, StreamTiming
 from wattline.cable.link.transport import OpenedSocket, PresentedCertificate, verify_offer, verify_receipt
 from wattline.cable.opening import Agreement, LineLimit
 from wattline.cable.policy.events import Receipt, SignedReceipt
@@ -337,7 +337,7 @@ def test_a_stream_that_is_cut_and_cut_again_is_given_up_after_the_cable_s_own_ti
             lost.set()
 
     timing = StreamTiming(lost_after_s=0.3, first_backoff_s=0.01, max_backoff_s=0.05)
-    connection = Connection(channel, pb.Open(), None, emit, timing)  # type: ignore[arg-type]
+    connection = SocketStream(channel, pb.Open(), None, emit, timing)  # type: ignore[arg-type]
     connection.start()
     assert lost.wait(5)
     connection.stop()

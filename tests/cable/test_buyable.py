@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wattline.cable.policy.budget import PaymentAccount
-from wattline.cable.policy.buyer import Buyer, BuyerLimits
+from wattline.cable.policy.buyer import Buyer
 from wattline.cable.policy.events import Arrived, OnchainTerms, SocketState, Statement
 from wattline.cable.policy.offer import (
+    BuyerLimits,
     Offer,
     OfferError,
     SessionTerms,

@@ -3,9 +3,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from wattline.cable.policy.budget import Caps, PaymentAccount
-from wattline.cable.policy.buyer import METER_STALE_MS, PAY_BLIND_MS, Buyer, BuyerLimits
+from wattline.cable.policy.buyer import METER_STALE_MS, PAY_BLIND_MS, Buyer
 from wattline.cable.policy.events import Arrived, Failed, InDoubt, Payment, PaymentRefused, SocketState, Statement
-from wattline.cable.policy.offer import SessionTerms
+from wattline.cable.policy.offer import BuyerLimits, SessionTerms
 from wattline.cable.policy.reconciliation import EnergyTrack, Lateness, Tolerance
 from wattline.cable.policy.rhythm import Hold, Pace
 from wattline.core.tariff import Tariff, cost_msat

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from tests.cable.conftest import Bench
 from wattline.cable.policy.budget import Caps, PaymentAccount
-from wattline.cable.policy.buyer import Buyer, BuyerLimits
+from wattline.cable.policy.buyer import Buyer
 from wattline.cable.policy.delivery import LATE_MS, SLACK_MS
 from wattline.cable.policy.events import Arrived, OnchainTerms, SocketState, Statement
-from wattline.cable.policy.offer import SessionTerms
+from wattline.cable.policy.offer import BuyerLimits, SessionTerms
 from wattline.cable.policy.reconciliation import EnergyTrack, Lateness, Tolerance
 from wattline.cable.policy.rhythm import RESERVE_MS, Latency, Pace
 from wattline.cable.settings import CableOnchainSettings

@@ -15,7 +15,7 @@ from tests.cable.fake_funds import RULES, rules_message
 from tests.cable.fakes import Account, wait_for
 from tests.cable.test_onchain import aggregate, dear
 from tests.core.wire.messages import EVIL
-from wattline.cable.link.connection import Connection, Happening, Mailbox
+from wattline.cable.link.stream import Happening, Mailbox, SocketStream
 from wattline.cable.onchain_side import MOST_LINES
 from wattline.cable.opening import LineLimit
 from wattline.cable.policy.delivery import MOST_CLAIMS
@@ -112,7 +112,7 @@ def test_a_flood_leaves_no_more_behind_than_one(
     monkeypatch.setattr(bench.listener, "show", lambda snapshot: may_decide.wait(100))
     monkeypatch.setattr(bench.socket, "close_session", lambda *_: None)
     heard, waiting, boxes = Counter[str](), [0], list[Mailbox]()
-    put, believable = Mailbox.put, Connection._believable
+    put, believable = Mailbox.put, SocketStream._believable
 
     def watched_put(box: Mailbox, happening: Happening) -> None:
         put(box, happening)
@@ -120,12 +120,12 @@ def test_a_flood_leaves_no_more_behind_than_one(
         with box._changed:
             waiting[0] = max(waiting[0], sum(not isinstance(item, Reading) for _, item in box._waiting.values()))
 
-    def counted(connection: Connection, response: pb.ChargeResponse) -> object:
+    def counted(connection: SocketStream, response: pb.ChargeResponse) -> object:
         heard["all"] += 1
         return believable(connection, response)
 
     monkeypatch.setattr(Mailbox, "put", watched_put)
-    monkeypatch.setattr(Connection, "_believable", counted)
+    monkeypatch.setattr(SocketStream, "_believable", counted)
     bench.start()
     wait_for(lambda: bench.socket.sessions and aggregate(bench).number >= 1, what="a version")
     account, threads = bench.socket.session, threading.active_count()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.cable.fake_funds import RULES
-from wattline.cable.policy.onchain import Funding, OnchainRefused, Scope, check_rules, fee_for, fund
+from wattline.cable.policy.onchain import ChosenInputs, OnchainRefused, Scope, check_rules, fee_for, fund
 from wattline.cable.settings import CableOnchainSettings
 from wattline.core.aggregate import OnchainRules
 from wattline.core.bitcoin.chain import Outpoint
@@ -23,11 +23,13 @@ def wallet(*values_sat: int, blockheight: int = 90) -> list[WalletOutput]:
     return [WalletOutput(Outpoint(f"{n:064x}", 0), value, blockheight) for n, value in enumerate(values_sat, 1)]
 
 
-def chosen(values_sat: list[int], scope: Scope = TOASTER, rules: OnchainRules = RULES, feerate: int = 253) -> Funding:
+def chosen(
+    values_sat: list[int], scope: Scope = TOASTER, rules: OnchainRules = RULES, feerate: int = 253
+) -> ChosenInputs:
     return fund(wallet(*values_sat), 100, feerate, rules, SETTINGS, scope)
 
 
-def values(funding: Funding) -> list[int]:
+def values(funding: ChosenInputs) -> list[int]:
     return [output.value_sat for output in funding.outputs]
 
 

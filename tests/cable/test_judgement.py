@@ -17,13 +17,13 @@ from tests.cable.fake_funds import RULES, FakeFunds, KeptAggregates, address_of,
 from tests.cable.fakes import CABLE_NODE, SOCKET_NODE, FakeLightning
 from tests.cable.test_buyer import SESSION, STATEMENT
 from tests.cable.test_onchain_caps import ONCHAIN, TARIFF, TERMS_HERE, TOLERANCE, Inline
-from wattline.cable.link.connection import Connection
+from wattline.cable.link.stream import SocketStream
 from wattline.cable.link.transport import read_receipt
 from wattline.cable.onchain_side import OnchainSide
 from wattline.cable.opening import Equipment
 from wattline.cable.pay.settlement import Aftermath
 from wattline.cable.policy.budget import Caps, PaymentAccount
-from wattline.cable.policy.buyer import Buyer, BuyerLimits
+from wattline.cable.policy.buyer import Buyer
 from wattline.cable.policy.events import (
     Arrived,
     DoubtsChecked,
@@ -40,6 +40,7 @@ from wattline.cable.policy.events import (
     SocketState,
     VersionAccepted,
 )
+from wattline.cable.policy.offer import BuyerLimits
 from wattline.cable.policy.reconciliation import EnergyTrack
 from wattline.cable.policy.rhythm import Pace
 from wattline.cable.restoring import found_over, saved_evidence
@@ -204,7 +205,13 @@ class Life:
         )
         self.buyer.wait_for_onchain()
         self.side = OnchainSide(
-            SETTINGS, equipment, lambda text: None, self.buyer, cast(Connection, self), self.inbox.append, lambda: None
+            SETTINGS,
+            equipment,
+            lambda text: None,
+            self.buyer,
+            cast(SocketStream, self),
+            self.inbox.append,
+            lambda: None,
         )
         self.turn()
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tests.cable.test_buyer import STATEMENT
-from wattline.cable.link.connection import Cut, Mailbox
+from wattline.cable.link.stream import Cut, Mailbox
 from wattline.cable.policy.events import Arrived, FinalDue, PaymentRefused, RefusedVersion, VersionAccepted
 from wattline.device.meters.reading import Reading
 

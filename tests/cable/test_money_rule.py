@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from tests.cable.test_buyer import STATEMENT, TERMS
 from wattline.cable.policy.budget import Caps, PaymentAccount
-from wattline.cable.policy.buyer import Buyer, BuyerLimits
+from wattline.cable.policy.buyer import Buyer
 from wattline.cable.policy.delivery import SLACK_MS, UNSEEN_MS
 from wattline.cable.policy.events import Arrived, Failed, InDoubt, Payment, PaymentRefused, SocketState, Statement
+from wattline.cable.policy.offer import BuyerLimits
 from wattline.cable.policy.reconciliation import EnergyTrack, Tolerance
 from wattline.cable.policy.rhythm import Pace
 from wattline.core.tariff import Tariff, cost_msat, left_ms

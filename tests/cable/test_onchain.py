@@ -1,4 +1,4 @@
-"""Sessions that are paid on-chain: the real service, purse and ledger against a fake socket and wallet."""
+"""Sessions that are paid on-chain: the real service, payments and ledger against a fake socket and wallet."""
 
 from __future__ import annotations
 
@@ -299,7 +299,7 @@ def test_a_version_that_never_arrived_is_in_doubt_and_handed_over_again(
     onchain: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("wattline.cable.pay.onchain.ANSWER_S", 0.2)
-    monkeypatch.setattr("wattline.cable.session_run.RESOLVE_MS", 100)
+    monkeypatch.setattr("wattline.cable.pay.keysend.RESOLVE_MS", 100)
     onchain.start()
     until_versions(onchain, 2)
     onchain.socket.loses_versions = 2

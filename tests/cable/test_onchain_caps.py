@@ -1,4 +1,4 @@
-"""What the socket could take is bounded, whatever it says and whatever dies: the deciding part and the purse together,
+"""What the socket could take is bounded, whatever it says and whatever dies: the deciding part and the payments,
 without threads, over histories of refusals, losses, cuts, crashes and lies."""
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from tests.cable.fake_funds import RULES, FakeFunds, KeptAggregates, address_of, script_of
 from tests.cable.fakes import SOCKET_NODE, FakeLightning
 from tests.cable.test_buyer import SESSION, STATEMENT, TERMS
-from wattline.cable.link.connection import Connection
+from wattline.cable.link.stream import SocketStream
 from wattline.cable.pay.onchain import OnchainPayments
 from wattline.cable.pay.versions import AggregateMaker
 from wattline.cable.policy.budget import Caps, PaymentAccount
-from wattline.cable.policy.buyer import Buyer, BuyerLimits
+from wattline.cable.policy.buyer import Buyer
 from wattline.cable.policy.events import (
     Arrived,
     DoubtsChecked,
@@ -35,6 +35,7 @@ from wattline.cable.policy.events import (
     VersionAccepted,
     WantedVersion,
 )
+from wattline.cable.policy.offer import BuyerLimits
 from wattline.cable.policy.onchain import Scope
 from wattline.cable.policy.reconciliation import EnergyTrack, Tolerance
 from wattline.cable.policy.rhythm import Pace
@@ -114,16 +115,16 @@ class Trade:
         if (number, value_sat) not in self.held:
             if self.fate.kind == "refuse" or number != len(self.held) + 1:
                 code = "policy" if self.fate.kind == "refuse" else "bad_version"
-                self.purse.on_answer(RefusedVersion(number, code, "no"))
+                self.payments.on_answer(RefusedVersion(number, code, "no"))
                 return True
             increment_msat, least_msat = (value_sat - self.value_sat) * 1000, self.asked.least_msat(self.now_ms / 1000)
             if self.held and not is_final and increment_msat < least_msat:
                 self.too_small.append((increment_msat, least_msat))
-                self.purse.on_answer(RefusedVersion(number, "below_min_increment", "no"))
+                self.payments.on_answer(RefusedVersion(number, "below_min_increment", "no"))
                 return True
             self.held.append((number, value_sat))
         if self.fate.kind != "answer_lost":
-            self.purse.on_answer(VersionAccepted(number, value_sat, is_final))
+            self.payments.on_answer(VersionAccepted(number, value_sat, is_final))
         return True
 
     @property
@@ -143,7 +144,7 @@ class Trade:
             SOCKET_NODE,
             lambda: Moment(1_000),
         )
-        self.purse = OnchainPayments(maker, cast(Connection, self), self.on_event, 0.0, Inline())
+        self.payments = OnchainPayments(maker, cast(SocketStream, self), self.on_event, 0.0, Inline())
         account = PaymentAccount(self.keysend_msat, self.keysend_msat, 1 if self.keysend_msat else 0)
         self.buyer = Buyer(
             terms=TERMS_HERE,
@@ -174,7 +175,7 @@ class Trade:
 
     def say_that_it_holds(self, number: int, value_sat: int) -> None:
         scope = Scope(TARIFF, TERMS_HERE.rated_power_mw, MAX_SESSION_SAT * 1000)
-        self.purse.on_invitation(
+        self.payments.on_invitation(
             OnchainInvitation(address_of("socket"), script_of("socket"), RULES, number, value_sat), scope
         )
 
@@ -194,7 +195,7 @@ class Trade:
 
     def tell(self) -> None:
         self.now_ms += 10
-        self.purse.tick()
+        self.payments.tick()
         self.buyer.on_reading(self.now_ms, self.energy_uwh, 1_300_000, 48_000)
         charged = max(0, self.charge_msat() + self.lie_msat)
         statement = replace(
@@ -246,16 +247,16 @@ class Trade:
             case "ask for more":
                 self.least_msat = amount * 15
             case "resolve":
-                self.purse.resolve([], resend=True)
+                self.payments.resolve([], resend=True)
             case "claim" | "credit_another" | "refuse_it" if self.signed:
                 number, value_sat = self.signed[-1 - amount % min(3, len(self.signed))]
                 match kind:
                     case "claim":
                         self.say_that_it_holds(number, value_sat)
                     case "credit_another":
-                        self.purse.on_answer(VersionAccepted(self.signed[-1][0], value_sat, False))
+                        self.payments.on_answer(VersionAccepted(self.signed[-1][0], value_sat, False))
                     case "refuse_it":
-                        self.purse.on_answer(RefusedVersion(number, "policy", "no"))
+                        self.payments.on_answer(RefusedVersion(number, "policy", "no"))
             case "claim" | "credit_another" | "refuse_it":
                 pass
             case "claim_and_refuse":
@@ -272,7 +273,7 @@ class Trade:
         for payment in self.buyer.decide(self.now_ms):
             assert payment.amount_msat % 1000 == 0
             assert payment.version is not None
-            self.purse.pay(payment.sequence, payment.amount_msat, payment.version)
+            self.payments.pay(payment.sequence, payment.amount_msat, payment.version)
 
 
 KINDS = [
@@ -327,7 +328,7 @@ def test_an_invitation_that_names_another_version_waits_for_the_answer_to_the_on
     (_, first_sat), (number, second_sat) = trade.signed
     trade.step("ask", 0)
     assert trade.buyer.account.in_flight == 1
-    trade.purse.on_answer(VersionAccepted(number, second_sat, False))
+    trade.payments.on_answer(VersionAccepted(number, second_sat, False))
     assert trade.buyer.stop is None
     assert trade.memory.rows[SESSION].accepted_sat == second_sat > first_sat
 
@@ -337,11 +338,11 @@ def test_nothing_is_signed_above_the_caps_nor_on_top_of_another_version_than_the
     wanted: WantedVersion,
 ) -> None:
     trade = Trade()
-    trade.purse.pay(1, 700_000, WantedVersion(700, 700))
+    trade.payments.pay(1, 700_000, WantedVersion(700, 700))
     assert trade.funds.signed == [700]
-    trade.purse.pay(2, 100_000, wanted)
+    trade.payments.pay(2, 100_000, wanted)
     assert trade.funds.signed == [700]
-    trade.purse.pay(3, 100_000, WantedVersion(800, 800))
+    trade.payments.pay(3, 100_000, WantedVersion(800, 800))
     assert trade.funds.signed == [700, 800]
 
 
@@ -356,7 +357,7 @@ def test_after_any_history_no_version_was_too_small_and_cable_and_answering_sock
     assert trade.too_small == []
     trade.is_cut, trade.lie_msat, trade.fate.kind = False, 0, "accept"
     trade.tell()
-    trade.purse.resolve([], resend=True)
+    trade.payments.resolve([], resend=True)
     trade.invite()
     assert trade.buyer.account.in_flight == 0
     value_sat = trade.held[-1][1] if trade.held else 0

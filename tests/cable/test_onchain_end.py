@@ -215,9 +215,9 @@ def grown() -> FinalTrade:
 
 def test_a_final_version_is_on_record_before_it_leaves_and_never_signed_with_another_value() -> None:
     trade = grown()
-    trade.purse.sign_final(650)
-    trade.purse.sign_final(650)
-    trade.purse.sign_final(640)
+    trade.payments.sign_final(650)
+    trade.payments.sign_final(650)
+    trade.payments.sign_final(640)
     assert trade.finals == [650, 650]
     assert trade.told[:2] == [FinalSigned(650), FinalSigned(650)]
     assert trade.told[2] == FinalFailed("a final version of 640 sat is wanted, one of 650 sat was signed")
@@ -227,12 +227,12 @@ def test_a_final_version_is_on_record_before_it_leaves_and_never_signed_with_ano
 
 def test_after_a_kill_the_final_version_of_the_last_run_is_the_only_one() -> None:
     trade = grown()
-    trade.purse.sign_final(650)
+    trade.payments.sign_final(650)
     trade.begin()
-    trade.purse.sign_final(651)
+    trade.payments.sign_final(651)
     assert trade.finals == [650]
     assert trade.told[-1] == FinalFailed("a final version of 651 sat is wanted, one of 650 sat was signed")
-    trade.purse.sign_final(650)
+    trade.payments.sign_final(650)
     assert trade.finals == [650, 650]
 
 

@@ -60,9 +60,9 @@ def without_threads(patch: pytest.MonkeyPatch) -> None:
     def inline(*_arguments: Any, **_more: Any) -> Inline:
         return Inline()
 
-    def begin(purse: KeysendPayments, name: str, work: Any, *arguments: object) -> None:
+    def begin(payments: KeysendPayments, name: str, work: Any, *arguments: object) -> None:
         del name
-        if not purse._is_stopped:
+        if not payments._is_stopped:
             work(*arguments)
 
     patch.setattr("wattline.cable.pay.onchain.ThreadPoolExecutor", inline)

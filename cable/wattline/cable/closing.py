@@ -1,10 +1,5 @@
-"""The end of a session: payments settle, the socket is asked to close, its receipt and refund are checked.
-
-What is said at the end of a session and while it runs, and who listens.
-
-A session turned into what is shown of it while it runs and said of it at its end.
-
-That the run shall end: by a person, a signal, or because its time is up. Set from any thread or a signal handler.
+"""The end of a session: payments settle, the socket is asked to close, its receipt and refund are checked, and what is
+said of it all.
 """
 
 from __future__ import annotations
@@ -12,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from wattline.cable.link.connection import Connection
+from wattline.cable.link.stream import SocketStream
 from wattline.cable.link.transport import verify_receipt
 from wattline.cable.pay.keysend import RefundSearch
 from wattline.cable.pay.settlement import agreed_sat
@@ -65,13 +60,13 @@ class Closing:
         if self._hurried_ms is None:
             self._hurried_ms = now_ms
 
-    def ask(self, buyer: Buyer, connection: Connection, now_ms: int) -> None:
+    def ask(self, buyer: Buyer, stream: SocketStream, now_ms: int) -> None:
         """Ask the socket to close, once per stream: at once when it is not trusted, else when nothing is under way."""
         if self._is_asked or self._stopped_ms is None or buyer.stop is None:
             return
         settled = buyer.account.in_flight == 0 or now_ms - self._stopped_ms >= SETTLE_MS
         if settled or buyer.stop.at_once:
-            self._is_asked = connection.close(buyer.stop.reason)
+            self._is_asked = stream.close(buyer.stop.reason)
 
     def on_stream_renewed(self) -> None:
         """What was said into the stream that broke may not have been heard."""
@@ -117,10 +112,10 @@ class Closing:
             return False
         return self._refund is None or self._is_refund_decided(self._refund, now_ms)
 
-    def fetch_receipt(self, buyer: Buyer, connection: Connection, now_ms: int) -> None:
+    def fetch_receipt(self, buyer: Buyer, stream: SocketStream, now_ms: int) -> None:
         """Ask for a receipt that did not come by the stream."""
         if self.receipt is None:
-            signed = connection.newest_receipt(buyer.terms.session_id)
+            signed = stream.newest_receipt(buyer.terms.session_id)
             if signed is not None:
                 self.on_receipt(buyer, signed, now_ms)
 
@@ -149,6 +144,13 @@ class Closing:
                     f"by the receipt {receipt.refunded_by_payment_msat} msat were sent back, but the own node has not "
                     "got them"
                 )
+
+    def summary(
+        self, buyer: Buyer, objections: list[str], elapsed_ms: int, aggregate: CableAggregate | None
+    ) -> Summary:
+        """What is said of the session at its end; ``objections``: those to its on-chain payment."""
+        found = [*self.objections, *objections]
+        return summary_of(buyer, self.receipt, found, self.refund_seen, elapsed_ms, aggregate)
 
     def _is_refund_decided(self, search: RefundSearch, now_ms: int) -> bool:
         if self.refund_seen is None:

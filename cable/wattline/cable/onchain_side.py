@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from enum import StrEnum
 
-from wattline.cable.link.connection import Connection
+from wattline.cable.link.stream import SocketStream
 from wattline.cable.opening import Agreement, Equipment
 from wattline.cable.pay.onchain import LATER, OnchainPayments
 from wattline.cable.pay.settlement import Bill, Evidence, ended
@@ -66,7 +66,7 @@ class OnchainSide:
         equipment: Equipment,
         tell: Callable[[str], None],
         buyer: Buyer,
-        connection: Connection,
+        stream: SocketStream,
         put: Callable[[PaymentEvent | OnchainEvent], None],
         left_ms: Callable[[], int | None],
     ) -> None:
@@ -101,7 +101,7 @@ class OnchainSide:
             buyer.terms.node_id,
             equipment.wall.clock.moment,
         )
-        self.payments = OnchainPayments(maker, connection, put)
+        self.payments = OnchainPayments(maker, stream, put)
         known = aggregates.of(buyer.terms.session_id)
         if known is not None and known.number:
             # An earlier run has handed versions over: what they are worth at the most is counted from now on.
@@ -317,7 +317,7 @@ def make_onchain_side(
     agreement: Agreement,
     tell: Callable[[str], None],
     buyer: Buyer,
-    connection: Connection,
+    stream: SocketStream,
     put: Callable[[PaymentEvent | OnchainEvent], None],
     left_ms: Callable[[], int | None],
 ) -> OnchainSide | None:
@@ -326,4 +326,4 @@ def make_onchain_side(
         buyer.wait_for_onchain()
     elif buyer.fallback is None and equipment.ledger.cable_aggregates.of(buyer.terms.session_id) is None:
         return None
-    return OnchainSide(settings, equipment, tell, buyer, connection, put, left_ms)
+    return OnchainSide(settings, equipment, tell, buyer, stream, put, left_ms)

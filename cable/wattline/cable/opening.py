@@ -30,7 +30,7 @@ from wattline.cable.policy.offer import (
     check_prices,
     choose_outlet,
 )
-from wattline.cable.policy.onchain import Funding, OnchainLimits, Scope, fund
+from wattline.cable.policy.onchain import ChosenInputs, OnchainLimits, Scope, fund
 from wattline.cable.policy.reconciliation import (
     lost_s,
 )
@@ -81,7 +81,7 @@ def choose_method(settings: CableSettings, node: CableNode, offer: Offer) -> Met
     return "keysend"
 
 
-def check_onchain(limits: OnchainLimits, funds: PayingFunds, offer: Offer, height: int, scope: Scope) -> Funding:
+def check_onchain(limits: OnchainLimits, funds: PayingFunds, offer: Offer, height: int, scope: Scope) -> ChosenInputs:
     """What a session on-chain within ``scope`` would be paid from, as far as it can be known before. ``height`` is the
     chain's.
 

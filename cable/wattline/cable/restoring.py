@@ -1,26 +1,19 @@
-"""Taking up a session where an earlier run left it, or a new one where it begins.
-
-Payments of the cable's node that its ledger does not know: it is an older copy of itself then.
-
-lightningd's record is never put back, ours may be. What it has sent since the copy was made is read back before
-anything is paid: numbers, sums and the budget of the day go on from what left the wallet. Whose a payment is, its label
-says. One of a session that the ledger knows is ours. Of sessions begun after the copy it knows nothing: theirs count as
-ours only when it was seen to be a copy, because other cables may pay from the same node.
-"""
+"""Taking up a session where an earlier run left it, or a new one where it begins, with what the ledger holds of it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from wattline.cable.link.stream import Happening, Unbelievable
 from wattline.cable.link.transport import read_receipt
 from wattline.cable.opening import Agreement, Equipment
 from wattline.cable.pay.keysend import PURPOSE
 from wattline.cable.pay.settlement import Bill, Evidence
 from wattline.cable.policy.budget import DaySpending, PaymentAccount
-from wattline.cable.policy.buyer import Buyer, BuyerLimits
-from wattline.cable.policy.events import Opened, Receipt, SignedReceipt
+from wattline.cable.policy.buyer import Buyer
+from wattline.cable.policy.events import Opened, Receipt, Refusal, SignedReceipt
 from wattline.cable.policy.failures import Fallback
-from wattline.cable.policy.offer import OfferError, PriceLimits, SessionTerms, check_prices
+from wattline.cable.policy.offer import BuyerLimits, OfferError, PriceLimits, SessionTerms, check_prices
 from wattline.cable.policy.reconciliation import (
     UWH_PER_KWH,
     EnergyTrack,
@@ -39,7 +32,10 @@ from wattline.core.ledger.cable import CableAggregate, CableSession
 from wattline.core.ledger.outgoing import Intent, IntentStatus, Outgoing
 from wattline.core.tariff import cost_msat
 from wattline.core.wire.bounds import MAX_ENERGY_UWH
+from wattline.core.wire.fields import socket_code
 from wattline.device.meters.reading import Reading
+
+UNBELIEVABLE = "message_invalid"
 
 
 class SessionOver(WattlineError):
@@ -48,6 +44,33 @@ class SessionOver(WattlineError):
 
 class NotOpened(RetryError):
     """The socket answers, but not to the open or resume."""
+
+
+def refusal_of_open(happening: Happening | None, remembered: CableSession) -> WattlineError | None:
+    """What the socket's answer to the open or resume of ``remembered`` means; None when it is no refusal."""
+    is_resumed = remembered.session_id is not None
+    match happening:
+        case Refusal(code=code, message=message):
+            error = SessionOver if is_resumed else OfferError
+            return error(socket_code(code), f"the socket refuses: {code}: {message}")
+        case Unbelievable(detail):
+            return OfferError(UNBELIEVABLE, f"the socket's answer cannot be: {detail}")
+        case SignedReceipt():
+            return SessionOver("session_closed", "the session was closed meanwhile")
+        case _:
+            return None
+
+
+def with_receipt(session: CableSession, signed: SignedReceipt) -> CableSession:
+    """``session`` with the socket's receipt, which was checked."""
+    return replace(session, receipt=signed.receipt, receipt_signature=signed.signature)
+
+
+def save(session: CableSession, reading: Reading | None, equipment: Equipment) -> None:
+    """Write ``session`` down; ``reading`` is the newest of the own meter. Raises the ledger's errors."""
+    # What a chip without a sign counted of backflow, the next process finds in its count, too.
+    backflow_uwh = reading.backflow_uwh if reading is not None else 0
+    equipment.ledger.cable_sessions.save(replace(session, base_uwh=session.base_uwh + backflow_uwh))
 
 
 @dataclass(frozen=True, slots=True)

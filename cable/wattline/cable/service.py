@@ -32,6 +32,7 @@ from wattline.cable.restoring import (
     restore,
     saved_evidence,
     saved_receipt,
+    with_receipt,
 )
 from wattline.cable.session_run import SessionRun
 from wattline.cable.settings import CableSettings
@@ -247,7 +248,7 @@ class CableService:
             return remembered
         finally:
             agreement.opened.channel.close()
-        return replace(remembered, receipt=signed.receipt, receipt_signature=signed.signature)
+        return with_receipt(remembered, signed)
 
     def _forget_over(self, remembered: CableSession, reason: str) -> None:
         """Close the record of a session that ended while no run watched it: by the socket's receipt, and by the own

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from wattline.cable.closing import Closing, StopWish, Summary, summary_of
-from wattline.cable.link.connection import Connection, Cut, Happening, Lost, Mailbox, StreamTiming, Unbelievable
+from wattline.cable import restoring
+from wattline.cable.closing import Closing, StopWish, Summary
+from wattline.cable.link.stream import Cut, Happening, Lost, Mailbox, SocketStream, StreamTiming, Unbelievable
 from wattline.cable.onchain_side import OnchainSide, make_onchain_side
 from wattline.cable.opening import Agreement, Equipment, LineLimit, Listener, Progress
-from wattline.cable.pay.keysend import KeysendPayments
+from wattline.cable.pay.keysend import Doubts, KeysendPayments
 from wattline.cable.policy.buyer import Buyer
 from wattline.cable.policy.events import (
     DoubtsChecked,
@@ -32,12 +33,10 @@ from wattline.cable.policy.events import (
 )
 from wattline.cable.policy.offer import OfferError
 from wattline.cable.policy.reconciliation import lost_s
-from wattline.cable.restoring import NotOpened, SessionOver, as_it_stands, make_buyer, place
 from wattline.cable.settings import CableSettings
 from wattline.core.clock import told
 from wattline.core.errors import RetryError, WattlineError
 from wattline.core.ledger.cable import CableAggregate, CableSession
-from wattline.core.wire.fields import socket_code
 from wattline.device.meters.meter_thread import MeterThread
 from wattline.device.meters.reading import MeterError, Reading
 
@@ -45,12 +44,10 @@ TICK_S = 0.05
 SHOW_MS = 250
 SAVE_MS = 5_000
 METER_VALUE_MS = 1_000
-RESOLVE_MS = 3_000
 OPEN_TIMEOUT_MS = 20_000
 FIRST_READING_MS = 5_000
 DROP_MS = 5_000
 """A stream that is taken up anew has so long to say something."""
-UNBELIEVABLE = "message_invalid"
 
 
 class SessionRun:
@@ -71,31 +68,26 @@ class SessionRun:
         self._stop_wanted = stop_wanted
         self._remembered = agreement.remembered
         self._mailbox = Mailbox(equipment.clock_ms)
-        self._put = self._mailbox.put
         self._heard = LineLimit(listener.event, equipment.clock_ms)
         """For what the socket causes, which may be without end."""
         self._meter: MeterThread | None = None
-        self._connection: Connection | None = None
+        self._stream: SocketStream | None = None
         self._keysend: KeysendPayments | None = None
         self._onchain: OnchainSide | None = None
-        self._buyer: Buyer | None = None
+        self.buyer: Buyer | None = None
+        """None until the socket has opened the session."""
         self._reading: Reading | None = None
         self._opened_ms = 0
         self._connected = False
         self._stream_over = False
         self._closing = Closing(equipment.node, settings.limits.tolerance, listener.event)
-        self._resolving: set[str] = set()
+        self._doubts = Doubts()
         self._due: dict[str, int] = {}
 
     @property
     def aggregate(self) -> CableAggregate | None:
         """How the session's on-chain payment ended; None where there is none."""
         return self._onchain.row if self._onchain is not None else None
-
-    @property
-    def buyer(self) -> Buyer | None:
-        """None until the socket has opened the session."""
-        return self._buyer
 
     def run(self) -> Summary:
         """From the open to the receipt. Raises WattlineError when the session does not come about, SessionOver when
@@ -114,7 +106,7 @@ class SessionRun:
 
     def _start_meter(self) -> None:
         meter = self._equipment.open_meter(self._remembered.rated_power_mw or None)
-        self._meter = MeterThread(meter, self._put)
+        self._meter = MeterThread(meter, self._mailbox.put)
         self._meter.start()
         deadline = self._equipment.clock_ms() + FIRST_READING_MS
         while self._reading is None:
@@ -124,46 +116,42 @@ class SessionRun:
 
     def _start_stream(self) -> None:
         offer = self._agreement.opened.offer
-        self._connection = Connection(
+        self._stream = SocketStream(
             self._agreement.opened.channel,
             self._agreement.opening,
             self._remembered.session_id,
-            self._put,
+            self._mailbox.put,
             StreamTiming(lost_after_s=lost_s(offer.cable_lost_s)),
         )
-        self._connection.start()
+        self._stream.start()
         deadline = self._equipment.clock_ms() + OPEN_TIMEOUT_MS
         cut = ""
-        while self._buyer is None:
+        while self.buyer is None:
             happening = self._take(TICK_S)
-            if isinstance(happening, Refusal):
-                error = SessionOver if self._remembered.session_id is not None else OfferError
-                raise error(socket_code(happening.code), f"the socket refuses: {happening.code}: {happening.message}")
-            if isinstance(happening, Unbelievable):
-                raise OfferError(UNBELIEVABLE, f"the socket's answer cannot be: {happening.detail}")
+            refused = restoring.refusal_of_open(happening, self._remembered)
+            if refused is not None:
+                raise refused
             if isinstance(happening, Cut | Lost):
                 cut = f": {happening.detail}"
-            if isinstance(happening, SignedReceipt):
-                raise SessionOver("session_closed", "the session was closed meanwhile")
             if self._equipment.clock_ms() > deadline:
-                raise NotOpened("socket_lost", f"the socket made an offer but does not open a session{cut}")
+                raise restoring.NotOpened("socket_lost", f"the socket made an offer but does not open a session{cut}")
             if self._stop_wanted.reason:
                 raise OfferError(self._stop_wanted.reason, "stopped before the socket opened the session")
 
     def _on_opened(self, opened: Opened, at_ms: int) -> None:
-        if self._buyer is not None:
-            if opened.session_id != self._buyer.terms.session_id:
-                self._buyer.end("socket_closed", "the socket answers with another session", distrust=True)
+        if self.buyer is not None:
+            if opened.session_id != self.buyer.terms.session_id:
+                self.buyer.end("socket_closed", "the socket answers with another session", distrust=True)
                 return
             self._closing.on_stream_renewed()
             if self._onchain is not None:
                 self._onchain.on_stream_renewed()
-            self._buyer.on_statement(opened.statement, at_ms)
+            self.buyer.on_statement(opened.statement, at_ms)
             return
         assert self._reading is not None
         equipment, settings = self._equipment, self._settings
         is_new = self._remembered.session_id is None
-        placed = place(self._remembered, opened, self._reading, settings.limits.prices, equipment)
+        placed = restoring.place(self._remembered, opened, self._reading, settings.limits.prices, equipment)
         if placed.gap_uwh:
             self._listener.event(
                 f"own meter was reset meanwhile: {placed.gap_uwh} uWh are taken from the socket's count"
@@ -171,27 +159,27 @@ class SessionRun:
         self._save(placed.session)
         self._opened_ms = at_ms - placed.age_ms
         opened_ms = at_ms - placed.most_ms
-        buyer = make_buyer(settings, equipment, self._agreement, placed.session, self._reading, opened_ms)
+        buyer = restoring.make_buyer(settings, equipment, self._agreement, placed.session, self._reading, opened_ms)
         self._keysend = KeysendPayments(
             equipment.payer,
             equipment.ledger.outgoing,
             opened.session_id,
             placed.session.node_id,
-            self._put,
+            self._mailbox.put,
             settings.payment.timeout_s,
         )
-        assert self._connection is not None
+        assert self._stream is not None
         self._onchain = make_onchain_side(
             settings,
             equipment,
             self._agreement,
             self._heard,
             buyer,
-            self._connection,
-            self._put,
+            self._stream,
+            self._mailbox.put,
             lambda: self._stop_wanted.left_ms(equipment.clock_ms()),
         )
-        self._buyer = buyer
+        self.buyer = buyer
         self._listener.event(f"session {opened.session_id} {'opened' if is_new else 'resumed'}")
         if buyer.in_doubt:
             self._listener.event(f"{len(buyer.in_doubt)} payments of the last run are in doubt")
@@ -209,7 +197,7 @@ class SessionRun:
         return happening
 
     def _handle(self, at_ms: int, happening: Happening) -> None:
-        buyer = self._buyer
+        buyer = self.buyer
         match happening:
             case Reading():
                 self._reading = happening
@@ -234,7 +222,7 @@ class SessionRun:
                     buyer.end("socket_lost", f"the socket has gone: {detail}")
             case Unbelievable(detail):
                 if buyer is not None:
-                    buyer.end(UNBELIEVABLE, f"what the socket sends cannot be: {detail}", distrust=True)
+                    buyer.end(restoring.UNBELIEVABLE, f"what the socket sends cannot be: {detail}", distrust=True)
             case Refusal():
                 self._connected, self._stream_over = False, True
                 if buyer is not None:
@@ -254,7 +242,8 @@ class SessionRun:
                 self._heard(f"payment refused: {happening.code}: {happening.message}{more}")
             case SignedReceipt():
                 self._connected, self._stream_over = False, True
-                self._on_receipt(buyer, happening, at_ms)
+                if self._closing.on_receipt(buyer, happening, at_ms):
+                    self._save(restoring.with_receipt(self._remembered, happening))
             case _ if isinstance(happening, PaymentEvent):
                 self._on_payment(buyer, happening, at_ms)
             case _ if self._onchain is None:
@@ -280,20 +269,13 @@ class SessionRun:
             case InDoubt():
                 self._listener.event(f"payment {event.sequence} is in doubt: {event.message}")
             case DoubtsChecked(method=method):
-                self._resolving.discard(method)
-                self._due[f"resolve_{method}"] = at_ms + RESOLVE_MS
-            case _:
-                pass
+                self._doubts.checked(method, at_ms)
         buyer.on_payment(event, at_ms)
-
-    def _on_receipt(self, buyer: Buyer, signed: SignedReceipt, at_ms: int) -> None:
-        if self._closing.on_receipt(buyer, signed, at_ms):
-            self._save(replace(self._remembered, receipt=signed.receipt, receipt_signature=signed.signature))
 
     # What is done.
 
     def _tick(self, now_ms: int) -> None:
-        buyer, keysend = self._buyer, self._keysend
+        buyer, keysend = self.buyer, self._keysend
         if buyer is None or keysend is None:
             return
         if self._stop_wanted.reason:
@@ -316,14 +298,11 @@ class SessionRun:
         self._resolve_doubts(buyer, keysend, now_ms)
         self._watch_silence(buyer, now_ms)
         reading = self._reading
-        if reading is not None and self._connection is not None and self._is_due("meter", METER_VALUE_MS, now_ms):
-            self._connection.tell_meter_value(
-                buyer.track.energy_uwh, reading.power_mw, reading.voltage_mv, reading.current_ma
-            )
+        if reading is not None and self._stream is not None and self._is_due("meter", METER_VALUE_MS, now_ms):
+            self._stream.tell_meter_value(buyer.track.energy_uwh, reading)
         if self._is_due("save", SAVE_MS, now_ms):
             self._save(self._remembered)
-            jump_s = self._equipment.wall.look()
-            if jump_s:
+            if jump_s := self._equipment.wall.look():
                 self._listener.event(told(jump_s))
         if self._is_due("show", SHOW_MS, now_ms):
             self._show(buyer, now_ms)
@@ -339,19 +318,13 @@ class SessionRun:
     def _resolve_doubts(self, buyer: Buyer, keysend: KeysendPayments, now_ms: int) -> None:
         statement, stop = buyer.statement, buyer.stop
         onchain = {number for number in buyer.in_doubt if buyer.account.method_of(number) == "onchain"}
-        if self._onchain is not None and self._may_resolve("onchain", onchain, now_ms):
+        if self._onchain is not None and self._doubts.may_resolve("onchain", onchain, now_ms):
             # Handing the same version over again tells what became of it, in a session that settles, too.
             self._onchain.payments.resolve(onchain, resend=self._connected and (stop is None or not stop.distrust))
-        if self._may_resolve("keysend", buyer.in_doubt - onchain, now_ms):
+        if self._doubts.may_resolve("keysend", buyer.in_doubt - onchain, now_ms):
             # What never left leaves now only when the session can still use it.
             is_live = statement is not None and statement.state.is_live
             keysend.resolve(buyer.in_doubt - onchain, resend=stop is None and is_live)
-
-    def _may_resolve(self, method: str, doubts: set[int], now_ms: int) -> bool:
-        if not doubts or method in self._resolving or now_ms < self._due.get(f"resolve_{method}", 0):
-            return False
-        self._resolving.add(method)
-        return True
 
     def _watch_silence(self, buyer: Buyer, now_ms: int) -> None:
         statement = buyer.statement
@@ -359,8 +332,8 @@ class SessionRun:
             return
         if buyer.charge.is_silent(now_ms) and self._is_due("drop", DROP_MS, now_ms):
             self._heard("the socket is silent; connecting anew")
-            assert self._connection is not None
-            self._connection.drop_stream()
+            assert self._stream is not None
+            self._stream.drop_stream()
 
     # Ending.
 
@@ -368,23 +341,22 @@ class SessionRun:
         if self._closing.begin(now_ms):
             self._listener.event(f"stopping: {stop.reason}: {stop.message}")
             self._save(replace(self._remembered, stop_reason=stop.reason))
-        if self._connection is not None:
-            self._closing.ask(buyer, self._connection, now_ms)
+        if self._stream is not None:
+            self._closing.ask(buyer, self._stream, now_ms)
 
     def _is_over(self) -> bool:
-        return self._buyer is not None and self._closing.is_over(
-            self._buyer, self._connected, self._stream_over, self._equipment.clock_ms()
+        return self.buyer is not None and self._closing.is_over(
+            self.buyer, self._connected, self._stream_over, self._equipment.clock_ms()
         )
 
     def _finish(self) -> Summary:
-        buyer, connection = self._buyer, self._connection
+        buyer, stream = self.buyer, self._stream
         assert buyer is not None
-        assert connection is not None
+        assert stream is not None
         now_ms = self._equipment.clock_ms()
         had_receipt = self._closing.receipt is not None
-        self._closing.fetch_receipt(buyer, connection, now_ms)
-        receipt = self._closing.receipt
-        onchain = self._onchain
+        self._closing.fetch_receipt(buyer, stream, now_ms)
+        receipt, onchain = self._closing.receipt, self._onchain
         self._closing.finish(buyer, onchain.known() if onchain is not None else None, now_ms)
         aggregate = onchain.finish(receipt) if onchain is not None else None
         remembered = replace(
@@ -394,50 +366,34 @@ class SessionRun:
             is_end_seen=True,
         )
         if receipt is not None and not had_receipt:
-            signed = receipt.signed
-            remembered = replace(remembered, receipt=signed.receipt, receipt_signature=signed.signature)
+            remembered = restoring.with_receipt(remembered, receipt.signed)
         self._save(remembered)
         self._show(buyer, now_ms)
-        summary = summary_of(
-            buyer,
-            receipt,
-            self._closing.objections + (onchain.objections if onchain is not None else []),
-            self._closing.refund_seen,
-            now_ms - self._opened_ms,
-            aggregate,
-        )
+        objections = onchain.objections if onchain is not None else []
+        summary = self._closing.summary(buyer, objections, now_ms - self._opened_ms, aggregate)
         return summary.achieved(buyer.why_nothing)
 
     def _shut_down(self) -> None:
-        if self._connection is not None:
-            self._connection.stop()
-        if self._keysend is not None:
-            self._keysend.stop()
-        if self._onchain is not None:
-            self._onchain.stop()
-        if self._meter is not None:
-            self._meter.stop()
+        for part in (self._stream, self._keysend, self._onchain, self._meter):
+            if part is not None:
+                part.stop()
         self._agreement.opened.channel.close()
 
     def _save(self, remembered: CableSession) -> None:
-        if self._buyer is not None:
-            remembered = as_it_stands(remembered, self._buyer, self._equipment, self._opened_ms)
+        if self.buyer is not None:
+            remembered = restoring.as_it_stands(remembered, self.buyer, self._equipment, self._opened_ms)
         self._remembered = remembered
-        # What a chip without a sign counted of backflow, the next process finds in its count, too.
-        backflow_uwh = self._reading.backflow_uwh if self._reading is not None else 0
-        saved = replace(remembered, base_uwh=remembered.base_uwh + backflow_uwh)
-        sessions = self._equipment.ledger.cable_sessions
-        if self._buyer is None:
-            sessions.save(saved)
-            return
         try:
-            sessions.save(saved)
+            restoring.save(remembered, self._reading, self._equipment)
         except RetryError as error:
+            if self.buyer is None:
+                raise
             self._listener.event(f"the ledger is busy: {error.message}")
             self._due["save"] = 0
         except WattlineError as error:
-            self._buyer.end(error.code, error.message)
+            if self.buyer is None:
+                raise
+            self.buyer.end(error.code, error.message)
 
     def _show(self, buyer: Buyer, now_ms: int) -> None:
-        elapsed_ms = now_ms - self._opened_ms
-        self._listener.show(Progress(buyer, self._settings, self._reading, self._connected, elapsed_ms))
+        self._listener.show(Progress(buyer, self._settings, self._reading, self._connected, now_ms - self._opened_ms))

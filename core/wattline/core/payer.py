@@ -1,4 +1,4 @@
-"""Paying each order once, whatever dies in between: used by the cable for increments and by the socket for refunds.
+"""Making each payment once, whatever dies in between: used by the cable for increments and by the socket for refunds.
 
 The payer chooses the preimage, writes the intent with its payment_hash durably, and only then hands one htlc to the
 node. From then on the node's own record of that hash decides: what it calls complete has left the wallet, what it calls
@@ -12,12 +12,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from wattline.core.clock import Clock, Moment
 from wattline.core.errors import RetryError, UsageError
-from wattline.core.ledger.outgoing import Intent, Purpose
+from wattline.core.ledger.outgoing import Intent
 from wattline.core.lightning.node import (
     NodeRefused,
     NodeUnavailable,
@@ -36,7 +36,7 @@ ANSWER_GAP_S = 2.0
 """Between the two answers `I do not know it` that it takes to give an intent up: whatever was written to the node's
 socket before the first has been read by then."""
 
-__all__ = ["BelowMinimum", "FeeTooHigh", "IntentStore", "Order", "Outcome", "Payer"]
+__all__ = ["BelowMinimum", "FeeTooHigh", "IntentStore", "Outcome", "Payer"]
 
 
 class IntentStore(Protocol):
@@ -54,35 +54,8 @@ class IntentStore(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """One payment to make. (purpose, session_id, sequence) names it: whatever happens, it is paid at most once."""
-
-    purpose: str
-    """A Purpose: ``increment``, ``refund`` or ``orphan_refund``."""
-    session_id: str
-    sequence: int
-    destination: str
-    """The payee's node id, hex."""
-    amount_msat: int
-    """What the payee receives."""
-    maxfee_msat: int
-    """What the way may cost on top."""
-    record: str
-    """Text of TLV 1463899221."""
-    label: str
-
-    def __post_init__(self) -> None:
-        if self.purpose not in set(Purpose):
-            raise ValueError(f"the purpose is one of {', '.join(Purpose)}, not {self.purpose!r}")
-        if self.amount_msat <= 0:
-            raise ValueError(f"an order pays something, not {self.amount_msat} msat")
-        if self.maxfee_msat < 0:
-            raise ValueError(f"a fee limit is not negative: {self.maxfee_msat} msat")
-
-
-@dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one order."""
+    """What became of one payment."""
 
     status: SendStatus
     """COMPLETE: paid. FAILED: not paid, the money is back. PENDING: in doubt; ``Payer.resolve`` will tell."""
@@ -97,7 +70,7 @@ class Outcome:
 
 
 class Payer:
-    """Pays orders over one wallet. Thread-safe: several payments at a time."""
+    """Makes payments over one wallet. Thread-safe: several payments at a time."""
 
     def __init__(
         self,
@@ -117,29 +90,22 @@ class Payer:
         self._claimed: set[str] = set()
         self._unknown_since: dict[str, float] = {}
 
-    def pay(self, order: Order, timeout_s: float = 60.0) -> Outcome:
-        """Pay ``order`` in one part and wait for the outcome.
+    def pay(self, intent: Intent, timeout_s: float = 60.0) -> Outcome:
+        """Write ``intent`` down with a preimage of its own, pay it in one part and wait for the outcome.
 
         Raises NoRoute, FeeTooHigh, BelowMinimum, NodeUnavailable or NodeRefused when no way was found, and the ledger's
-        when the order is already paid or in doubt or cannot be written down: then nothing was sent. From the intent on,
+        when it is already paid or in doubt or cannot be written down: then nothing was sent. From the intent on,
         nothing of the node's is raised, nor that the ledger is busy: what cannot be known or written now is PENDING.
         Only a ledger that is broken for good (LedgerError) is raised even then; the intent is still pending in it.
         """
         began = self._clock()
-        route = self._routes.route(order.destination, order.amount_msat, order.maxfee_msat)
+        route = self._routes.route(intent.destination, intent.amount_msat, intent.maxfee_msat)
         preimage = secrets.token_hex(32)
         now = self._now()
-        intent = Intent(
-            payment_hash=payment_hash_of(preimage),
+        intent = replace(
+            intent,
             preimage=preimage,
-            purpose=Purpose(order.purpose),
-            session_id=order.session_id,
-            sequence=order.sequence,
-            destination=order.destination,
-            amount_msat=order.amount_msat,
-            maxfee_msat=order.maxfee_msat,
-            record=order.record,
-            label=order.label,
+            payment_hash=payment_hash_of(preimage),
             created_at=now.wall_s,
             created_boot_id=now.boot_id,
             created_boot_ms=now.boot_ms,

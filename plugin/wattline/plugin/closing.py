@@ -18,11 +18,11 @@ from typing import Protocol
 from wattline.core.aggregate import MSAT_PER_SAT
 from wattline.core.errors import RetryError, StopError
 from wattline.core.ledger.ledger import Ledger
-from wattline.core.ledger.outgoing import IntentStatus, Purpose
+from wattline.core.ledger.outgoing import Intent, IntentStatus, Purpose
 from wattline.core.ledger.payment import ORPHAN_REFUNDED, Booking
 from wattline.core.ledger.session_record import SessionRecord
 from wattline.core.lightning.node import NodeRefused, NodeUnavailable, SendStatus
-from wattline.core.payer import FeeTooHigh, Order, Payer
+from wattline.core.payer import FeeTooHigh, Payer
 from wattline.core.record import format_record
 from wattline.core.session.event import CreditReturned, Event, RefundKept, RefundOwed, RefundSent
 from wattline.core.session.session import Session
@@ -288,7 +288,7 @@ class SessionCloser:
                     return None
                 if amount_msat <= 0:
                     return RefundKept()
-                order = Order(
+                intent = Intent(
                     purpose=purpose,
                     session_id=session_id,
                     sequence=sequence,
@@ -299,7 +299,7 @@ class SessionCloser:
                     label=format_record(session_id, sequence),
                 )
                 try:
-                    outcome = self._payer.pay(order, REFUND_TIMEOUT_S)
+                    outcome = self._payer.pay(intent, REFUND_TIMEOUT_S)
                 except FeeTooHigh as error:
                     fee_msat = error.fee_msat + error.fee_msat // 10 + 1
                     continue

@@ -53,14 +53,11 @@ def books_of(session_id: str, socket: Node, cable: Node, socket_ledger: Path, ca
         booked = sold.payments(session_id)
         orphans = [row for row in booked if row.kind is Kind.ORPHAN]
         refunds += [sold.outgoing.of(Purpose.ORPHAN_REFUND, session_id, row.pay_index) for row in orphans]
-        increments = [
-            bought.outgoing.of(Purpose.INCREMENT, session_id, sequence)
-            for sequence in range(1, bought.outgoing.last_sequence(session_id) + 1)
-        ]
+        increments = bought.outgoing.of_session(Purpose.INCREMENT, session_id)
     return Books(
         increments=Side(
             sent_by_node=_sent_msat(cable, session_id),
-            sent_by_ledger=sum(i.amount_msat for i in increments if i and i.status is IntentStatus.COMPLETE),
+            sent_by_ledger=sum(i.amount_msat for i in increments if i.status is IntentStatus.COMPLETE),
             received_by_node=_received_msat(socket, session_id),
             received_by_ledger=sum(row.amount_msat for row in booked),
         ),

@@ -79,7 +79,7 @@ def test_whenever_the_writer_is_killed_only_whole_units_of_work_remain(tmp_path:
             booked = [int(number) for word, number in told if word == "booked"]
             assert batches >= max(booked, default=0)
             intents = [int(number) for word, number in told if word == "intent"]
-            last = ledger.outgoing.last_sequence(session_id(1))
+            last = max(found.sequence for found in ledger.outgoing.of_session("increment", session_id(1)))
             assert last >= max(intents)
             # An intent of a batch that was not booked is pending; there is at most one.
             pending = [found.sequence for found in ledger.outgoing.pending()]

@@ -128,15 +128,6 @@ def test_budgets_count_what_left_and_what_may_leave_with_fees(ledger: Ledger) ->
     assert outgoing.sent_msat(session_id(3)) == 0
 
 
-def test_numbers_of_failed_payments_count_as_used(ledger: Ledger) -> None:
-    assert ledger.outgoing.last_sequence(session_id(1)) == 0
-    ledger.outgoing.add(intent(3))
-    ledger.outgoing.fail(HASHES[3], "", 5)
-    ledger.outgoing.add(intent(8, purpose=Purpose.REFUND))
-    assert ledger.outgoing.last_sequence(session_id(1)) == 3
-    assert ledger.outgoing.last_sequence(session_id(1), Purpose.REFUND) == 8
-
-
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.core.payment.payer_fakes import SOCKET, Clock, Crash, FakeStore, FakeWallet
-from wattline.core.errors import RetryError, UsageError
+from wattline.core.errors import RetryError, StopError, UsageError
 from wattline.core.ledger.database import LedgerBusy
-from wattline.core.ledger.outgoing import AlreadyPaying, IntentStatus
+from wattline.core.ledger.outgoing import AlreadyPaying, Intent, IntentStatus
 from wattline.core.lightning.node import NodeUnavailable, NoRoute, SendFailure, SendStatus
-from wattline.core.payer import FeeTooHigh, Order, Outcome, Payer
+from wattline.core.payer import FeeTooHigh, Outcome, Payer
 
 
 class Bench:
@@ -39,9 +39,16 @@ class Bench:
         return [row.status for row in self.store.rows.values()]
 
 
-def order(sequence: int = 1, amount_msat: int = 1000, maxfee_msat: int = 50) -> Order:
-    return Order(
-        "increment", "S", sequence, SOCKET, amount_msat, maxfee_msat, f"record {sequence}", f"label {sequence}"
+def order(sequence: int = 1, amount_msat: int = 1000, maxfee_msat: int = 50) -> Intent:
+    return Intent(
+        purpose="increment",
+        session_id="S",
+        sequence=sequence,
+        destination=SOCKET,
+        amount_msat=amount_msat,
+        maxfee_msat=maxfee_msat,
+        record=f"record {sequence}",
+        label=f"label {sequence}",
     )
 
 
@@ -62,14 +69,23 @@ def test_every_payment_has_its_own_preimage() -> None:
 
 
 @pytest.mark.parametrize(("amount_msat", "maxfee_msat"), [(0, 0), (-1, 0), (1, -1)])
-def test_an_order_that_pays_nothing_or_less_is_no_order(amount_msat: int, maxfee_msat: int) -> None:
-    with pytest.raises(ValueError, match="not"):
+def test_an_intent_that_pays_nothing_or_less_is_none(amount_msat: int, maxfee_msat: int) -> None:
+    with pytest.raises(StopError, match="not"):
         order(1, amount_msat, maxfee_msat)
 
 
-def test_an_order_without_a_known_purpose_is_no_order() -> None:
-    with pytest.raises(ValueError, match="increment, refund, orphan_refund"):
-        Order("gift", "S", 1, SOCKET, 1, 0, "record", "label")
+def test_an_intent_without_a_known_purpose_is_none() -> None:
+    with pytest.raises(StopError, match="increment, refund, orphan_refund"):
+        Intent(
+            purpose="gift",
+            session_id="S",
+            sequence=1,
+            destination=SOCKET,
+            amount_msat=1,
+            maxfee_msat=0,
+            record="record",
+            label="label",
+        )
 
 
 def test_the_intent_is_durable_before_anything_is_sent() -> None:

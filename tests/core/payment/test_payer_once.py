@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from tests.core.payment.payer_fakes import SOCKET, Clock, Crash, FakeStore, FakeWallet, FaultyLedger, no_fault
 from wattline.core.errors import WattlineError
 from wattline.core.ledger.ledger import open_ledger
-from wattline.core.ledger.outgoing import AlreadyPaying, IntentStatus
+from wattline.core.ledger.outgoing import AlreadyPaying, Intent, IntentStatus
 from wattline.core.lightning.node import SendStatus
-from wattline.core.payer import Order, Payer
+from wattline.core.payer import Payer
 
 FAULTS = {
     "find_route": ["ok", "ok", "crash", "gone"],
@@ -49,8 +49,17 @@ ACTS = st.one_of(
 )
 
 
-def order(sequence: int) -> Order:
-    return Order("increment", "S", sequence, SOCKET, 1000 + sequence, 50, f"record {sequence}", f"label {sequence}")
+def order(sequence: int) -> Intent:
+    return Intent(
+        purpose="increment",
+        session_id="S",
+        sequence=sequence,
+        destination=SOCKET,
+        amount_msat=1000 + sequence,
+        maxfee_msat=50,
+        record=f"record {sequence}",
+        label=f"label {sequence}",
+    )
 
 
 Fault = Callable[[str], str]

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.core.payment.payer_fakes import MIDDLE, SOCKET, Clock, FakeStore, FakeWallet
+from wattline.core.ledger.outgoing import Intent
 from wattline.core.lightning.node import NoRoute, SendStatus
 from wattline.core.lightning.routes import FeeTooHigh, KeptRoutes, shrunk, ways_out
-from wattline.core.payer import Order, Payer
+from wattline.core.payer import Payer
 
 
 def kept(fee_msat: int = 0) -> tuple[KeptRoutes, FakeWallet, Clock]:
@@ -93,7 +94,18 @@ def test_a_failed_payment_drops_its_route() -> None:
     wallet = FakeWallet(clock, outcome=lambda: SendStatus.FAILED)
     payer = Payer(wallet, FakeStore(), clock.moment, clock, clock.pass_by)
     for sequence in range(2):
-        payer.pay(Order("increment", "S", sequence, SOCKET, 1000, 0, "record", "label"))
+        payer.pay(
+            Intent(
+                purpose="increment",
+                session_id="S",
+                sequence=sequence,
+                destination=SOCKET,
+                amount_msat=1000,
+                maxfee_msat=0,
+                record="record",
+                label="label",
+            )
+        )
     assert wallet.searches == [1000, 1000]
 
 

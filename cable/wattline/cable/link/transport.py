@@ -1,14 +1,10 @@
-"""The way to a socket: the certificate it presents, and a gRPC channel that trusts exactly that one.
+"""The way to a socket: its certificate, a gRPC channel that trusts exactly that one, and what its node has signed.
 
 The certificate proves nothing by itself; the signed offer, fetched over this very channel, names its hash. A name is
 resolved once, by this machine's own resolver (so mDNS names and scoped addresses mean what they mean to every other
 program), and both connections go to the address that answered: gRPC has a resolver of its own, which knows neither.
 
-What a socket sells: fetched, and believed only after every check.
-
-The order of the checks is the order in which a person would want to hear of what is wrong.
-
-The socket's final account of a session: whether it is signed, and whether it is true.
+Offers and receipts are read after every check only: signature, node, and values within their bounds.
 """
 
 from __future__ import annotations

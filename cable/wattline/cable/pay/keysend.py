@@ -1,23 +1,48 @@
-"""Payments under way: each is made by a worker thread, and its end is told as an event to the deciding thread.
+"""Paying over Lightning: each payment is made by a worker thread, and its end is told as an event to the deciding
+thread.
 
-Whether unused credit could come back at the end, and what is said when not.
+Whether unused credit could come back at the end, and whether it did.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 
-from wattline.cable.policy.events import Arrived, DoubtsChecked, Failed, InDoubt, PaymentEvent
+from wattline.cable.policy.events import Arrived, DoubtsChecked, Failed, InDoubt, MethodName, PaymentEvent
 from wattline.cable.policy.offer import Offer
 from wattline.core.errors import WattlineError
-from wattline.core.ledger.outgoing import IntentStatus, Outgoing, Purpose
+from wattline.core.ledger.outgoing import Intent, IntentStatus, Outgoing, Purpose
 from wattline.core.lightning.node import Journal, SendStatus
-from wattline.core.payer import BelowMinimum, FeeTooHigh, Order, Outcome, Payer
+from wattline.core.payer import BelowMinimum, FeeTooHigh, Outcome, Payer
 from wattline.core.quantities import sat
 from wattline.core.record import DESCRIPTION_PREFIX, format_record
 
 PURPOSE = Purpose.INCREMENT
+
+
+RESOLVE_MS = 3_000
+"""Between two looks at payments in doubt."""
+
+
+class Doubts:
+    """When the payments in doubt of either method are looked at again."""
+
+    def __init__(self) -> None:
+        self._under_way: set[MethodName] = set()
+        self._due_ms: dict[MethodName, int] = {}
+
+    def may_resolve(self, method: MethodName, doubts: Set[int], now_ms: int) -> bool:
+        """Whether to look now, which is begun then."""
+        if not doubts or method in self._under_way or now_ms < self._due_ms.get(method, 0):
+            return False
+        self._under_way.add(method)
+        return True
+
+    def checked(self, method: MethodName, at_ms: int) -> None:
+        """A look has ended."""
+        self._under_way.discard(method)
+        self._due_ms[method] = at_ms + RESOLVE_MS
 
 
 class KeysendPayments:
@@ -43,7 +68,7 @@ class KeysendPayments:
     def pay(self, sequence: int, amount_msat: int, maxfee_msat: int) -> None:
         """Begin a payment; its end is told once."""
         record = format_record(self._session_id, sequence)
-        order = Order(
+        intent = Intent(
             purpose=PURPOSE,
             session_id=self._session_id,
             sequence=sequence,
@@ -53,7 +78,7 @@ class KeysendPayments:
             record=record,
             label=record,
         )
-        self._begin("cable-pay", self._pay, order)
+        self._begin("cable-pay", self._pay, intent)
 
     def resolve(self, sequences: Iterable[int], resend: bool) -> None:
         """Ask the node about payments in doubt. ``resend`` makes a payment that never left leave now."""
@@ -69,45 +94,47 @@ class KeysendPayments:
         if not self._is_stopped:
             threading.Thread(target=work, args=arguments, name=name, daemon=True).start()
 
-    def _pay(self, order: Order) -> None:
+    def _pay(self, intent: Intent) -> None:
         try:
-            outcome = self._payer.pay(order, self._timeout_s)
+            outcome = self._payer.pay(intent, self._timeout_s)
         except FeeTooHigh as error:
-            self._emit(self._not_sent(order, error, fee_msat=error.fee_msat))
+            self._emit(self._not_sent(intent, error, fee_msat=error.fee_msat))
         except BelowMinimum as error:
-            self._emit(self._not_sent(order, error, least_msat=error.least_msat))
+            self._emit(self._not_sent(intent, error, least_msat=error.least_msat))
         except WattlineError as error:
-            self._emit(self._not_sent(order, error))
+            self._emit(self._not_sent(intent, error))
         except Exception as error:  # noqa: BLE001 - whatever happened, this payment must not be forgotten
-            self._emit(self._unless_recorded(order, f"{type(error).__name__}: {error}") or self._broken(order, error))
+            self._emit(self._unless_recorded(intent, f"{type(error).__name__}: {error}") or self._broken(intent, error))
         else:
-            self._emit(_event(order.sequence, outcome))
+            self._emit(_event(intent.sequence, outcome))
 
     def _not_sent(
-        self, order: Order, error: WattlineError, fee_msat: int | None = None, least_msat: int | None = None
+        self, intent: Intent, error: WattlineError, fee_msat: int | None = None, least_msat: int | None = None
     ) -> PaymentEvent:
-        return self._unless_recorded(order, error.message) or Failed(
-            order.sequence,
-            order.amount_msat,
+        return self._unless_recorded(intent, error.message) or Failed(
+            intent.sequence,
+            intent.amount_msat,
             error.code,
             error.message,
             fee_msat=fee_msat,
             least_msat=least_msat,
         )
 
-    def _unless_recorded(self, order: Order, message: str) -> InDoubt | None:
+    def _unless_recorded(self, intent: Intent, message: str) -> InDoubt | None:
         """In doubt when an intent is on record: then the error may have come after the money had left."""
         try:
-            intent = self._intents.of(PURPOSE, order.session_id, order.sequence)
+            known = self._intents.of(PURPOSE, intent.session_id, intent.sequence)
         except Exception:  # noqa: BLE001 - a record that cannot be read is a doubt, too
-            return InDoubt(order.sequence, order.amount_msat, message)
-        if intent is not None and intent.status is IntentStatus.PENDING:
-            return InDoubt(order.sequence, order.amount_msat, message)
+            return InDoubt(intent.sequence, intent.amount_msat, message)
+        if known is not None and known.status is IntentStatus.PENDING:
+            return InDoubt(intent.sequence, intent.amount_msat, message)
         return None
 
     @staticmethod
-    def _broken(order: Order, error: Exception) -> Failed:
-        return Failed(order.sequence, order.amount_msat, "payer_broken", f"{type(error).__name__}: {error}", final=True)
+    def _broken(intent: Intent, error: Exception) -> Failed:
+        return Failed(
+            intent.sequence, intent.amount_msat, "payer_broken", f"{type(error).__name__}: {error}", final=True
+        )
 
     def _resolve(self, sequences: tuple[int, ...], resend: bool) -> None:
         problem = ""

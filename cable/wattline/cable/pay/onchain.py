@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from wattline.cable.link.connection import Connection
+from wattline.cable.link.stream import SocketStream
 from wattline.cable.pay.versions import AggregateMaker, Tasks, terms_of
 from wattline.cable.policy.events import (
     Arrived,
@@ -69,14 +69,14 @@ class OnchainPayments:
     def __init__(
         self,
         maker: AggregateMaker,
-        connection: Connection,
+        stream: SocketStream,
         emit: Callable[[PaymentEvent | OnchainEvent], None],
         timeout_s: float | None = None,
         executor: Executor | None = None,
     ) -> None:
         self._maker = maker
         self._memory = maker.memory
-        self._connection = connection
+        self._stream = stream
         self._emit = emit
         self._timeout_s = ANSWER_S if timeout_s is None else timeout_s
         self._worker = executor or ThreadPoolExecutor(1, thread_name_prefix="cable-onchain")
@@ -180,7 +180,7 @@ class OnchainPayments:
             self._emit(OnchainFailed(error.code, error.message, isinstance(error, RetryError)))
             return
         # Into a stream that is cut it is not said; it is asked again when that is renewed.
-        self._connection.onchain_request(self._signature)
+        self._stream.onchain_request(self._signature)
 
     def _invited(self, invitation: OnchainInvitation, scope: Scope) -> None:
         try:
@@ -239,7 +239,7 @@ class OnchainPayments:
         """Hand the version underway over, for the first time or again."""
         version = self._underway
         if version is not None:
-            self._connection.aggregate_version(version.number, version.psbt, False)
+            self._stream.aggregate_version(version.number, version.psbt, False)
 
     def _answered(self, answer: VersionAccepted | RefusedVersion) -> None:
         row, version = self._row, self._underway
@@ -334,7 +334,7 @@ class OnchainPayments:
         except Exception as error:  # noqa: BLE001 - the newest version stands then
             self._emit(FinalFailed(f"{type(error).__name__}: {error}"))
             return
-        if self._connection.aggregate_version(self._final.number, self._final.psbt, True):
+        if self._stream.aggregate_version(self._final.number, self._final.psbt, True):
             self._emit(FinalSigned(value_sat))
         else:
             self._emit(FinalFailed("the stream is cut just now"))

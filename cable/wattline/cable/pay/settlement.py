@@ -5,12 +5,9 @@ prevent another choice, but it sees it: then the loss is told, and that socket i
 may also have been unable to take the final version; what it had mined too much it then owes, over Lightning. So where
 it never said that it takes less, it is remembered for what it owes, and refused when that happens again.
 
-What the end of an aggregate is judged by: the cable's own bill, and the socket's signed receipt. Pure.
-
-All of it is in the ledger while the session lives, so whoever finds its end judges by the same, also when the run that
-should have seen it was killed. docs/onchain.md has the rule in words.
-
-Whether the final version that a socket asks for pays what is owed, and no more. Pure.
+It is judged by the cable's own bill and the socket's signed receipt. All of that is in the ledger while the session
+lives, so whoever finds its end judges by the same, also when the run that should have seen it was killed.
+docs/onchain.md has the rule in words.
 """
 
 from __future__ import annotations

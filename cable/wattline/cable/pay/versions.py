@@ -9,7 +9,7 @@ from concurrent.futures import Executor
 from dataclasses import replace
 
 from wattline.cable.policy.events import OnchainInvitation, OnchainTerms
-from wattline.cable.policy.onchain import Funding, OnchainLimits, OnchainRefused, Scope, check_fee, fund
+from wattline.cable.policy.onchain import ChosenInputs, OnchainLimits, OnchainRefused, Scope, check_fee, fund
 from wattline.core.aggregate import SMALLEST_OUTPUT_SAT, AggregateInput, OnchainRules
 from wattline.core.bitcoin.address import address_of, script_of
 from wattline.core.bitcoin.chain import TxOutput
@@ -90,7 +90,7 @@ class AggregateMaker:
         self._renewed_at_height = height
         return row
 
-    def _reserved(self, height: int, rules: OnchainRules, scope: Scope) -> tuple[Funding, Base]:
+    def _reserved(self, height: int, rules: OnchainRules, scope: Scope) -> tuple[ChosenInputs, Base]:
         """Chosen and reserved; chosen anew where somebody else was quicker: another cable may use the same wallet."""
         tries = RESERVE_TRIES
         while True:

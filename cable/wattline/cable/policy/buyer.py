@@ -6,9 +6,8 @@ The service tells it what happened and when (monotonic ms); it answers with paym
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from wattline.cable.policy.budget import Caps, PaymentAccount, Room, room
+from wattline.cable.policy.budget import PaymentAccount, Room, room
 from wattline.cable.policy.delivery import UNSEEN_MS, Charge
 from wattline.cable.policy.events import (
     Arrived,
@@ -26,6 +25,7 @@ from wattline.cable.policy.events import (
 )
 from wattline.cable.policy.failures import (
     LEAD_MS,
+    OWN_LEDGER,
     SHORT_MS,
     FailurePolicy,
     Fallback,
@@ -34,9 +34,9 @@ from wattline.cable.policy.failures import (
     gives_up,
     stop_of,
 )
-from wattline.cable.policy.offer import SessionTerms
+from wattline.cable.policy.offer import BuyerLimits, SessionTerms
 from wattline.cable.policy.onchain import OnchainBudget, OnchainLimits
-from wattline.cable.policy.reconciliation import EnergyTrack, Mismatch, Tolerance
+from wattline.cable.policy.reconciliation import EnergyTrack, Mismatch
 from wattline.cable.policy.rhythm import (
     RESERVE_MS,
     AskedIncrement,
@@ -55,23 +55,6 @@ PAY_BLIND_MS = 5_000
 """For this long payments go on while the stream is cut; the prepaid cap holds all the time."""
 METER_STALE_MS = UNSEEN_MS
 """Without an own reading as new as this nothing is paid."""
-
-_OWN_LEDGER = frozenset({"ledger_busy", "ledger_full", "ledger_not_writable", "ledger_damaged", "ledger_failed"})
-"""Failures before anything was sent, for want of a record."""
-
-
-@dataclass(frozen=True, slots=True)
-class BuyerLimits:
-    """What the configuration allows."""
-
-    caps: Caps
-    pace: Pace
-    """Over Lightning."""
-    tolerance: Tolerance
-    max_failures_in_a_row: int
-    """After so many failed payments the session ends."""
-    min_voltage_mv: int
-    """Below this on the own meter nothing is delivered."""
 
 
 class Buyer:
@@ -379,7 +362,7 @@ class Buyer:
             why = failed.message
             if failed.at_destination and self.last_refusal is not None:
                 why = f"the socket refuses it: {self.last_refusal.code}: {self.last_refusal.message}"
-            reason = failed.code if failed.code in _OWN_LEDGER else "payment_failed"
+            reason = failed.code if failed.code in OWN_LEDGER else "payment_failed"
             self.end(reason, f"{self._failures.in_a_row} payments in a row failed; the last one: {why}")
 
     def _watch_lightning(self, statement: Statement, now_ms: int) -> None:

@@ -1,5 +1,8 @@
-"""What the workers that pay tell the thread that decides: what became of single payments, by either way, and what else
-happens to a payment on the chain."""
+"""The values that reach the deciding thread, and those that leave it.
+
+What the socket says (see charging.proto for each field), what the workers that pay tell of single payments and of the
+transaction on the chain, and what is decided: a payment to begin, a stop.
+"""
 
 from __future__ import annotations
 

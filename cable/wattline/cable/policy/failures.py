@@ -29,7 +29,10 @@ from wattline.cable.policy.events import (
     Failed,
     MethodName,
 )
-from wattline.cable.policy.rhythm import MAX_BOOST, Hold
+from wattline.cable.policy.rhythm import (
+    MAX_BOOST,
+    Hold,
+)
 from wattline.core.increments import BELOW_MIN_INCREMENT
 
 FLOOR_LASTS_MS = 60_000
@@ -288,3 +291,7 @@ class Standstill:
                 self.boost += 1
                 self._unstarted_since_ms = None
         return False
+
+
+OWN_LEDGER = frozenset({"ledger_busy", "ledger_full", "ledger_not_writable", "ledger_damaged", "ledger_failed"})
+"""Failures before anything was sent, for want of a record."""

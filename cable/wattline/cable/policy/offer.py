@@ -1,14 +1,10 @@
 """What a socket offers, and whether the cable takes it. Pure.
 
-The order of the checks is the order in which a person would want to hear of what is wrong.
+The order of the checks is the order in which a person would want to hear of what is wrong. What a socket wants before
+it begins to deliver is held against the caps before a session is opened: what cannot begin is not paid for first.
 
-What a socket wants before it begins to deliver, held against the caps before a session is opened: what cannot begin
-is not paid for first. Pure.
-
-Whether a configuration can buy anything at all: looked at when it is read, so that it is not found out by paying.
-
-Pure. The measure is the least that any socket wants, one that asks nothing for its energy; what the one at hand asks is
-held against the same caps before a session is opened (:mod:`wattline.cable.policy.offer`).
+Whether a configuration can buy anything at all is looked at when it is read, so that it is not found out by paying. The
+measure is the least that any socket wants, one that asks nothing for its energy.
 """
 
 from __future__ import annotations
@@ -22,12 +18,13 @@ from wattline.cable.policy.events import (
 from wattline.cable.policy.onchain import (
     INPUT_WEIGHT,
     OUTPUT_WEIGHT,
-    Funding,
+    ChosenInputs,
     OnchainLimits,
     OnchainRefused,
     Scope,
     fee_for,
 )
+from wattline.cable.policy.reconciliation import Tolerance
 from wattline.cable.policy.rhythm import (
     Pace,
 )
@@ -78,7 +75,7 @@ def check_keysend(limits: Caps, payment: Pace, offer: Offer, rated_power_mw: int
         )
 
 
-def check_onchain_begins(chosen: Funding, rules: OnchainRules, limits: OnchainLimits, scope: Scope) -> None:
+def check_onchain_begins(chosen: ChosenInputs, rules: OnchainRules, limits: OnchainLimits, scope: Scope) -> None:
     """Whether a session that is paid on-chain from ``chosen`` can begin. Raises OnchainRefused ``prepaid_limit``."""
     need_sat = max(rules.floor_sat, -(-begin_msat(scope.tariff, scope.rated_power_mw) // MSAT_PER_SAT))
     caps = (
@@ -275,3 +272,17 @@ class SessionTerms:
     min_increment_msat: int
     min_refund_msat: int
     """Unused credit below this the socket keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuyerLimits:
+    """What the configuration allows."""
+
+    caps: Caps
+    pace: Pace
+    """Over Lightning."""
+    tolerance: Tolerance
+    max_failures_in_a_row: int
+    """After so many failed payments the session ends."""
+    min_voltage_mv: int
+    """Below this on the own meter nothing is delivered."""

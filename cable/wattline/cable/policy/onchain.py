@@ -1,9 +1,5 @@
-"""How much may be paid on-chain: the caps of both sides, in whole satoshi. Pure.
-
-The socket's rules for an aggregate, read off the wire and held against the cable's own limits.
-
-Which outputs of the wallet pay for a session, at which miner fee, and whether that is worth it. Pure.
-"""
+"""What the cable decides on-chain: how much may be paid by the caps of both sides, which outputs of the wallet pay for
+a session, at which miner fee, and whether that is worth it. In whole satoshi. Pure."""
 
 from __future__ import annotations
 
@@ -200,7 +196,7 @@ class Scope:
 
 
 @dataclass(frozen=True, slots=True)
-class Funding:
+class ChosenInputs:
     """What was chosen."""
 
     outputs: tuple[WalletOutput, ...]
@@ -217,7 +213,7 @@ class Funding:
         """The largest value that a version can have: something is always left for change."""
         return self.funds_sat - self.fee_sat - SMALLEST_OUTPUT_SAT
 
-    def weighed(self, inputs_weight: int, script: str) -> Funding:
+    def weighed(self, inputs_weight: int, script: str) -> ChosenInputs:
         """With the fee for what the inputs really weigh and for the socket's own script."""
         weight = inputs_weight + OUTPUT_WEIGHT + WEIGHT_PER_VBYTE * (9 + len(script) // 2)
         return replace(self, fee_sat=fee_for(weight, self.feerate_per_kw))
@@ -236,7 +232,7 @@ def fund(
     rules: OnchainRules,
     limits: OnchainLimits,
     scope: Scope,
-) -> Funding:
+) -> ChosenInputs:
     """Choose inputs for a session within ``scope``: confirmed ones, the fewest that are enough for all that it may come
     to, of those the smallest sum; where nothing is enough, the largest, and their value then bounds the session.
 
@@ -257,16 +253,16 @@ def _choose(
     rules: OnchainRules,
     limits: OnchainLimits,
     scope: Scope,
-) -> Funding:
+) -> ChosenInputs:
     confirmations = max(limits.min_confirmations, rules.input_confirmations)
     usable = [item for item in outputs if 0 < item.blockheight <= height - confirmations + 1]
     usable.sort(key=lambda item: (-item.value_sat, item.outpoint))
-    best: Funding | None = None
+    best: ChosenInputs | None = None
     for count in range(1, min(rules.max_inputs, len(usable)) + 1):
         fee_sat = fee_for(EMPTY_TX_WEIGHT + count * INPUT_WEIGHT + 2 * OUTPUT_WEIGHT, feerate_per_kw)
         if count > 1 and fee_sat > limits.max_fee_sat:
             break  # what one or some hold bounds the session then
-        largest = Funding(tuple(usable[:count]), fee_sat, feerate_per_kw)
+        largest = ChosenInputs(tuple(usable[:count]), fee_sat, feerate_per_kw)
         check_fee(largest, limits)
         if largest.most_sat >= max(scope.most_sat(rules, fee_sat), rules.floor_sat):
             wanted_sat = max(scope.most_sat(rules, fee_sat), rules.floor_sat) + fee_sat + SMALLEST_OUTPUT_SAT
@@ -303,7 +299,7 @@ def _smaller(usable: list[WalletOutput], count: int, wanted_sat: int) -> tuple[W
     return tuple(chosen)
 
 
-def check_fee(chosen: Funding, limits: OnchainLimits) -> None:
+def check_fee(chosen: ChosenInputs, limits: OnchainLimits) -> None:
     """The miner's fee is lost to whatever session, so it has a limit of its own. Raises OnchainRefused
     ``onchain_fee_too_high``."""
     if chosen.fee_sat > limits.max_fee_sat:
@@ -314,7 +310,7 @@ def check_fee(chosen: Funding, limits: OnchainLimits) -> None:
         )
 
 
-def check_worth(chosen: Funding, rules: OnchainRules, limits: OnchainLimits, scope: Scope) -> None:
+def check_worth(chosen: ChosenInputs, rules: OnchainRules, limits: OnchainLimits, scope: Scope) -> None:
     """What a session costs besides its energy, the miner's fee and what the floor exceeds the energy by, must stay
     within max_fee_ratio of the most that it can come to. Raises OnchainRefused ``onchain_not_worth``."""
     fee_sat, ratio = chosen.fee_sat, limits.max_fee_ratio

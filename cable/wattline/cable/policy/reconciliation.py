@@ -1,12 +1,12 @@
-"""Comparing what the socket claims with what the cable knows: energy, time, charge and credit.
+"""What the socket claims held against what the cable knows: energy, time, charge and credit, in a running session and
+in its final receipt; and the cable's own energy, with a short memory so that it can be compared in time. Pure.
 
-Pure. Every breach ends the session; its code is the stop reason that the socket is told.
+Every breach ends the session; its code is the stop reason that the socket is told.
 
-How late a socket's word may be: the one source for whatever waits for it or judges by it.
-
-A statement stands in one stream behind all that was said before it, so a network that stalls makes it late without
-losing it. The cable bears silence for `Lateness.silence_ms` and then takes the stream up anew, and what was said into
-the old one is never heard. So nothing that is heard is older, and the cable's own figures are looked at as far back.
+How late a socket's word may be has one source here, for whatever waits for it or judges by it. A statement stands in
+one stream behind all that was said before it, so a network that stalls makes it late without losing it. The cable bears
+silence for `Lateness.silence_ms` and then takes the stream up anew, and what was said into the old one is never heard.
+So nothing that is heard is older, and the cable's own figures are looked at as far back.
 """
 
 from __future__ import annotations

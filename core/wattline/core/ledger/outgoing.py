@@ -44,11 +44,9 @@ class AlreadyPaying(StopError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
-    """One payment that is to be made. Raises StopError ``intent_invalid``."""
+    """One payment that is to be made. (purpose, session_id, sequence) names it: whatever happens, it is paid at most
+    once. Raises StopError ``intent_invalid``."""
 
-    payment_hash: str
-    preimage: str
-    """Chosen by the payer; its SHA-256 is the payment_hash."""
     purpose: str
     """One of Purpose."""
     session_id: str
@@ -63,13 +61,17 @@ class Intent:
     record: str
     """The text of TLV 1463899221."""
     label: str
+    preimage: str = ""
+    """Chosen by the payer when it writes the intent down; empty before."""
+    payment_hash: str = ""
+    """SHA-256 of the preimage; empty before."""
     status: IntentStatus = IntentStatus.PENDING
     amount_sent_msat: int = 0
     """What left the wallet, routing fee included; 0 unless COMPLETE."""
     failure: str | None = None
     """Why it failed, for people; None unless FAILED."""
-    created_at: int
-    """Unix seconds."""
+    created_at: int = 0
+    """Unix seconds of when it was written down."""
     created_boot_id: str = ""
     """In which boot of this machine; empty when that is not known."""
     created_boot_ms: int = 0
@@ -82,10 +84,13 @@ class Intent:
         return Moment(self.created_at, self.created_boot_id, self.created_boot_ms)
 
     def __post_init__(self) -> None:
-        for name in ("payment_hash", "preimage"):
-            check_hex32("intent_invalid", name, getattr(self, name))
-        if hashlib.sha256(bytes.fromhex(self.preimage)).hexdigest() != self.payment_hash:
-            raise StopError("intent_invalid", f"payment_hash {self.payment_hash} is not the SHA-256 of the preimage")
+        if self.preimage or self.payment_hash:
+            for name in ("payment_hash", "preimage"):
+                check_hex32("intent_invalid", name, getattr(self, name))
+            if hashlib.sha256(bytes.fromhex(self.preimage)).hexdigest() != self.payment_hash:
+                raise StopError(
+                    "intent_invalid", f"payment_hash {self.payment_hash} is not the SHA-256 of the preimage"
+                )
         if self.purpose not in set(Purpose):
             raise StopError("intent_invalid", f"purpose: one of {', '.join(Purpose)}, not {self.purpose!r}")
         if not NODE_ID.fullmatch(self.destination):
@@ -106,8 +111,8 @@ class Outgoing(Store):
         StopError ``intent_exists`` for a payment_hash that was used before, ``intent_invalid`` unless it is pending,
         ``in_unit_of_work`` inside a larger unit of work, which could still be undone after the money has left.
         """
-        if intent.status is not IntentStatus.PENDING:
-            raise StopError("intent_invalid", f"a new intent is pending, not {intent.status}")
+        if intent.status is not IntentStatus.PENDING or not intent.payment_hash:
+            raise StopError("intent_invalid", f"a new intent is pending and has its hash: {intent.status}")
         if self._database.in_unit:
             raise StopError("in_unit_of_work", "an intent must be committed on its own before it is sent")
         try:
@@ -198,14 +203,6 @@ class Outgoing(Store):
         with self._database.view() as connection:
             found = connection.execute(query).scalar_one()
             return int(found) if found is not None else None
-
-    def last_sequence(self, session_id: str, purpose: str = Purpose.INCREMENT) -> int:
-        """The highest number used for the session, failed ones too; 0 when there is none."""
-        query = select(func.coalesce(func.max(intents.c.sequence), 0)).where(
-            intents.c.session_id == session_id, intents.c.purpose == purpose
-        )
-        with self._database.view() as connection:
-            return int(connection.execute(query).scalar_one())
 
     def _resolve(
         self, payment_hash: str, status: IntentStatus, amount_sent_msat: int, failure: str | None, at: int

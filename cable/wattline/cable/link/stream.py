@@ -1,15 +1,13 @@
 """One session's stream to the socket: kept up over cuts, until the socket ends it or has been gone for too long.
 
-A thread reads the stream and hands every message on; writing never blocks. A cut stream is taken up again with a
-``resume`` (or, before the socket has named the session, with the same ``open``: its token makes that harmless).
+A thread reads the stream, turns each message into a value within its bounds and hands it on; writing never blocks. A
+cut stream is taken up again with a ``resume`` (or, before the socket has named the session, with the same ``open``: its
+token makes that harmless).
 
-What happened, on its way from the threads that hear of it to the one that decides.
-
-Of what the socket says, only the newest of each kind waits: however much it sends, this never holds more than a message
-of every kind. Nothing is lost by that: statements are cumulative, one version at a time is under way, a request that
-comes again replaces the one before, and refused payments are counted.
-
-What the socket says, in the cable's own words: the wire's messages turned into values, each within its bounds.
+The mailbox holds what happened, on its way from the threads that hear of it to the one that decides. Of what the socket
+says, only the newest of each kind waits: however much it sends, this never holds more than a message of every kind.
+Nothing is lost by that: statements are cumulative, one version at a time is under way, a request that comes again
+replaces the one before, and refused payments are counted.
 """
 
 from __future__ import annotations
@@ -84,7 +82,7 @@ class StreamTiming:
     max_backoff_s: float = MAX_BACKOFF_S
 
 
-class Connection:
+class SocketStream:
     """See the module. ``emit`` is called from the reading thread, in order; the last event is a receipt, a refusal or
     :class:`Lost`, after which nothing more comes."""
 
@@ -110,10 +108,13 @@ class Connection:
     def start(self) -> None:
         self._thread.start()
 
-    def tell_meter_value(self, energy_uwh: int, power_mw: int, voltage_mv: int, current_ma: int) -> bool:
+    def tell_meter_value(self, energy_uwh: int, reading: Reading) -> bool:
         """What the own meter sees; ``energy_uwh`` since the open. False when the stream is cut just now."""
         value = pb.MeterValue(
-            energy_uwh=energy_uwh, power_mw=power_mw, voltage_mv=max(0, voltage_mv), current_ma=current_ma
+            energy_uwh=energy_uwh,
+            power_mw=reading.power_mw,
+            voltage_mv=max(0, reading.voltage_mv),
+            current_ma=reading.current_ma,
         )
         return self._send(pb.ChargeRequest(meter_value=value))
 
