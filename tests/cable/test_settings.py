@@ -30,6 +30,12 @@ max_day_msat = 1_000_000
 """
 
 
+METER = GOOD[GOOD.index("[meter]") : GOOD.index("[limits]")] + "[limits]"
+TOO_HIGH = (
+    METER.replace("ina228", "ina219").replace("0.001", "0.01").replace("= 40", "= 8") + "\nmin_voltage_mv = 26_001"
+)
+
+
 def load(folder: Path, text: str) -> CableConfig:
     path = folder / "cable.toml"
     path.write_text(text)
@@ -89,6 +95,7 @@ def test_a_pinned_node_and_any_node_contradict_each_other(tmp_path: Path) -> Non
             "payment.min_increment_msat: must not exceed limits.max_prepaid_msat",
         ),
         ("[limits]", '[payment]\nmethod = "cash"\n[limits]', "payment.method"),
+        (METER, TOO_HIGH, "limits.min_voltage_mv: must not exceed 26000 mV"),
     ],
 )
 def test_a_mistake_is_named_with_its_key(tmp_path: Path, old: str, new: str, key: str) -> None:

@@ -147,7 +147,7 @@ NODES = (
         ("node_unavailable", "cable.toml", "plain file"),
         beside=WELL,
     ),
-    Mistake("an old node", old_node, 1, ("node_too_old", "v24.11.1", "v25.02 or newer"), beside=WELL),
+    Mistake("an old node", old_node, 1, ("node_too_old", "v24.11.1", "v25.02.2 or newer"), beside=WELL),
     Mistake(
         "another network",
         on_bench(CHECK, of("network", "bitcoin", "node")),

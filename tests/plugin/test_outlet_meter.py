@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from pydantic import ValidationError
 
 from tests.plugin.test_outlet import SESSION, Rig, new_session, now_ms
 from wattline.core.session.machine import restored
@@ -14,6 +15,7 @@ from wattline.core.session.state import State, StopReason
 from wattline.device.meters.reading import Reading
 from wattline.plugin.outlet_hardware import NO_VOLTAGE_RETRY_MS, SupplyWatch
 from wattline.plugin.outlet_state import Condition
+from wattline.plugin.settings import OutletSettings
 
 
 @pytest.fixture
@@ -129,3 +131,19 @@ def test_a_meter_that_is_opened_anew_in_mid_session_leaves_what_was_counted(rig:
     # The count went back: a fault, and a meter of its own after it.
     rig.wait(lambda: rig.session.state is State.SETTLING)
     assert rig.session.stop_reason is StopReason.METER_BACKWARDS
+
+
+@pytest.mark.parametrize(("driver", "most_mv"), [("ina219", 26_000), ("ina226", 36_000), ("ina228", 85_000)])
+def test_a_voltage_that_the_chip_can_never_see_is_refused_when_the_configuration_is_read(
+    driver: str, most_mv: int
+) -> None:
+    values = {
+        "outlet_id": "A1",
+        "max_power_w": 100,
+        "min_voltage_mv": most_mv,
+        "meter": {"driver": driver, "bus": 1, "address": 0x40, "shunt_ohms": 0.01, "max_current_a": 4.0},
+        "relay": {"driver": "gpio", "chip": "/dev/gpiochip0", "line": 17},
+    }
+    assert OutletSettings.model_validate(values).min_voltage_mv == most_mv
+    with pytest.raises(ValidationError, match="min_voltage_mv"):
+        OutletSettings.model_validate(values | {"min_voltage_mv": most_mv + 1})

@@ -36,5 +36,5 @@ def test_the_readme_names_the_oldest_lightningd_that_wattline_works_with() -> No
 
 def test_a_lightningd_that_the_plugin_would_refuse_is_not_started() -> None:
     with pytest.raises(StopError, match=f"{OLDEST_NAME} or newer") as caught:
-        LightningdProgram(Path("lightningd"), (24, 11), "v24.11.1")
+        LightningdProgram(Path("lightningd"), (25, 2, 1), "v25.02.1")
     assert caught.value.code == "lightningd_old"

@@ -292,6 +292,10 @@ class CableSettings(Settings):
             raise ValueError(
                 "limits.max_session_fee_msat: must not exceed limits.max_prepaid_msat, out of which it would be paid"
             )
+        try:
+            self.meter.check_voltage(limits.min_voltage_mv)
+        except ValueError as error:
+            raise ValueError(f"limits.min_voltage_mv: {error}") from error
         return self
 
 

@@ -147,6 +147,14 @@ class OutletSettings(Settings):
             )
         return value
 
+    @model_validator(mode="after")
+    def _meter_sees_the_supply(self) -> Self:
+        try:
+            self.meter.check_voltage(self.min_voltage_mv)
+        except ValueError as error:
+            raise ValueError(f"min_voltage_mv: {error}") from error
+        return self
+
 
 class SessionSettings(Settings):
     """Rules of a session."""

@@ -16,6 +16,7 @@ from pyln.client import LightningRpc, RpcError
 
 from wattline.core.errors import StopError
 from wattline.core.lightning.cln import OLDEST_NAME, OLDEST_VERSION
+from wattline.core.lightning.rpc import version_numbers
 from wattline.regtest.chain import Chain
 from wattline.regtest.daemon import Daemon, free_port
 from wattline.regtest.waiting import wait_until
@@ -47,8 +48,8 @@ class LightningdProgram:
     """A lightningd that can be run here."""
 
     path: Path
-    version: tuple[int, int]
-    """Year and month of the release, as in v26.06."""
+    version: tuple[int, int, int]
+    """Year and month of the release, as in v26.06, and which one of them."""
     version_text: str
 
     def __post_init__(self) -> None:
@@ -69,7 +70,8 @@ def find_lightningd() -> LightningdProgram:
         raise StopError(
             "lightningd_broken", f"{path} --version says {result.stdout.strip() or result.stderr.strip()!r}"
         )
-    return LightningdProgram(Path(path), (int(match[1]), int(match[2])), result.stdout.strip())
+    text = result.stdout.strip()
+    return LightningdProgram(Path(path), version_numbers(text), text)
 
 
 class Node:

@@ -23,7 +23,7 @@ from wattline.regtest.node.blocks import PracticeBlocks
 from wattline.regtest.waiting import wait_until
 
 _UNKNOWN_METHOD = -32601
-PROGRAM = LightningdProgram(Path(sys.executable), (26, 6), f"{VERSION} (practice)")
+PROGRAM = LightningdProgram(Path(sys.executable), (26, 6, 0), f"{VERSION} (practice)")
 
 
 class PracticeChain(Chain):

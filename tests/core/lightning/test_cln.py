@@ -99,17 +99,18 @@ def test_core_lightning_is_a_wallet_a_signer_and_a_journal(node: CoreLightning) 
 
 
 def test_an_older_node_is_refused_with_both_versions(server: FakeLightningd, node: CoreLightning) -> None:
-    set_info(server, "v24.11.1")
-    with pytest.raises(StopError, match=r"v24\.11\.1.*v25\.02") as caught:
-        node.check_version()
-    assert caught.value.code == "node_too_old"
-    set_info(server, "v25.02")
+    for version in ("v24.11.1", "v25.02", "v25.02.1-modded"):
+        set_info(server, version)
+        with pytest.raises(StopError, match=rf"{version}.*v25\.02\.2") as caught:
+            node.check_version()
+        assert caught.value.code == "node_too_old"
+    set_info(server, "v25.02.2")
     assert node.check_version().network == "regtest"
 
 
 def test_a_version_is_read_with_or_without_suffix() -> None:
-    assert version_numbers("v26.06.6") == (26, 6)
-    assert version_numbers("v25.12rc1-3-gdeadbee-modded") == (25, 12)
+    assert version_numbers("v26.06.6") == (26, 6, 6)
+    assert version_numbers("v25.12rc1-3-gdeadbee-modded") == (25, 12, 0)
     assert version_numbers("gdeadbee") > (26, 6)
 
 

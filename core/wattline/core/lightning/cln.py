@@ -35,10 +35,10 @@ from wattline.core.lightning.rpc import (
     version_numbers,
 )
 
-OLDEST_VERSION = (25, 2)
-"""The first with getroutes as used here (v24.11 knows no layer that keeps a payment in one part); see
-docs/compatibility.md for what was run."""
-OLDEST_NAME = f"v{OLDEST_VERSION[0]}.{OLDEST_VERSION[1]:02}"
+OLDEST_VERSION = (25, 2, 2)
+"""The oldest that was run (docs/compatibility.md). v25.02 is the first with getroutes as used here: v24.11 knows no
+layer that keeps a payment in one part."""
+OLDEST_NAME = f"v{OLDEST_VERSION[0]}.{OLDEST_VERSION[1]:02}.{OLDEST_VERSION[2]}"
 """As its makers call it."""
 HEIGHT_MAX_AGE_S = 5.0
 """For how long a block height is used without asking again."""

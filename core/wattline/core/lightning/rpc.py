@@ -132,10 +132,10 @@ class _Connection(LightningRpc):  # type: ignore[misc]
         super()._writeobj(sock, obj)
 
 
-def version_numbers(version: str) -> tuple[int, int]:
-    """``v26.06.6`` or ``v25.12-modded`` as (26, 6); a build without a number counts as new."""
-    match = re.match(r"v?(\d+)\.(\d+)", version)
-    return (int(match[1]), int(match[2])) if match else (9999, 0)
+def version_numbers(version: str) -> tuple[int, int, int]:
+    """``v26.06.6`` as (26, 6, 6), ``v25.12-modded`` as (25, 12, 0); a build without a number counts as new."""
+    match = re.match(r"v?(\d+)\.(\d+)(?:\.(\d+))?", version)
+    return (int(match[1]), int(match[2]), int(match[3] or 0)) if match else (9999, 0, 0)
 
 
 def route_of(answer: Mapping[str, Any], destination: str) -> Route:

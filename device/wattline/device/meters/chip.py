@@ -88,6 +88,8 @@ class ShuntSettings(Settings):
     """The smallest that is worth it: below, the offset of the chip would be too much of it."""
     OFFSET_UV: ClassVar[int]
     """The highest offset of the shunt voltage by the data sheet, microvolts: so much may show without any current."""
+    MOST_MV: ClassVar[int]
+    """The highest supply voltage that the chip may have by the data sheet, mV."""
 
     driver: str
     bus: int | str = Field(description="Number N of /dev/i2c-N, or 'sim:PROFILE[/INSTANCE]' for a simulated bus.")
@@ -99,6 +101,11 @@ class ShuntSettings(Settings):
     @classmethod
     def _is_a_bus(cls, value: int | str) -> int | str:
         return check_bus_spec(value)
+
+    def check_voltage(self, min_voltage_mv: int) -> None:
+        """Raises ValueError when the chip can never see so much: nothing could be delivered."""
+        if min_voltage_mv > self.MOST_MV:
+            raise ValueError(f"must not exceed {self.MOST_MV} mV, the most that an {self.CHIP} may see")
 
     @model_validator(mode="after")
     def _fits_the_adc(self) -> Self:

@@ -39,6 +39,7 @@ class Ina219Settings(ShuntSettings):
     # Its offset is at most 100 uV: a percent of this.
     LEAST_RANGE_UV: ClassVar[int] = 10_000
     OFFSET_UV: ClassVar[int] = 100
+    MOST_MV: ClassVar[int] = 26_000
 
     driver: Literal["ina219"]
 

@@ -36,6 +36,7 @@ class Ina226Settings(ShuntSettings):
     # Its offset is at most 10 uV: a tenth of a percent of this.
     LEAST_RANGE_UV: ClassVar[int] = 10_000
     OFFSET_UV: ClassVar[int] = 10
+    MOST_MV: ClassVar[int] = 36_000
 
     driver: Literal["ina226"]
 

@@ -26,6 +26,7 @@ class Ina228Settings(ShuntSettings):
     # Its offset is at most 1 uV: a tenth of a percent of this.
     LEAST_RANGE_UV: ClassVar[int] = 1000
     OFFSET_UV: ClassVar[int] = 1
+    MOST_MV: ClassVar[int] = 85_000
 
     driver: Literal["ina228"]
 
