@@ -332,6 +332,9 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
         self.is_away = False
         """It answers nobody."""
         self.tick_s = TICK_S
+        self.statement_interval_ms = 100
+        """Named in offers; where it is longer, what changes no state is told as seldom."""
+        self._told: dict[str, tuple[int, float]] = {}
         """Between two statements."""
         self.certificate_sha256 = tls.sha256
         self.tariff = Tariff.of(300_000)
@@ -434,7 +437,7 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
             methods=self.methods,
             credit_cap_msat=self.credit_cap_msat,
             min_increment_msat=self.min_increment_msat,
-            statement_interval_ms=100,
+            statement_interval_ms=self.statement_interval_ms,
             pause_max_s=5,
             open_timeout_s=5,
             cable_lost_s=self.cable_lost_s,
@@ -776,9 +779,15 @@ class FakeSocket(pb_grpc.ChargingServiceServicer):
                     self._awaited.remove(awaited)
                 for account in self.sessions.values():
                     self._step(account, int((now - before) * 1000))
-                    if account.state != pb.SESSION_STATE_CLOSED:
+                    if account.state != pb.SESSION_STATE_CLOSED and self._is_due(account, now):
+                        self._told[account.session_id] = account.state, now
                         self._send(account, pb.ChargeResponse(statement=self._statement(account)))
             before = now
+
+    def _is_due(self, account: Account, now: float) -> bool:
+        state, at = self._told.get(account.session_id, (-1, 0.0))
+        interval_s = self.statement_interval_ms / 1000
+        return state != account.state or interval_s <= 0.1 or now - at >= interval_s
 
     def _step(self, account: Account, passed_ms: int) -> None:
         if account.state in (pb.SESSION_STATE_CLOSED, pb.SESSION_STATE_SETTLING):

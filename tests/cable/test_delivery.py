@@ -229,7 +229,10 @@ def test_the_offset_of_the_sockets_meter_is_no_reason_to_end() -> None:
     assert buyer.stop is None
 
 
-def test_the_service_stops_paying_for_time_without_voltage(bench: Bench) -> None:
+@pytest.mark.parametrize("interval_ms", [100, 60_000])
+def test_the_service_stops_paying_for_time_without_voltage(bench: Bench, interval_ms: int) -> None:
+    bench.socket.statement_interval_ms = interval_ms
+    bench.limits["max_prepaid_msat"] = 100_000
     bench.socket.tariff = Tariff.of(0, 3_600_000)
     bench.limits["max_time_price_msat_per_hour"] = 3_600_000
     bench.meter.voltage_mv = 0
