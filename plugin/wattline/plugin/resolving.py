@@ -22,6 +22,8 @@ from wattline.plugin.onchain.payments import Onchain
 
 CHAIN = "chain"
 LONGEST_REASON = 200
+ENDED = "refund_decided"
+"""The event of a refund that was not held."""
 
 
 class Resolution(StrEnum):
@@ -125,7 +127,9 @@ class Resolving:
             raise UsageError("not_resolvable", f"the chain has not yet paid for session {session_id}")
         refunds = self._decide(self._in_doubt(session_id), outcome, reason)
         with self._ledger.unit():
-            self._ledger.append_event(self._now(), session_id, RESOLVED, {"outcome": outcome, "reason": reason})
+            # RESOLVED lets go of what is held: of what is not, it must not let go in a copy that is put back later.
+            kind = RESOLVED if session_id in self._copy.held() else ENDED
+            self._ledger.append_event(self._now(), session_id, kind, {"outcome": outcome, "reason": reason})
             for orphan in orphans if outcome is Resolution.KEEP else []:
                 kept = {"payment_hash": orphan.payment_hash, "amount_msat": orphan.amount_msat}
                 self._ledger.append_event(self._now(), session_id, ORPHAN_KEPT, kept)
