@@ -41,7 +41,7 @@ def ground() -> Iterator[Place]:
 
 def copy_of(stall: Stall, to: Path) -> None:
     """As an operator's backup makes it while the socket runs."""
-    stall.live.save_changed()
+    stall.app.sessions.save_changed()
     source_path = stall.ledger._database.engine.url.database
     to.mkdir()
     with closing(sqlite3.connect(str(source_path))) as source, closing(sqlite3.connect(to / "socket.sqlite3")) as copy:
@@ -85,7 +85,7 @@ def test_a_payment_in_a_deleted_block_is_known_by_the_wallet_or_shown_until_the_
         with ground.stall(tmp_path) as before:
             honest = ground.paying_cable(before, OLD_SAT, NEW_SAT)
             thief = ground.paying_cable(before, OLD_SAT, NEW_SAT, outlet_id="A2")
-            before.live.save_changed()
+            before.app.sessions.save_changed()
         raws = [honest.wallet.raw(honest.versions[-1]), thief.wallet.raw(thief.theft(HIGH_FEE_SAT))]
         height = chain.call("getblockheader", honest.wallet.mine_at_once(*raws))["height"]
         chain.mine(KEPT_BLOCKS + BLOCKS_OF_A_FILE)
@@ -99,10 +99,18 @@ def test_a_payment_in_a_deleted_block_is_known_by_the_wallet_or_shown_until_the_
             assert after.session(thief.session_id).stop_reason is StopReason.INPUT_GONE
             assert not after.is_relay_closed("A2")
             wait_until("the trouble to be told", lambda: "spender_unknown" in after.onchain.trouble)
-            assert after.onchain.desk.trouble == "", "others are served"
+            assert after.onchain.intake.trouble == "", "others are served"
             assert after.ledger.refused_cable(thief.node_id) is None
             assert after.ledger.exposure_sat() == NEW_SAT
-            decide = Resolving(after.ledger, after.copy, after.onchain, after.seller.settle_owed)
+            decide = Resolving(
+                after.ledger,
+                after.app.older_copy,
+                after.onchain,
+                after.app.refunds.settle,
+                after.app.clock,
+                after.app.refunds._payer,
+                after.app.refunds.hurry,
+            )
             decide.resolve(thief.session_id, "lost", "seen in an explorer")
             assert after.aggregate(thief.session_id).status is AggregateStatus.LOST
             wait_until("the trouble to be over", lambda: not after.onchain.trouble)
@@ -127,7 +135,7 @@ def test_on_another_chain_nobody_is_accused_and_back_on_the_right_one_all_goes_o
             wait_until("the other chain to be noticed", lambda: "another chain" in stall.onchain.trouble)
             elsewhere.chain.mine(2 * CONFIRMATIONS)
             with pytest.raises(WattlineError) as refused:
-                stall.onchain.watch.look()
+                stall.onchain.look()
             assert refused.value.code == "bitcoind_other_chain"
             assert stall.ledger.refused_cable(cable.node_id) is None
             assert stall.aggregate(cable.session_id).status is AggregateStatus.OPEN

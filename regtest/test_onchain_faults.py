@@ -180,7 +180,7 @@ def test_a_session_goes_on_after_a_restart_with_the_version_that_the_ledger_hold
 ) -> None:
     with ground.stall(tmp_path) as before:
         cable = ground.paying_cable(before, OLD_SAT)
-        before.live.save_changed()
+        before.app.sessions.save_changed()
 
     with ground.again(tmp_path, before) as after:
         cable.resume(after)
@@ -200,7 +200,7 @@ def test_a_session_goes_on_after_a_restart_with_the_version_that_the_ledger_hold
 def test_a_double_spend_while_the_socket_was_away_ends_the_session_at_its_return(ground: Place, tmp_path: Path) -> None:
     with ground.stall(tmp_path) as before:
         cable = ground.paying_cable(before, OLD_SAT, NEW_SAT)
-        before.live.save_changed()
+        before.app.sessions.save_changed()
     cable.wallet.mine_at_once(cable.wallet.raw(cable.theft(HIGH_FEE_SAT)))
 
     with ground.again(tmp_path, before) as after:

@@ -15,7 +15,7 @@ from harness.place import COIN_SAT, Place, begin, ends_as_if_nothing_had_been_tr
 from harness.stall import CREDIT_CAP_SAT, FLOOR_SAT, Stall
 
 from wattline.core.bitcoin.chain import TxOutput
-from wattline.plugin.service import Refused
+from wattline.plugin.streams import Refused
 
 FIRST_SAT = 3_000
 

@@ -52,24 +52,24 @@ class Cable:
         request = pb.Open(
             token=self._token,
             outlet_id=outlet_id,
-            tariff_id=self._stall.seller.tariff.tariff_id,
+            tariff_id=self._stall.app.prices.current.tariff_id,
             method=pb.METHOD_ONCHAIN,
             cable_node_id=self.node_id,
             socket_node_id=SOCKET,
         )
         request.signature = sign(self._signer, "open", request.SerializeToString(deterministic=True))
-        self._listen(self._stall.reception.open(request))
+        self._listen(self._stall.app.requests.open(request))
 
     def resume(self, stall: Stall, token: bytes | None = None) -> None:
         """Go on at a socket that was started again. Raises Refused."""
         self._stall = stall
-        self._listen(stall.reception.resume(pb.Resume(session_id=self.session_id, token=token or self._token)))
+        self._listen(stall.app.requests.resume(pb.Resume(session_id=self.session_id, token=token or self._token)))
 
     def request(self, signer: TrustingSigner | None = None) -> pb.ChargeResponse:
         """Ask for the address; the answer."""
         before = len(self._answers)
         request = pb.OnchainRequest(signature=self._signature(signer or self._signer))
-        self._stall.reception.onchain_request(self.session_id, request)
+        self._stall.app.requests.onchain_request(self.session_id, request)
         answer = self._answer(before)
         if answer.HasField("onchain_invitation"):
             self.script, self.address = answer.onchain_invitation.script, answer.onchain_invitation.address
@@ -79,11 +79,11 @@ class Cable:
         """Hand over anything as a version; the answer."""
         before = len(self._answers)
         message = pb.AggregateVersion(number=number, psbt=psbt, is_final=is_final)
-        self._stall.reception.aggregate_version(self.session_id, message)
+        self._stall.app.requests.aggregate_version(self.session_id, message)
         return self._answer(before)
 
     def close(self) -> None:
-        self._stall.reception.close(self.session_id, "done")
+        self._stall.app.requests.close(self.session_id, "done")
 
     # What it makes.
 
@@ -119,7 +119,7 @@ class Cable:
     def late_refusals(self, value_sat: int) -> tuple[str, str]:
         """The codes with which, when its stream is over, it is not invited and a further version of ``value_sat`` is
         not taken; empty for what is."""
-        desk = self._stall.onchain.desk
+        desk = self._stall.onchain.intake
         psbt = self.wallet.signed(self.draft(value_sat))
         version = pb.AggregateVersion(number=len(self.versions) + 1, psbt=psbt)
         return (
@@ -161,7 +161,7 @@ class Cable:
         except RetryError:
             return  # its own bitcoind is away, too
         message = pb.AggregateVersion(number=len(self.versions) + 1, psbt=psbt, is_final=True)
-        self._stall.reception.aggregate_version(self.session_id, message)
+        self._stall.app.requests.aggregate_version(self.session_id, message)
 
     def _signature(self, signer: TrustingSigner) -> str:
         return sign(signer, "onchain", onchain_content(SOCKET, self.session_id))

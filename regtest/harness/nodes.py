@@ -77,8 +77,8 @@ class NoJournal:
     def paid_since(self, updated_index: int, limit: int) -> Sequence[PaidInvoice]:
         return []
 
-    def wait_paid(self, pay_index: int, timeout_s: float) -> int | None:
-        return None
+    def takes_keysend(self) -> bool:
+        return True
 
 
 class NoChannels:

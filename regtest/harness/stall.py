@@ -1,9 +1,8 @@
-"""A socket that takes payments on a real chain: the real shell and ledger, put together as the shop does it, with its
-outlets and its Lightning node in memory."""
+"""A socket that takes payments on a real chain: the real shell and ledger, with its outlets and its Lightning node in
+memory."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -13,27 +12,16 @@ from harness.nodes import SOCKET, KeptNotes, NoChannels, NoJournal, SocketFunds,
 from harness.outlet_hardware import OutletHardware
 from wattline.core.aggregate import MSAT_PER_SAT, Aggregate
 from wattline.core.bitcoin.chain import Chain
+from wattline.core.clock import Clock
 from wattline.core.ledger.database import open_database
 from wattline.core.ledger.ledger import Ledger
-from wattline.core.payer import Payer
-from wattline.core.session.event import CableLost
 from wattline.core.session.session import Session
 from wattline.core.settings import parse_settings
-from wattline.plugin.closing import SessionCloser
-from wattline.plugin.crediting import SmartSocket
-from wattline.plugin.journal import JournalReader
-from wattline.plugin.older_copy import NotedRefunds, OlderCopy
-from wattline.plugin.onchain.payments import Onchain
-from wattline.plugin.outlet import OutletLoop
+from wattline.plugin.app import NodeParts, build
+from wattline.plugin.certificate import Identity
+from wattline.plugin.outlet_hardware import OutletParts
 from wattline.plugin.outlet_state import Condition
-from wattline.plugin.receipts import Receipts
-from wattline.plugin.requests import CableRequests, Identity
-from wattline.plugin.reservations import Reservations
-from wattline.plugin.sessions import Sessions
 from wattline.plugin.settings import SocketSettings
-from wattline.plugin.statements import Statements
-from wattline.plugin.streams import Streams
-from wattline.plugin.tariffs import PriceList
 from wattline.regtest.waiting import wait_until
 from wattline.v1 import charging_pb2 as pb
 
@@ -77,51 +65,26 @@ class Stall:
         self.ledger = Ledger(open_database(directory / "socket.sqlite3"))
         self.funds = funds
         self.hardware = hardware or {outlet_id: OutletHardware() for outlet_id in OUTLETS}
-        signer, ready, reservations = TrustingSigner(), threading.Event(), Reservations()
-        self.live = live = Sessions(self.ledger)
-        streams = Streams(lambda session_id: live.post(session_id, CableLost()))
-        prices = PriceList(self.ledger, settings)
-        statements = Statements(settings, live, reservations, streams)
-        wallet = NoChannels()
-        copy = self.copy = OlderCopy(self.ledger, notes or KeptNotes(), wallet.forgets_sent_after_s)
-        copy.look()
-        receipts = Receipts(self.ledger, signer, SOCKET, copy)
-        self.seller = SmartSocket(self.ledger, live, prices, statements, receipts, streams, reservations, ready, copy)
-        bookkeeper = JournalReader(NoJournal(), self.ledger, self.seller, 1.0)
-        self.onchain = Onchain(
-            settings.onchain, SOCKET, "regtest", self.ledger, chain, funds, signer, self.seller, copy
-        )
-        payer = Payer(wallet, NotedRefunds(self.ledger.outgoing, copy))
-        self._settlement = SessionCloser(
-            self.seller, payer, self.ledger, reservations, bookkeeper, 10.0, 60.0, copy, self.onchain
-        )
-        self.outlets = {outlet_id: self._outlet(outlet_id, reservations) for outlet_id in OUTLETS}
-        self.seller.furnish(list(self.outlets.values()), self._settlement)
-        self.reception = CableRequests(
-            settings,
+        node = NodeParts(
             Identity(SOCKET, "regtest", bytes(32)),
-            signer,
-            self.ledger,
-            live,
-            self.outlets,
-            prices,
-            statements,
-            receipts,
-            streams,
-            ready,
-            self.onchain.desk,
+            NoChannels(),
+            TrustingSigner(),
+            NoJournal(),
+            notes or KeptNotes(),
+            funds,
         )
-        self._ready = ready
+        outlets = {outlet_id: _parts(self.hardware[outlet_id]) for outlet_id in OUTLETS}
+        self.app = build(settings, self.ledger, node, chain, outlets, Clock())
+        self.app.older_copy.look()
+        assert self.app.onchain is not None
+        self.onchain = self.app.onchain
+        self.outlets = self.app.outlets
 
     def __enter__(self) -> Self:
-        records = self.ledger.live_sessions()
-        for outlet in self.outlets.values():
-            outlet.start()
-        for record in records:
-            self.seller.restore(record)
-        self._settlement.start()
+        self.app.take_up()
+        self.app.refunds.start()
         self.onchain.start()
-        self._ready.set()
+        self.app.ready.set()
         wait_until("the outlets to be measured", self._measured)
         wait_until("the chain to be looked at", lambda: not self.onchain.trouble)
         return self
@@ -134,14 +97,15 @@ class Stall:
             outlet.stop()
             self.hardware[outlet.outlet_id].open(outlet.outlet_id)
         self.onchain.stop()
-        self._settlement.stop()
+        self.app.closer.stop()
+        self.app.refunds.stop()
         self.ledger.close()
 
     # What there is to see.
 
     def session(self, session_id: str) -> Session:
         """As it stands, live or over."""
-        record = self.live.record(session_id)
+        record = self.app.sessions.record(session_id)
         assert record is not None, f"no session {session_id}"
         return record.session
 
@@ -157,7 +121,7 @@ class Stall:
 
     def is_over(self, session_id: str) -> bool:
         """Its receipt is written and its outlet is free."""
-        return not self.seller.is_served(session_id) and self.ledger.receipt(session_id) is not None
+        return not self.app.sessions.is_served(session_id) and self.ledger.receipt(session_id) is not None
 
     def credited_sat(self, session_id: str) -> int:
         """What the session's account counts: there is no other credit than the chain's."""
@@ -171,9 +135,9 @@ class Stall:
     def _measured(self) -> bool:
         return all(outlet.view.condition is not Condition.STARTING for outlet in self.outlets.values())
 
-    def _outlet(self, outlet_id: str, reservations: Reservations) -> OutletLoop:
-        hardware = self.hardware[outlet_id]
-        return OutletLoop(outlet_id, METER_INTERVAL_MS, lambda: hardware, hardware, self.seller, reservations)
+
+def _parts(hardware: OutletHardware) -> OutletParts:
+    return OutletParts(lambda: hardware, hardware)
 
 
 def _settings(onchain: dict[str, Any]) -> SocketSettings:

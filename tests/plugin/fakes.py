@@ -20,6 +20,7 @@ from tests.core.session import samples
 from tests.plugin.fake_chain import FakeChain, FakeFunds, psbt_of
 from wattline.core.aggregate import Aggregate
 from wattline.core.bitcoin.chain import Tx
+from wattline.core.clock import Clock
 from wattline.core.ids import encode_session_id
 from wattline.core.ledger.database import LedgerError, open_database
 from wattline.core.ledger.ledger import Ledger
@@ -40,31 +41,22 @@ from wattline.core.lightning.node import (
 )
 from wattline.core.lightning.notes import LabelledPayment
 from wattline.core.lightning.signing import onchain_content, signed_text
-from wattline.core.payer import Payer
 from wattline.core.record import PREIMAGE_TLV_TYPE, RECORD_TLV_TYPE, encode_bigsize, encode_tlv_stream
-from wattline.core.session.event import CableLost
 from wattline.core.session.session import Session, opened
 from wattline.core.session.state import Method, State
 from wattline.core.settings import parse_settings
 from wattline.device.controller.state import RelayState
-from wattline.device.meters.reading import Meter, MeterError, Reading
+from wattline.device.meters.reading import MeterError, Reading
 from wattline.device.relays.relay import RelayError
-from wattline.plugin.closing import SessionCloser
-from wattline.plugin.crediting import SmartSocket
+from wattline.plugin.app import NodeParts, build
+from wattline.plugin.certificate import Identity
 from wattline.plugin.hook import Htlc
-from wattline.plugin.journal import JournalReader
-from wattline.plugin.older_copy import NotedRefunds, OlderCopy
-from wattline.plugin.onchain.payments import Onchain
-from wattline.plugin.outlet import OutletLoop
+from wattline.plugin.limits import Limits
+from wattline.plugin.opening import SessionOpener
+from wattline.plugin.outlet_hardware import OutletParts
 from wattline.plugin.outlet_state import Condition
-from wattline.plugin.receipts import Receipts
-from wattline.plugin.requests import CableRequests, Identity
-from wattline.plugin.reservations import Reservations
-from wattline.plugin.sessions import Sessions
 from wattline.plugin.settings import OnchainSettings, SocketSettings
-from wattline.plugin.statements import Statements
-from wattline.plugin.streams import Stream, Streams
-from wattline.plugin.tariffs import PriceList
+from wattline.plugin.streams import Stream
 from wattline.v1 import charging_pb2 as pb
 
 CAP_MSAT = 100_000
@@ -174,18 +166,6 @@ class WatchedLock:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
-
-
-class WatchedReservations(Reservations):
-    """Says when somebody begins to wait for what is in flight."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.awaited = threading.Event()
-
-    def wait_drained(self, session_id: str, timeout_s: float) -> bool:
-        self.awaited.set()
-        return super().wait_drained(session_id, timeout_s)
 
 
 class FakeWallet:
@@ -321,8 +301,8 @@ class FakeJournal:
         self.reads += 1
         return [row for row in self.rows if row.updated_index > updated_index][:limit]
 
-    def wait_paid(self, pay_index: int, timeout_s: float) -> int | None:
-        return next((row.pay_index for row in self.rows if (row.pay_index or 0) > pay_index), None)
+    def takes_keysend(self) -> bool:
+        return True
 
     def add(self, session: str, number: int, amount_msat: int, **changes: Any) -> PaidInvoice:
         """Payment ``number`` was received for ``session``; its index follows the last one's."""
@@ -378,17 +358,8 @@ class Hardware:
         return RelayState(outlet_id, self.closed, confirmed=True, at_ms=now_ms(), lease_ends_ms=None, fault="")
 
 
-class IdleDesk:
-    """A settlement that never comes to anything: what is SETTLING stays so."""
-
-    def settle(self, session: Session) -> None:
-        """Not today."""
-
-    def refund(self, session: Session) -> None:
-        """Not today."""
-
-    def receipt(self, session: Session) -> None:
-        """Not today."""
+def parts_of(hardware: Hardware) -> OutletParts:
+    return OutletParts(lambda: hardware, hardware)
 
 
 def socket_settings(min_increment_msat: int = 10) -> SocketSettings:
@@ -418,8 +389,8 @@ def socket_settings(min_increment_msat: int = 10) -> SocketSettings:
 
 
 class Stall:
-    """A socket with one outlet, A1, put together as the shop does it, but for threads that work at their own pace: the
-    journal is read, sessions are saved and refunds are retried when a test says so (or a settlement needs it)."""
+    """A socket with one outlet, A1, but for threads that work at their own pace: the journal is read, sessions are
+    saved and refunds are retried when a test says so, or the end of a session needs it."""
 
     def __init__(
         self,
@@ -431,89 +402,57 @@ class Stall:
         node_on: Callable[[FakeChain], Any] | None = None,
     ) -> None:
         """``node_on``: what makes the node that signs, pays and holds the funds (tests.plugin.judged_node); else they
-        are in memory."""
-        self.settings = socket_settings()
+        are in memory. Unless it ``settles``, what is SETTLING stays so."""
+        rules = OnchainSettings(enabled=takes_onchain, watch_interval_ms=50, final_timeout_s=5, confirmations=1)
+        settings = socket_settings()
+        payment = settings.payment.model_copy(update={"drain_timeout_s": drain_timeout_s})
+        self.settings = settings.model_copy(update={"onchain": rules, "payment": payment})
         self.ledger = WatchedLedger(path / "socket.sqlite3")
         self.wallet, self.signer, self.journal, self.hardware = FakeWallet(), FakeSigner(), FakeJournal(), Hardware()
         self.chain = FakeChain()
         self.funds = FakeFunds(self.chain)
         node = node_on(self.chain) if node_on is not None else None
         self.node: Any = node
-        signer: Any = self.signer if node is None else node.lightning
-        wallet: Any = self.wallet if node is None else node.lightning
-        funds: Any = self.funds if node is None else node.funds
-        self.reservations = WatchedReservations()
-        self.live = Sessions(self.ledger)
-        self.streams = Streams(lambda session: self.live.post(session, CableLost()))
-        self.ready = threading.Event()
-        self.ready.set()
-        prices = PriceList(self.ledger, self.settings)
-        statements = Statements(self.settings, self.live, self.reservations, self.streams)
-        self.copy = OlderCopy(self.ledger, FakeNotes(self.wallet), wallet.forgets_sent_after_s)
-        self.copy.look()
-        self.receipts = Receipts(self.ledger, signer, SOCKET, self.copy)
-        self.socket = SmartSocket(
-            self.ledger,
-            self.live,
-            prices,
-            statements,
-            self.receipts,
-            self.streams,
-            self.reservations,
-            self.ready,
-            self.copy,
-        )
-        self.bookkeeper = JournalReader(self.journal, self.ledger, self.socket, 1.0)
-        payer = Payer(wallet, NotedRefunds(self.ledger.outgoing, self.copy), pause=lambda _: None)
-        rules = OnchainSettings(enabled=True, watch_interval_ms=50, final_timeout_s=5, confirmations=1)
-        self.onchain = (
-            Onchain(rules, SOCKET, "regtest", self.ledger, self.chain, funds, signer, self.socket, self.copy)
-            if takes_onchain
-            else None
-        )
-        self.settlement = SessionCloser(
-            self.socket,
-            payer,
-            self.ledger,
-            self.reservations,
-            self.bookkeeper,
-            drain_timeout_s,
-            60.0,
-            self.copy,
-            self.onchain,
-        )
-        meter: Callable[[], Meter] = lambda: self.hardware  # noqa: E731 - a factory of one expression
-        self.outlet = OutletLoop("A1", INTERVAL_MS, meter, self.hardware, self.socket, self.reservations)
-        self.socket.furnish([self.outlet], self.settlement if settles else IdleDesk())
-        self.reception = CableRequests(
-            self.settings,
+        parts = NodeParts(
             Identity(SOCKET, "regtest", bytes(32)),
-            signer,
-            self.ledger,
-            self.live,
-            {"A1": self.outlet},
-            prices,
-            statements,
-            self.receipts,
-            self.streams,
-            self.ready,
-            self.onchain.desk if self.onchain is not None else None,
+            self.wallet if node is None else node.lightning,
+            self.signer if node is None else node.lightning,
+            self.journal,
+            FakeNotes(self.wallet),
+            self.funds if node is None else node.funds,
         )
+        chain = self.chain if takes_onchain else None
+        self.app = app = build(self.settings, self.ledger, parts, chain, {"A1": parts_of(self.hardware)}, Clock())
+        app.older_copy.look()
+        app.ready.set()
+        if not settles:
+            app.closer.stop()
+        self.outlet = app.outlets["A1"]
 
     def __enter__(self) -> Stall:
         self.outlet.start()
         wait_until(lambda: self.outlet.view.condition is Condition.AVAILABLE)
-        if self.onchain is not None:
-            self.onchain.start()
-            wait_until(lambda: self.onchain is None or not self.onchain.trouble)
+        onchain = self.app.onchain
+        if onchain is not None:
+            onchain.start()
+            wait_until(lambda: not onchain.trouble)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.onchain is not None:
-            self.onchain.stop()
-        self.settlement.stop()
+        if self.app.onchain is not None:
+            self.app.onchain.stop()
+        self.app.closer.stop()
+        self.app.refunds.stop()
         self.outlet.stop()
         self.ledger.close()
+
+    @property
+    def opener(self) -> SessionOpener:
+        return self.app.requests._opener
+
+    def limit(self, limits: Limits) -> None:
+        """Count by these from now on."""
+        vars(self.app.requests)["_limits"] = vars(self.opener)["_limits"] = limits
 
     # What a cable does.
 
@@ -521,7 +460,7 @@ class Stall:
         values: dict[str, Any] = {
             "token": token,
             "outlet_id": "A1",
-            "tariff_id": self.socket.tariff.tariff_id,
+            "tariff_id": self.app.prices.current.tariff_id,
             "method": pb.METHOD_KEYSEND,
             "cable_node_id": CABLE,
             "socket_node_id": SOCKET,
@@ -530,43 +469,43 @@ class Stall:
 
     def open(self, token: bytes = bytes(32)) -> str:
         """The id of a session opened with ``token``."""
-        return hello(self.reception.open(self.request(token))).session_id
+        return hello(self.app.requests.open(self.request(token))).session_id
 
     def let_pass(self, session: str, number: int, amount_msat: int) -> None:
         """Payment ``number`` passes the hook."""
-        assert self.reservations.reserve(
+        assert self.app.reservations.reserve(
             payment_hash(number), session, amount_msat, lambda flying: self._takes(session, amount_msat, flying)
         )
 
     def _takes(self, session: str, amount_msat: int, in_flight_msat: int) -> bool:
-        return self.socket.refusal(session, amount_msat, in_flight_msat) is None
+        return self.app.crediting.refusal(session, amount_msat, in_flight_msat) is None
 
     def credit(self, session: str, number: int, amount_msat: int) -> None:
         """Payment ``number`` passes the hook, is received and is credited; the journal does not show it yet."""
         before_msat = self.session.account.credited_msat
         self.let_pass(session, number, amount_msat)
-        assert self.socket.paid(payment_hash(number), amount_msat) == session
-        self.bookkeeper.told(session, payment_hash(number), amount_msat)
+        assert self.app.crediting.paid(payment_hash(number), amount_msat) == session
+        self.app.journal.told(session, payment_hash(number), amount_msat)
         wait_until(lambda: self.session.account.credited_msat == before_msat + amount_msat)
 
     def pay(self, session: str, number: int, amount_msat: int) -> None:
         """Payment ``number`` is received, credited and booked."""
         self.credit(session, number, amount_msat)
         self.journal.add(session, number, amount_msat)
-        self.bookkeeper.read_to_end()
+        self.app.journal.read_to_end()
 
     def ask_for_address(self, session: str, sign: Callable[[str, str], str] | None = None) -> Aggregate:
         """What the cable is to pay to on the chain. ``sign``: the signature of a text by a node; else it is the fake
         signer's."""
         text = signed_text("onchain", onchain_content(SOCKET, session))
         signature = sign(text, CABLE) if sign is not None else f"{CABLE} says {text}"
-        self.reception.onchain_request(session, pb.OnchainRequest(signature=signature))
+        self.app.requests.onchain_request(session, pb.OnchainRequest(signature=signature))
         aggregate = self.ledger.aggregate(session)
         assert aggregate is not None, "it was refused"
         return aggregate
 
     def hand_over(self, session: str, number: int, tx: Tx) -> None:
-        self.reception.aggregate_version(session, pb.AggregateVersion(number=number, psbt=psbt_of(tx)))
+        self.app.requests.aggregate_version(session, pb.AggregateVersion(number=number, psbt=psbt_of(tx)))
 
     def deliver(self, amount_msat: int) -> None:
         """Energy worth so much flows and is charged."""
@@ -585,7 +524,7 @@ class Stall:
 
     def is_over(self, session: str) -> bool:
         """Closed, with a receipt, and the outlet is free."""
-        if self.live.outlet_of(session) is not None or self.outlet.view.of(session) is not None:
+        if self.app.sessions.outlet_of(session) is not None or self.outlet.view.of(session) is not None:
             return False
         record = self.ledger.session(session)
         return record is not None and record.session.state is State.CLOSED
@@ -595,7 +534,7 @@ class Stall:
         saved = self.ledger.receipt(session)
         assert record is not None
         assert saved is not None or not record.session.was_paid, "no receipt"
-        return pb.Receipt.FromString(saved.content if saved is not None else self.receipts.newest(record).receipt)
+        return pb.Receipt.FromString(saved.content if saved is not None else self.app.receipts.newest(record).receipt)
 
 
 def hello(stream: Stream) -> pb.Opened:

@@ -29,7 +29,7 @@ from tests.plugin.fakes import (
     FakeSigner,
     FakeWallet,
     Hardware,
-    now_ms,
+    parts_of,
     payment_hash,
     record_of,
     session_id,
@@ -37,29 +37,18 @@ from tests.plugin.fakes import (
 )
 from wattline.core.aggregate import Aggregate, VersionRefused
 from wattline.core.bitcoin.chain import Outpoint, Tx
-from wattline.core.clock import Moment
+from wattline.core.clock import Clock
 from wattline.core.errors import RetryError, WattlineError
 from wattline.core.ledger.database import LedgerError, open_database
 from wattline.core.ledger.ledger import Ledger, open_ledger
 from wattline.core.lightning.signing import onchain_content, signed_text
-from wattline.core.payer import Payer
 from wattline.core.session.event import CableClosed
 from wattline.core.session.session import Session, Terms, opened
 from wattline.core.session.state import Method, State
 from wattline.core.tariff import Tariff
-from wattline.plugin.closing import SessionCloser
-from wattline.plugin.crediting import SmartSocket
-from wattline.plugin.journal import JournalReader
-from wattline.plugin.older_copy import NotedRefunds, OlderCopy
-from wattline.plugin.onchain.payments import Onchain
-from wattline.plugin.outlet import OutletLoop
-from wattline.plugin.receipts import Receipts
-from wattline.plugin.reservations import Reservations
-from wattline.plugin.sessions import Sessions
+from wattline.plugin.app import NodeParts, build
+from wattline.plugin.certificate import Identity
 from wattline.plugin.settings import OnchainSettings
-from wattline.plugin.statements import Statements
-from wattline.plugin.streams import Streams
-from wattline.plugin.tariffs import PriceList
 from wattline.v1 import charging_pb2 as pb
 
 T = TypeVar("T")
@@ -69,9 +58,9 @@ TERMS = Terms(
     tariff=Tariff.of(1_000_000),
     rated_power_mw=1000,
     meter_interval_ms=1,
-    pause_max_s=3600,
-    open_timeout_s=3600,
-    cable_lost_s=3600,
+    pause_max_s=10_000_000,
+    open_timeout_s=10_000_000,
+    cable_lost_s=10_000_000,
     credit_cap_msat=10**9,
     min_refund_msat=100,
 )
@@ -88,8 +77,8 @@ def onchain_settings(**changes: Any) -> OnchainSettings:
         "total_exposure_cap_sat": 50_000,
         "confirmations": CONFIRMATIONS,
     }
-    # A test does not wait for a whole second, which is the least that an operator may say.
-    return OnchainSettings(**values | changes).model_copy(update={"final_timeout_s": 0.001})
+    # The clock stands still while a socket waits, so it waits for nothing: less than an operator may say.
+    return OnchainSettings(**values | changes).model_copy(update={"final_timeout_s": 0})
 
 
 class Killed(BaseException):
@@ -150,29 +139,13 @@ class _Border:
         return call
 
 
-class StillOutlet(OutletLoop):
-    """Its loop is whoever calls it."""
+class StillWork:
+    """What a closer has to do: its jobs wait until they are told to work."""
 
-    def _call(self, work: Callable[[], T]) -> Future[T]:
-        future: Future[T] = Future()
-        try:
-            future.set_result(work())
-        except Exception as error:  # noqa: BLE001 - belongs to whoever waits for it
-            future.set_exception(error)
-        return future
-
-    def measure(self) -> None:
-        self._measure_or_fault()
-
-
-class StillSettlement(SessionCloser):
-    """Its jobs wait until they are told to work."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self) -> None:
         self.jobs: list[Callable[[], None]] = []
 
-    def _submit(self, work: Callable[[], None], *, is_paid: bool = True) -> None:
+    def submit(self, work: Callable[[], None], *, is_paid: bool = True) -> None:
         self.jobs.append(work)
 
     def work(self) -> bool:
@@ -188,13 +161,14 @@ class StillSettlement(SessionCloser):
         return True
 
 
-class HearingSocket(SmartSocket):
-    """Tells a test what it tells its cables."""
-
-    hears: Callable[[str, pb.ChargeResponse], None] = staticmethod(lambda session_id, message: None)
-
-    def tell(self, session_id: str, message: pb.ChargeResponse) -> None:
-        self.hears(session_id, message)
+def done_at_once(work: Callable[[], T]) -> Future[T]:
+    """The loop of a still outlet is whoever calls it."""
+    future: Future[T] = Future()
+    try:
+        future.set_result(work())
+    except Exception as error:  # noqa: BLE001 - belongs to whoever waits for it
+        future.set_exception(error)
+    return future
 
 
 class Complaints(logging.Handler):
@@ -254,69 +228,40 @@ class StillStall:
     # The process.
 
     def boot(self) -> None:
-        """A new process, in the order in which the shop opens."""
+        """A new process, in the order in which the plugin starts."""
         for hardware in self.hardware.values():
             hardware.closed = False  # the guard's lease is over
-        ledger, chain = self.tripwire.around(self.ledger), self.tripwire.around(self.chain)
-        funds = self.tripwire.around(self.funds)
-        settings = socket_settings(self.min_increment_msat)
-        self.reservations = Reservations()
-        self.live = Sessions(ledger)
-        streams = Streams(lambda session: None)
-        statements = Statements(settings, self.live, self.reservations, streams)
-        self.copy = OlderCopy(
-            ledger, self.tripwire.around(self.notes), self.wallet.forgets_sent_after_s, lambda: self.time_s
-        )
-        self.copy.look()
-        self.receipts = Receipts(ledger, self.signer, SOCKET, self.copy)
-        ready = threading.Event()
-        self.socket = HearingSocket(
-            ledger,
-            self.live,
-            PriceList(ledger, settings),
-            statements,
-            self.receipts,
-            streams,
-            self.reservations,
-            ready,
-            self.copy,
-            now=lambda: self.time_s,
-        )
-        self.socket.hears = lambda session, message: self.hears(session, message)
-        self.bookkeeper = JournalReader(self.journal, ledger, self.socket, 1.0)
-        self.onchain = Onchain(
-            self.settings,
-            SOCKET,
-            "regtest",
-            ledger,
-            chain,
-            funds,
+        settings = socket_settings(self.min_increment_msat).model_copy(update={"onchain": self.settings})
+        session = settings.session.model_copy(update={"meter_interval_ms": 0})
+        payment = settings.payment.model_copy(update={"drain_timeout_s": 0.0})
+        settings = settings.model_copy(update={"session": session, "payment": payment})
+        node = NodeParts(
+            Identity(SOCKET, "regtest", bytes(32)),
+            self.wallet,
             self.signer,
-            self.socket,
-            self.copy,
-            now=lambda: self.time_s,
-            clock=lambda: float(self.time_s),
+            self.journal,
+            self.tripwire.around(self.notes),
+            self.tripwire.around(self.funds),
         )
-        self.desk, self.watch = self.onchain.desk, self.onchain.watch
-        self.desk.trouble = ""
-        refunds = NotedRefunds(ledger.outgoing, self.copy)
-        payer = self.payer = Payer(
-            self.wallet, refunds, lambda: Moment(self.time_s), lambda: float(self.time_s), pause=lambda _: None
-        )
-        self.settlement = StillSettlement(
-            self.socket, payer, ledger, self.reservations, self.bookkeeper, 0.0, 60.0, self.copy, self.onchain
-        )
-        self.outlets = {outlet_id: self._outlet(outlet_id, hardware) for outlet_id, hardware in self.hardware.items()}
-        self.socket.furnish(list(self.outlets.values()), self.settlement)
-        for outlet in self.outlets.values():
-            outlet.measure()
+        clock = Clock(wall=lambda: float(self.time_s), boot_id=lambda: "", monotonic=lambda: float(self.time_s))
+        hardware_parts = {outlet_id: parts_of(hardware) for outlet_id, hardware in self.hardware.items()}
+        ledger, chain = self.tripwire.around(self.ledger), self.tripwire.around(self.chain)
+        self.app = app = build(settings, ledger, node, chain, hardware_parts, clock)
+        app.older_copy.look()
+        self.still = StillWork()
+        vars(app.closer)["_submit"] = self.still.submit
+        vars(app.refunds._payer)["_pause"] = lambda _: None
+        assert app.onchain is not None
+        self.watch = app.onchain
+        vars(self.watch.decision)["_tell"] = lambda session, message: self.hears(session, message)
+        self.watch.intake.trouble = ""
+        for outlet in app.outlets.values():
+            vars(outlet)["_call"] = done_at_once
+            outlet._measure_or_fault()
         for record in ledger.live_sessions():
-            self.socket.restore(record)
-        self.bookkeeper.read_to_end()
-        ready.set()
-
-    def _outlet(self, outlet_id: str, hardware: Hardware) -> StillOutlet:
-        return StillOutlet(outlet_id, 0, lambda: hardware, hardware, self.socket, self.reservations)
+            app.restore(record)
+        app.journal.read_to_end()
+        app.ready.set()
 
     def happen(self, what: Callable[[], T]) -> T | None:
         """Let something happen; when the process dies of it a new one begins, and None is what came of it."""
@@ -346,24 +291,24 @@ class StillStall:
     # What a cable does.
 
     def open(self, number: int = 1, outlet_id: str = "A1", cable_node_id: str = CABLE) -> str:
-        session = opened(session_id(number), outlet_id, Method.ONCHAIN, self.terms, now_ms())
-        outlet = self.outlets[outlet_id]
-        outlet.measure()
+        session = opened(session_id(number), outlet_id, Method.ONCHAIN, self.terms, self.app.clock.monotonic_ms())
+        outlet = self.app.outlets[outlet_id]
+        outlet._measure_or_fault()
         record = record_of(session, number.to_bytes(32, "big"), cable_node_id=cable_node_id, opened_at=self.time_s)
-        self.live.add(record, outlet)
+        self.app.sessions.add(record, outlet)
         assert outlet.attach(session).result()
-        self.live.save(session.session_id)
+        self.app.sessions.save(session.session_id)
         return session.session_id
 
     def invite(self, session: str, cable_node_id: str = CABLE) -> pb.OnchainInvitation:
         signature = f"{cable_node_id} says {signed_text('onchain', onchain_content(SOCKET, session))}"
-        return self.desk.invite(session, signature)
+        return self.watch.intake.invite(session, signature)
 
     def hand_over(self, session: str, number: int, tx: Tx, *, is_final: bool = False) -> str:
         """The code with which it is refused; empty when it is accepted."""
         message = pb.AggregateVersion(number=number, psbt=psbt_of(tx), is_final=is_final)
         try:
-            accepted = self.desk.hand_over(session, message)
+            accepted = self.watch.intake.hand_over(session, message)
         except VersionRefused as refused:
             return refused.code
         assert accepted.number == number
@@ -371,30 +316,30 @@ class StillStall:
 
     def pay(self, session: str, number: int, amount_msat: int) -> bool:
         """A keysend payment, all the way; False when it is refused."""
-        taken = self.reservations.reserve(
+        taken = self.app.reservations.reserve(
             payment_hash(number),
             session,
             amount_msat,
-            lambda flying: self.socket.refusal(session, amount_msat, flying) is None,
+            lambda flying: self.app.crediting.refusal(session, amount_msat, flying) is None,
         )
         if taken:
             self.journal.add(session, number, amount_msat)
-            self.socket.paid(payment_hash(number), amount_msat)
-            self.bookkeeper.read_to_end()
+            self.app.crediting.paid(payment_hash(number), amount_msat)
+            self.app.journal.read_to_end()
         return bool(taken)
 
     def close_session(self, session: str) -> None:
-        self.socket.post(session, CableClosed())
+        self.app.sessions.post(session, CableClosed())
 
     # What else happens.
 
     def deliver(self, amount_msat: int, outlet_id: str = "A1") -> None:
         """Energy worth so much flows, if the relay is closed, and is measured."""
         hardware = self.hardware[outlet_id]
-        self.outlets[outlet_id].measure()
+        self.app.outlets[outlet_id]._measure_or_fault()
         if hardware.closed:
             hardware.energy_uwh += amount_msat * UWH_PER_MSAT
-        self.outlets[outlet_id].measure()
+        self.app.outlets[outlet_id]._measure_or_fault()
 
     def look(self) -> bool:
         """One look at the chain; whether it was a whole one."""
@@ -408,7 +353,7 @@ class StillStall:
 
     def work(self) -> None:
         """Everything that a settlement has to do and can do."""
-        while self.settlement.work():
+        while self.still.work():
             pass
 
     def mine(self, count: int = 1) -> None:
@@ -424,12 +369,12 @@ class StillStall:
         self.work()
         self.look()
         self.mine(CONFIRMATIONS + 1)
-        self.settlement.retry()
+        self.app.refunds.retry()
 
     # What there is to see.
 
     def session(self, session: str) -> Session:
-        found = self.socket.session_now(session)
+        found = self.app.sessions.session(session)
         assert found is not None
         return found
 

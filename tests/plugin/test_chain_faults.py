@@ -13,6 +13,7 @@ from tests.plugin.still_stall import CONFIRMATIONS, StillStall, Wallet
 from tests.plugin.test_input_watch import VALUE_SAT, broadcast, served
 from wattline.core.aggregate import MSAT_PER_SAT, AggregateStatus
 from wattline.core.bitcoin.chain import Outpoint
+from wattline.core.clock import Clock
 from wattline.core.errors import UsageError
 from wattline.core.lightning.onchain import WalletOutput
 from wattline.core.session.state import State, StopReason
@@ -52,15 +53,15 @@ def test_what_our_own_node_refuses_is_told_it_again_ever_more_rarely_and_shown_u
         asked, stall.funds.asked = stall.funds.asked, 0
         tries += asked
     assert 4 <= tries <= 7
-    assert "does not take" in stall.onchain.trouble
-    assert session in stall.onchain.trouble
-    assert not stall.desk.trouble, "other cables are served"
+    assert "does not take" in stall.watch.trouble
+    assert session in stall.watch.trouble
+    assert not stall.watch.intake.trouble, "other cables are served"
     assert caplog.text.count("does not take") == 1, "said once"
     stall.funds.refusal = ""
     stall.time_s += 600
     stall.look()
     assert stall.funds.told == [txid]
-    assert not stall.onchain.trouble
+    assert not stall.watch.trouble
     stall.funds.estimate_per_kw = 1000
     stall.chain.mine([])
     stall.time_s += 600
@@ -74,9 +75,9 @@ def test_a_refusal_of_our_own_node_is_no_trouble_any_more_once_the_payment_is_in
 ) -> None:
     stall.funds.refusal = "Transaction outputs already in utxo set"
     broadcast(stall, session, wallet)
-    assert session in stall.onchain.trouble
+    assert session in stall.watch.trouble
     stall.mine()
-    assert not stall.onchain.trouble
+    assert not stall.watch.trouble
 
 
 # The chain is not what it was.
@@ -100,7 +101,7 @@ def test_a_payment_in_a_block_that_bitcoind_has_deleted_is_known_by_the_own_wall
     assert (aggregate.status, aggregate.mined_txid) == (AggregateStatus.SETTLED, wallet.versions[1].txid)
     assert stall.ledger.refused_cable(CABLE) is None
     assert stall.ledger.exposure_sat() == 0
-    assert not stall.onchain.trouble
+    assert not stall.watch.trouble
 
 
 def test_a_coin_spent_nobody_knows_by_what_ends_the_delivery_and_waits_for_the_operator(
@@ -118,11 +119,20 @@ def test_a_coin_spent_nobody_knows_by_what_ends_the_delivery_and_waits_for_the_o
         stall.time_s += 10
         stall.look()
     assert stall.chain.looks.count("mined_spender") <= 2, "not all blocks are read at each look"
-    assert "spender_unknown" in stall.onchain.trouble
+    assert "spender_unknown" in stall.watch.trouble
     assert caplog.text.count("settlement of session") <= 2
     assert stall.ledger.refused_cable(CABLE) is None, "nobody is accused"
     assert stall.ledger.exposure_sat() == VALUE_SAT
-    resolving = Resolving(stall.ledger, stall.copy, stall.onchain, stall.socket.settle_owed, lambda: 77)
+    at_77 = Clock(wall=lambda: 77.0)
+    resolving = Resolving(
+        stall.ledger,
+        stall.app.older_copy,
+        stall.app.onchain,
+        stall.app.refunds.settle,
+        at_77,
+        stall.app.refunds._payer,
+        stall.app.refunds.hurry,
+    )
     for subject, outcome, reason in (
         (session, "refund", "x"),
         (session, "bread", "x"),
@@ -141,12 +151,20 @@ def test_a_coin_spent_nobody_knows_by_what_ends_the_delivery_and_waits_for_the_o
     assert event is not None
     assert (event.at, event.detail["reason"]) == (77, "looked at mempool.space")
     stall.look()
-    assert not stall.onchain.trouble
+    assert not stall.watch.trouble
 
 
 def test_a_payment_that_the_operator_says_has_come_is_settled(stall: StillStall, session: str, wallet: Wallet) -> None:
     broadcast(stall, session, wallet)
-    resolving = Resolving(stall.ledger, stall.copy, stall.onchain, stall.socket.settle_owed)
+    resolving = Resolving(
+        stall.ledger,
+        stall.app.older_copy,
+        stall.app.onchain,
+        stall.app.refunds.settle,
+        stall.app.clock,
+        stall.app.refunds._payer,
+        stall.app.refunds.hurry,
+    )
     resolving.resolve(session, "paid", "it is in the wallet")
     assert stall.aggregate(session).status is AggregateStatus.SETTLED
     assert stall.ledger.exposure_sat() == 0
@@ -203,7 +221,15 @@ def test_the_operator_may_take_another_chain_for_the_right_one(stall: StillStall
     stall.chain.reorg(14)
     stall.time_s += 10
     assert not stall.look()
-    Resolving(stall.ledger, stall.copy, stall.onchain, stall.socket.settle_owed).resolve("chain", "accept", "testnet")
+    Resolving(
+        stall.ledger,
+        stall.app.older_copy,
+        stall.app.onchain,
+        stall.app.refunds.settle,
+        stall.app.clock,
+        stall.app.refunds._payer,
+        stall.app.refunds.hurry,
+    ).resolve("chain", "accept", "testnet")
     assert stall.look()
     event = stall.ledger.last_event("block_remembered")
     assert event is not None
@@ -228,7 +254,7 @@ def test_another_first_block_is_another_chain(stall: StillStall) -> None:
 def test_after_a_restart_nothing_is_delivered_on_credit_of_the_chain_before_that_was_looked_at(
     stall: StillStall, session: str, wallet: Wallet
 ) -> None:
-    stall.live.save_changed()
+    stall.app.sessions.save_changed()
     stall.chain.away = True
     stall.kill()
     stall.deliver(0)

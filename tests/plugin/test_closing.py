@@ -29,7 +29,7 @@ from wattline.core.session.session import Session
 from wattline.core.session.state import RefundStatus, State
 from wattline.plugin import journal as bookkeeping
 from wattline.plugin import outlet as outlets
-from wattline.plugin.receipts import REFUND_SEQUENCE
+from wattline.plugin.refunds import REFUND_SEQUENCE
 from wattline.v1 import charging_pb2 as pb
 
 PAID_MSAT = 50_000
@@ -43,7 +43,7 @@ def stall(tmp_path: Path) -> Iterator[Stall]:
 
 def end(stall: Stall, session: str) -> pb.Receipt:
     """The cable closes its session; its receipt."""
-    stall.reception.close(session, "done")
+    stall.app.requests.close(session, "done")
     wait_until(lambda: stall.is_over(session))
     return stall.receipt(session)
 
@@ -104,7 +104,7 @@ def earlier_refund(stall: Stall, session: Session, amount_msat: int) -> str:
 def restore(stall: Stall, session: Session) -> None:
     record = stall.ledger.session(session.session_id)
     assert record is not None
-    stall.socket.restore(record)
+    stall.app.restore(record)
 
 
 # The refund.
@@ -118,7 +118,7 @@ def test_unused_credit_goes_back_once_and_the_receipt_says_so(stall: Stall) -> N
     assert receipt.refund_status == pb.REFUND_STATUS_SENT
     assert (receipt.credited_msat, receipt.refunded_msat, receipt.balance_msat) == (PAID_MSAT, PAID_MSAT, 0)
     assert receipt.refund_payment_hash in stall.wallet.record
-    stall.settlement.retry()
+    stall.app.refunds.retry()
     assert len(stall.wallet.sends) == 1
 
 
@@ -183,10 +183,10 @@ def test_a_refund_that_was_under_way_at_a_crash_is_owed_until_its_fate_is_known_
     restore(stall, session)
     wait_until(lambda: stall.is_over(session.session_id))
     assert stall.receipt(session.session_id).refund_status == pb.REFUND_STATUS_OWED
-    stall.settlement.retry()
+    stall.app.refunds.retry()
     assert saved(stall, session.session_id).refund_status is RefundStatus.OWED
     stall.wallet.ending = SendStatus.COMPLETE
-    stall.settlement.retry()
+    stall.app.refunds.retry()
     assert saved(stall, session.session_id).refund_status is RefundStatus.SENT
     assert stall.receipt(session.session_id).refunded_msat == PAID_MSAT - 20
     assert stall.wallet.sends == []
@@ -195,12 +195,12 @@ def test_a_refund_that_was_under_way_at_a_crash_is_owed_until_its_fate_is_known_
 def test_a_refund_that_failed_after_all_is_sent_anew(stall: Stall) -> None:
     session = earlier_life(stall, closed=True)
     earlier_refund(stall, session, PAID_MSAT)
-    stall.settlement.retry()
+    stall.app.refunds.retry()
     assert stall.wallet.sends == []
     stall.wallet.ending = SendStatus.FAILED
     stall.wallet.sent(payment_hash(500))
     stall.wallet.ending = SendStatus.COMPLETE
-    stall.settlement.retry()
+    stall.app.refunds.retry()
     assert stall.wallet.sends == [(CABLE, PAID_MSAT)]
     assert saved(stall, session.session_id).refund_status is RefundStatus.SENT
 
@@ -208,7 +208,7 @@ def test_a_refund_that_failed_after_all_is_sent_anew(stall: Stall) -> None:
 def test_an_owed_refund_that_had_arrived_is_written_down_and_not_sent_again(stall: Stall) -> None:
     session = earlier_life(stall, closed=True)
     stall.ledger.outgoing.complete(earlier_refund(stall, session, PAID_MSAT), PAID_MSAT, 200)
-    stall.settlement.retry()
+    stall.app.refunds.retry()
     assert saved(stall, session.session_id).refund_status is RefundStatus.SENT
     assert stall.wallet.sends == []
 
@@ -218,11 +218,11 @@ def test_a_refund_that_finds_no_way_is_owed_and_sent_once_there_is_one(stall: St
     session = stall.open()
     stall.pay(session, 1, PAID_MSAT)
     assert end(stall, session).refund_status == pb.REFUND_STATUS_OWED
-    stall.settlement.retry()
+    stall.app.refunds.retry()
     assert stall.wallet.sends == []
     stall.wallet.blocked = False
-    stall.settlement.retry()
-    stall.settlement.retry()
+    stall.app.refunds.retry()
+    stall.app.refunds.retry()
     assert stall.wallet.sends == [(CABLE, PAID_MSAT)]
     receipt = stall.receipt(session)
     assert (receipt.refund_status, receipt.balance_msat) == (pb.REFUND_STATUS_SENT, 0)
@@ -235,15 +235,15 @@ def test_a_receipt_that_could_not_say_what_became_of_an_owed_refund_is_issued_an
     assert end(stall, session).refund_status == pb.REFUND_STATUS_OWED
     stall.wallet.blocked, stall.signer.gone = False, True
     with pytest.raises(NodeUnavailable):
-        stall.settlement.retry()
+        stall.app.refunds.retry()
     assert stall.wallet.sends == [(CABLE, PAID_MSAT)]
     stall.signer.gone = False
-    stall.settlement.retry()
+    stall.app.refunds.retry()
     record = stall.ledger.session(session)
     assert record is not None
-    anew = stall.receipts.newest(record)
+    anew = stall.app.receipts.newest(record)
     assert pb.Receipt.FromString(anew.receipt).refund_status == pb.REFUND_STATUS_SENT
-    assert stall.receipts.newest(record) == anew
+    assert stall.app.receipts.newest(record) == anew
     assert stall.wallet.sends == [(CABLE, PAID_MSAT)]
 
 
@@ -254,13 +254,13 @@ def test_the_books_wait_for_a_credit_that_the_ledger_does_not_hold_yet(stall: St
     """Closed over it, the credit would be refunded, then found in the journal, be an orphan, and be refunded again."""
     session = stall.open()
     stall.credit(session, 1, PAID_MSAT)
-    stall.reception.close(session, "done")
+    stall.app.requests.close(session, "done")
     reads = stall.journal.reads
     wait_until(lambda: stall.journal.reads >= reads + 4 or stall.is_over(session))
     stall.journal.add(session, 1, PAID_MSAT)
     wait_until(lambda: stall.is_over(session))
-    stall.bookkeeper.read_to_end()
-    stall.settlement.retry()
+    stall.app.journal.read_to_end()
+    stall.app.refunds.retry()
     assert stall.wallet.sends == [(CABLE, PAID_MSAT)], "what was paid once goes back once"
     assert list(stall.ledger.orphans()) == []
     assert stall.ledger.credited_msat(session) == PAID_MSAT
@@ -271,12 +271,20 @@ def test_the_books_wait_for_payments_in_flight(stall: Stall) -> None:
     session = stall.open()
     stall.pay(session, 1, PAID_MSAT)
     stall.let_pass(session, 2, 7000)
-    stall.reception.close(session, "done")
-    assert stall.reservations.awaited.wait(3)
+    waits = threading.Event()
+    wait_drained = stall.app.reservations.wait_drained
+
+    def watched(session_id: str, timeout_s: float) -> bool:
+        waits.set()
+        return wait_drained(session_id, timeout_s)
+
+    vars(stall.app.reservations)["wait_drained"] = watched
+    stall.app.requests.close(session, "done")
+    assert waits.wait(3)
     assert stall.session.state is State.SETTLING
     assert not stall.session.refund_issued
     stall.journal.add(session, 2, 7000)
-    stall.socket.paid(payment_hash(2), 7000)
+    stall.app.crediting.paid(payment_hash(2), 7000)
     wait_until(lambda: stall.is_over(session))
     assert stall.receipt(session).credited_msat == PAID_MSAT + 7000
     assert stall.wallet.sends == [(CABLE, PAID_MSAT + 7000)]
@@ -289,7 +297,7 @@ def test_a_payment_in_flight_that_never_comes_in_does_not_hold_the_outlet_for_ev
         stall.pay(session, 1, PAID_MSAT)
         stall.let_pass(session, 2, 7000)
         assert end(stall, session).credited_msat == PAID_MSAT
-        assert stall.reservations.in_flight_msat(session) == 0
+        assert stall.app.reservations.in_flight_msat(session) == 0
 
 
 def test_a_settlement_whose_outlet_stops_waits_for_the_next_process_without_a_complaint(
@@ -305,12 +313,12 @@ def test_a_settlement_whose_outlet_stops_waits_for_the_next_process_without_a_co
         return []
 
     stall.journal.paid_since = read  # type: ignore[method-assign]
-    stall.reception.close(session, "done")
+    stall.app.requests.close(session, "done")
     assert asked.wait(10)
     stall.outlet.stop()
     goes_on.set()
     wait_until(lambda: "outlet A1 has stopped" in caplog.text)
-    stall.settlement.stop()
+    stall.app.closer.stop()
     assert not [line for line in caplog.records if line.exc_info]
     record = stall.ledger.session(session)
     assert record is not None
@@ -322,11 +330,11 @@ def test_the_books_stay_open_while_the_relay_stays_closed(stall: Stall) -> None:
     stall.pay(session, 1, PAID_MSAT)
     wait_until(lambda: stall.outlet.view.relay_closed)
     stall.hardware.stuck = True
-    stall.reception.close(session, "done")
+    stall.app.requests.close(session, "done")
     opens = stall.hardware.opens
     # Three more tries of the settlement, 0.1 s apart: long after the last reading was due.
     wait_until(lambda: stall.hardware.opens >= opens + 4 or stall.is_over(session))
-    assert not stall.socket.close_books(session)
+    assert not stall.app.sessions.close_books(session)
     assert stall.session.state is State.SETTLING
     assert stall.wallet.sends == []
     stall.hardware.energy_uwh += 10_000_000  # flowed through the relay meanwhile
@@ -355,9 +363,9 @@ def test_an_orphan_goes_back_once_to_the_cable_of_its_session(stall: Stall) -> N
     session = stall.open()
     end(stall, session)
     stall.journal.add(session, 1, 4000)
-    stall.bookkeeper.read_to_end()
+    stall.app.journal.read_to_end()
     for _ in range(3):
-        stall.settlement.retry()
+        stall.app.refunds.retry()
     assert stall.wallet.sends == [(CABLE, 4000)]
     assert events(stall, "orphan_refunded") == 1
     assert saved(stall, session).account.credited_msat == 0
@@ -368,9 +376,9 @@ def test_two_orphans_of_one_session_both_go_back(stall: Stall) -> None:
     end(stall, session)
     stall.journal.add(session, 1, 4000)
     stall.journal.add(session, 2, 5000)
-    stall.bookkeeper.read_to_end()
-    stall.settlement.retry()
-    stall.settlement.retry()
+    stall.app.journal.read_to_end()
+    stall.app.refunds.retry()
+    stall.app.refunds.retry()
     assert stall.wallet.sends == [(CABLE, 4000), (CABLE, 5000)]
 
 
@@ -379,22 +387,22 @@ def test_an_orphan_whose_refund_is_in_doubt_is_not_sent_again(stall: Stall) -> N
     session = stall.open()
     end(stall, session)
     stall.journal.add(session, 1, 4000)
-    stall.bookkeeper.read_to_end()
-    stall.settlement.retry()
-    stall.settlement.retry()
+    stall.app.journal.read_to_end()
+    stall.app.refunds.retry()
+    stall.app.refunds.retry()
     assert stall.wallet.sends == [(CABLE, 4000)]
     assert events(stall, "orphan_refunded") == 0
     stall.wallet.ending = SendStatus.COMPLETE
-    stall.settlement.retry()
-    stall.settlement.retry()
+    stall.app.refunds.retry()
+    stall.app.refunds.retry()
     assert stall.wallet.sends == [(CABLE, 4000)]
     assert events(stall, "orphan_refunded") == 1
 
 
 def test_an_orphan_of_a_session_that_never_was_stays_where_it_is(stall: Stall) -> None:
     stall.journal.add(session_id(9), 1, 4000)
-    stall.bookkeeper.read_to_end()
-    stall.settlement.retry()
+    stall.app.journal.read_to_end()
+    stall.app.refunds.retry()
     assert stall.wallet.sends == []
     assert len(stall.ledger.orphans()) == 1
 
@@ -405,8 +413,8 @@ def test_one_refund_that_cannot_be_made_does_not_keep_the_others(stall: Stall) -
     stall.ledger.save_session(record_of(stranger, b"\x05" * 32, cable_node_id="nobody"))
     stall.journal.add(stranger.session_id, 1, 4000, updated_index=2, pay_index=2)
     stall.journal.add(session.session_id, 2, 5000, updated_index=3, pay_index=3)
-    stall.bookkeeper.read_to_end()
-    stall.settlement.retry()
+    stall.app.journal.read_to_end()
+    stall.app.refunds.retry()
     assert stall.wallet.sends == [(CABLE, PAID_MSAT), (CABLE, 5000)]
 
 
@@ -423,11 +431,11 @@ def test_a_payment_whose_invoice_was_deleted_at_once_is_booked_as_it_was_told_an
     receipt = end(stall, session)
     assert (receipt.credited_msat, receipt.refunded_msat) == (50_000, 50_000)
     assert stall.ledger.credited(session) == (50_000, 2)
-    assert stall.bookkeeper.unlisted_payments == 1
+    assert stall.app.journal.unlisted_payments == 1
     assert "1 payment(s), 30000 msat, were deleted at once" in caplog.text
     stall.journal.add(session, 2, 30_000)  # it is there after all
-    stall.bookkeeper.read_to_end()
-    stall.settlement.retry()
+    stall.app.journal.read_to_end()
+    stall.app.refunds.retry()
     assert stall.ledger.credited(session) == (50_000, 2)
     assert list(stall.ledger.orphans()) == []
     assert stall.wallet.sends == [(CABLE, 50_000)]
@@ -439,11 +447,11 @@ def test_payments_without_invoices_that_came_too_late_go_back_once_each(
     monkeypatch.setattr(bookkeeping, "LAG_S", 0.0)
     session = stall.open()
     end(stall, session)
-    stall.bookkeeper.told(session, payment_hash(1), 4000)
-    stall.bookkeeper.told(session, payment_hash(2), 4000)
-    stall.bookkeeper.read_to_end()
-    stall.settlement.retry()
-    stall.settlement.retry()
+    stall.app.journal.told(session, payment_hash(1), 4000)
+    stall.app.journal.told(session, payment_hash(2), 4000)
+    stall.app.journal.read_to_end()
+    stall.app.refunds.retry()
+    stall.app.refunds.retry()
     assert stall.wallet.sends == [(CABLE, 4000), (CABLE, 4000)]
 
 
@@ -453,11 +461,11 @@ def test_a_refund_that_no_channel_carries_is_tried_less_and_less_often(tmp_path:
         session = stall.open()
         stall.pay(session, 1, PAID_MSAT)
         assert end(stall, session).refund_status == pb.REFUND_STATUS_OWED
-        tries = [stall.settlement._is_due(session) for _ in range(3)]
+        tries = [stall.app.refunds._is_due(session) for _ in range(3)]
         assert tries == [True, False, False]
-        _, wait_s = stall.settlement._retries[session]
+        _, wait_s = stall.app.refunds._retries[session]
         assert wait_s == 120.0, "twice as long as the first time"
         stall.wallet.blocked = False
-        stall.settlement.retry()
-        stall.settlement.retry()
-        assert not stall.settlement._retries, "what is done is forgotten"
+        stall.app.refunds.retry()
+        stall.app.refunds.retry()
+        assert not stall.app.refunds._retries, "what is done is forgotten"

@@ -16,14 +16,14 @@ def test_an_orphan_is_not_given_back_twice_though_the_older_copy_lacks_no_receip
         stall.work()
         before = len(stall.wallet.sends)
         stall.journal.add(session, 7, 4000)
-        stall.bookkeeper.read_to_end()
+        stall.app.journal.read_to_end()
         copy = stall.copy_of_ledger()
-        stall.settlement.retry()
+        stall.app.refunds.retry()
         stall.put_back(copy)
-        assert stall.copy.noticed_at is not None
+        assert stall.app.older_copy.noticed_at is not None
         for _ in range(3):
             stall.work()
-            stall.settlement.retry()
+            stall.app.refunds.retry()
         assert stall.wallet.sends[before:] == [(CABLE, 4000)]
 
 
@@ -31,7 +31,7 @@ def test_a_refund_is_not_sent_twice_though_the_machine_died_before_its_receipt(t
     with StillStall(tmp_path / "socket.sqlite3") as stall:
         session = stall.open()
         assert stall.pay(session, 1, 60_000)
-        stall.live.save_changed()
+        stall.app.sessions.save_changed()
         copy = stall.copy_of_ledger()
         stall.close_session(session)
         stall.signer.gone = True
@@ -39,9 +39,9 @@ def test_a_refund_is_not_sent_twice_though_the_machine_died_before_its_receipt(t
         stall.signer.gone = False
         assert stall.wallet.sends == [(CABLE, 60_000)]
         stall.put_back(copy)
-        assert stall.copy.noticed_at is not None
+        assert stall.app.older_copy.noticed_at is not None
         stall.close_session(session)
         for _ in range(3):
             stall.work()
-            stall.settlement.retry()
+            stall.app.refunds.retry()
         assert stall.wallet.sends == [(CABLE, 60_000)]

@@ -85,7 +85,7 @@ class Trial:
             if act[0] == "late":
                 if not stall.journal.rows[1:]:
                     stall.journal.add(self.made.session, 2, act[1])
-                stall.bookkeeper.read_to_end()
+                stall.app.journal.read_to_end()
             else:
                 self.made.happen(act)
         except Killed:
@@ -107,7 +107,7 @@ class Trial:
             self.happen(("late", 7_000))
         for _ in range(2):
             stall.time_s += 60  # what the node was never told of is given up
-            stall.settlement.retry()
+            stall.app.refunds.retry()
         self.made.settle()
         return is_reached
 
@@ -128,8 +128,8 @@ class Trial:
         assert not ledger.owed_refunds()
         assert not ledger.live_sessions()
         assert not ledger.unfinished_aggregates()
-        assert all(outlet.view.session is None and not outlet.view.waiting for outlet in stall.outlets.values())
-        receipt = pb.Receipt.FromString(stall.receipts.newest(record).receipt)
+        assert all(outlet.view.session is None and not outlet.view.waiting for outlet in stall.app.outlets.values())
+        receipt = pb.Receipt.FromString(stall.app.receipts.newest(record).receipt)
         assert receipt.credited_msat == account.credited_msat
         assert receipt.charged_msat == account.charged_msat
         assert receipt.refunded_msat == account.refunded_msat

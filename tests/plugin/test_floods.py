@@ -54,7 +54,7 @@ def stall(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stall]:
 def stub(stall: Stall) -> Iterator[pb_grpc.ChargingServiceStub]:
     pool = ThreadPoolExecutor(12)
     server = grpc.server(pool, options=[("grpc.so_reuseport", 0)])
-    pb_grpc.add_ChargingServiceServicer_to_server(ChargingService(stall.reception), server)
+    pb_grpc.add_ChargingServiceServicer_to_server(ChargingService(stall.app.requests), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
@@ -68,17 +68,17 @@ def unhurried(stall: Stall, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("wattline.plugin.requests.BACK_PRESSURE_S", 0.001)
     yield
     end_sessions(stall)
-    wait_until(lambda: not stall.streams._streams)
+    wait_until(lambda: not stall.app.streams._streams)
 
 
 def held(stall: Stall) -> dict[str, int]:
     """What could grow."""
-    limits, outlet = stall.reception._limits, stall.outlet.view
+    limits, outlet = stall.app.limits, stall.outlet.view
     return {
-        "streams": len(stall.streams._streams),
-        "unpaid": len(stall.reception._unpaid),
+        "streams": len(stall.app.streams._streams),
+        "unpaid": len(stall.app.limits.unpaid),
         "waiting": len(outlet.waiting),
-        "kinds of lines": len(stall.reception._lines._lines),
+        "kinds of lines": len(stall.app.requests._lines._lines),
         "addresses of opens": len(limits._opens),
         "of offers": len(limits._offers),
         "of the chain": len(limits._onchain),
@@ -175,7 +175,7 @@ def test_a_flood_of_streams_leaves_no_more_than_what_may_be_open_at_once(
 
         first = 10**6 * count  # tokens of its own: a session that is over answers with its receipt
         list(pool.map(once, range(first, first + count)))
-    wait_until(lambda: not stall.streams._streams)
+    wait_until(lambda: not stall.app.streams._streams)
     wait_until(lambda: held(stall)["waiting"] <= most.unpaid_sessions)  # those that are crowded out are just ending
     now = held(stall)
     assert now["unpaid"] <= most.unpaid_sessions

@@ -51,7 +51,7 @@ def test_a_psbt_with_anything_wrong_in_it_is_refused_by_a_code(
     place %= len(good) + 1
     bad = good[:place] + put + good[place + removed :]
     try:
-        stall.desk.hand_over(session, pb.AggregateVersion(number=number, psbt=bad))
+        stall.watch.intake.hand_over(session, pb.AggregateVersion(number=number, psbt=bad))
     except VersionRefused:
         return
     stored = stall.ledger.newest_version(session)
@@ -65,7 +65,7 @@ def test_a_key_that_only_a_stranger_knows_does_not_reach_the_node(stall: StillSt
     good = psbt_of(wallet.sign(2_000))
     odd = sized(b"\xfc\x04oddly") + sized(b"\xff" * 40)
     (end,) = [at for at in range(len(good)) if good[at:].startswith(b"\x01\x13\x40")]
-    stall.desk.hand_over(session, pb.AggregateVersion(number=1, psbt=good[:end] + odd + good[end:]))
+    stall.watch.intake.hand_over(session, pb.AggregateVersion(number=1, psbt=good[:end] + odd + good[end:]))
     stored = stall.ledger.newest_version(session)
     assert stored is not None
     assert is_finalized(stored.psbt)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from wattline.core.record import PREIMAGE_TLV_TYPE, RECORD_TLV_TYPE, encode_bigsize, encode_tlv_stream, parse_tlv_stream
+from wattline.plugin.crediting import Crediting
 from wattline.plugin.hook import CONTINUE, Htlc, KeysendGate, Pass, PaymentHook, Refuse, paid_keysend
 from wattline.plugin.reservations import Reservations
 
@@ -15,7 +16,16 @@ OURS = encode_tlv_stream({2: b"\x64", 4: b"\x10", RECORD_TLV_TYPE: b"wattline:1:
 STRANGERS = encode_tlv_stream({2: b"\x64", 4: b"\x10", PREIMAGE_TLV_TYPE: bytes(32)})
 
 
-class Desk:
+class Place:
+    """No session is open."""
+
+    def __init__(self, told: list[str]) -> None:
+        self.told = told
+        self.reservations = Reservations()
+
+    def payment_refused(self, payment_hash: str, amount_msat: int, code: str, message: str, session_id: str) -> None:
+        self.told.append(code)
+
     def refusal(self, session_id: str, amount_msat: int, in_flight_msat: int) -> tuple[str, str] | None:
         return "unknown_session", "no such session"
 
@@ -46,9 +56,9 @@ def call(hook: PaymentHook, payload: bytes, **onion: Any) -> dict[str, Any]:
     )
 
 
-def hook_of(kind: type[KeysendGate], told: list[Refuse] | None = None) -> PaymentHook:
-    told = [] if told is None else told
-    return PaymentHook(kind(Desk(), Reservations()), lambda _, refuse: told.append(refuse))
+def hook_of(kind: type[KeysendGate], told: list[str] | None = None) -> PaymentHook:
+    place = cast("Crediting", Place([] if told is None else told))
+    return PaymentHook(lambda: place, kind(lambda: place))
 
 
 def failing_fields(answer: dict[str, Any]) -> dict[int, bytes]:
@@ -58,14 +68,20 @@ def failing_fields(answer: dict[str, Any]) -> dict[int, bytes]:
 
 
 def test_what_no_session_can_use_goes_on_as_a_payment_of_no_invoice() -> None:
-    told: list[Refuse] = []
+    told: list[str] = []
     hook = hook_of(KeysendGate, told)
     fields = failing_fields(call(hook, OURS))
     assert set(fields) == {2, 4, 8}, "neither preimage nor record: keysend leaves it alone"
     assert (int.from_bytes(fields[2], "big"), int.from_bytes(fields[4], "big")) == (100, 800_042)
     assert int.from_bytes(fields[8][32:], "big") == 100, "in one part, so that it is not waited for"
     assert fields[8][:32] != failing_fields(call(hook, OURS))[8][:32], "nobody can know the secret"
-    assert [refuse.code for refuse in told] == ["malformed_record"] * 2
+    assert told == ["malformed_record"] * 2
+
+
+def test_a_socket_that_is_starting_fails_what_names_a_session_and_lets_all_else_go_on() -> None:
+    hook = PaymentHook(lambda: None)
+    assert PREIMAGE_TLV_TYPE not in failing_fields(call(hook, OURS))
+    assert call(hook, STRANGERS) == CONTINUE
 
 
 def test_an_htlc_without_an_expiry_is_failed_all_the_same() -> None:

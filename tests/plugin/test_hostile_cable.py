@@ -113,7 +113,7 @@ def said(stall: Stall, first: pb.ChargeRequest, later: Iterable[pb.ChargeRequest
         hung_up.set()
 
     heard: list[pb.ChargeResponse] = []
-    answers = ChargingService(stall.reception).Charge(requests(), context)  # type: ignore[arg-type]
+    answers = ChargingService(stall.app.requests).Charge(requests(), context)  # type: ignore[arg-type]
     reader = threading.Thread(target=lambda: heard.extend(answers), daemon=True)
     reader.start()
     while not hung_up.wait(0.02) and reader.is_alive():
@@ -172,7 +172,7 @@ def test_a_number_out_of_range_ends_the_stream_with_a_word_on_it_and_not_the_ses
 
 def test_what_a_cable_says_for_the_record_is_one_plain_line_of_the_log_and_of_the_ledger(stall: Stall) -> None:
     closing = pb.ChargeRequest(close=pb.Close(reason=EVIL + "A" * 500))
-    vars(stall.reception)["_lines"] = CountedLog()
+    vars(stall.app.requests)["_lines"] = vars(stall.opener)["_lines"] = CountedLog()
     with logged() as records:
         said(stall, good_opening(stall), [closing])
         end_sessions(stall)
@@ -187,7 +187,7 @@ def test_what_a_cable_says_for_the_record_is_one_plain_line_of_the_log_and_of_th
     st.one_of(fit(pb.GetOfferRequest), wild(pb.GetOfferRequest), fit(pb.GetReceiptRequest), wild(pb.GetReceiptRequest))
 )
 def test_no_question_outside_a_session_is_an_internal_error(stall: Stall, request_: Any) -> None:
-    service, context = ChargingService(stall.reception), Context()
+    service, context = ChargingService(stall.app.requests), Context()
     ask: Any = service.GetOffer if isinstance(request_, pb.GetOfferRequest) else service.GetReceipt
     try:
         answer = ask(request_, context)
@@ -242,18 +242,18 @@ def test_nothing_of_a_cable_s_reaches_the_node_that_was_not_parsed(judged: Stall
 
 
 def test_a_session_of_each_way_of_paying_hands_the_node_only_what_was_parsed(judged: Stall) -> None:
-    session = hello(judged.reception.open(signed_opening(judged, pb.METHOD_KEYSEND, CABLE))).session_id
+    session = hello(judged.app.requests.open(signed_opening(judged, pb.METHOD_KEYSEND, CABLE))).session_id
     judged.pay(session, 1, 50_000)
-    judged.reception.close(session, "done")
+    judged.app.requests.close(session, "done")
     wait_until(lambda: judged.is_over(session))
     assert judged.receipt(session).refunded_msat > 0
 
-    session = hello(judged.reception.open(signed_opening(judged, pb.METHOD_ONCHAIN, CABLE))).session_id
+    session = hello(judged.app.requests.open(signed_opening(judged, pb.METHOD_ONCHAIN, CABLE))).session_id
     aggregate = judged.ask_for_address(session, zbase_of)
     tx = Wallet.of(judged.chain, aggregate.script).sign(aggregate.rules.floor_sat)
     judged.hand_over(session, 1, tx)
     judged.deliver(aggregate.rules.floor_sat * 1000)
-    judged.reception.close(session, "done")
+    judged.app.requests.close(session, "done")
     wait_until(lambda: tx.txid in judged.chain.mempool)
     # lightningd hears of it after bitcoind.
     every = {"checkmessage", "createonion", "getroutes", "newaddr", "sendonion", "sendpsbt", "signmessage"}
@@ -263,5 +263,5 @@ def test_a_session_of_each_way_of_paying_hands_the_node_only_what_was_parsed(jud
 
 def end_sessions(stall: Stall) -> None:
     for record in stall.ledger.sessions(100):
-        stall.socket.stop_session(record.session.session_id)
+        stall.app.sessions.stop(record.session.session_id)
     wait_until(lambda: stall.outlet.view.session is None and not stall.outlet.view.waiting)

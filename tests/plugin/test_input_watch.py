@@ -92,7 +92,7 @@ def test_a_double_spend_opens_the_relay_at_once_and_the_cable_is_refused(
     aggregate = stall.aggregate(session)
     assert (aggregate.status, aggregate.mined_txid) == (AggregateStatus.LOST, double.txid)
     assert aggregate.lost_msat == VALUE_SAT * MSAT_PER_SAT
-    stall.settlement.retry()
+    stall.app.refunds.retry()
     assert not stall.wallet.sends
     assert not stall.ledger.owed_refunds()
 
@@ -116,7 +116,7 @@ def test_an_older_version_in_the_mempool_is_a_fraud_and_costs_the_difference(
 def test_whatever_pays_what_is_owed_is_no_fraud(
     stall: StillStall, session: str, wallet: Wallet, which: str, mined: bool
 ) -> None:
-    stall.live.save_changed()
+    stall.app.sessions.save_changed()
     tx = wallet.versions[0] if which == "older" else wallet.sign(1001, fee_sat=900)
     if mined:
         stall.chain.mine([tx])
@@ -131,7 +131,7 @@ def test_whatever_pays_what_is_owed_is_no_fraud(
     assert (aggregate.status, aggregate.mined_txid) == (AggregateStatus.SETTLED, tx.txid)
     assert stall.ledger.refused_cable(CABLE) is None
     assert lost_msat(aggregate.lost_msat, stall.saved(session).account.balance_msat) == 0
-    stall.settlement.retry()
+    stall.app.refunds.retry()
     # What never came does not go back.
     assert stall.wallet.sends == ([] if which == "older" else [(CABLE, 1000)])
 
@@ -192,7 +192,7 @@ def test_a_double_spend_is_seen_after_a_restart_too(stall: StillStall, session: 
 def test_a_kill_while_a_double_spend_is_dealt_with_leaves_nothing_undone(
     stall: StillStall, session: str, wallet: Wallet, calls: int
 ) -> None:
-    stall.live.save_changed()
+    stall.app.sessions.save_changed()
     stall.chain.offer(wallet.double_spend(1000))
     stall.tripwire.left = calls
     try:

@@ -20,6 +20,7 @@ from tests.plugin.fakes import (
     session_id,
     wait_until,
 )
+from wattline.core.clock import Clock
 from wattline.core.ledger.database import LedgerError
 from wattline.core.ledger.payment import Kind
 from wattline.core.lightning.node import NodeUnavailable
@@ -59,7 +60,7 @@ class Books:
 
     def another(self) -> JournalReader:
         """As after a restart."""
-        return JournalReader(self.journal, self.ledger, self.taker, 1.0)
+        return JournalReader(self.journal, self.ledger, self.taker.take, self.taker.booked, 1.0, Clock())
 
 
 @pytest.fixture
@@ -172,10 +173,10 @@ def test_a_credit_that_could_not_be_booked_at_first_is_on_the_account_once(tmp_p
         stall.journal.add(session, 1, 5000)
         stall.ledger.full = True
         with pytest.raises(LedgerError):
-            stall.bookkeeper.read_to_end()
+            stall.app.journal.read_to_end()
         assert stall.session.account.credited_msat == 5000
         stall.ledger.full = False
-        stall.bookkeeper.read_to_end()
+        stall.app.journal.read_to_end()
         assert stall.session.account.credited_msat == 5000
         assert stall.ledger.credited(session) == (5000, 1)
 
@@ -186,10 +187,10 @@ def test_a_node_that_does_not_answer_is_no_end_of_the_journal(books: Books) -> N
         books.keeper.read_to_end()
 
 
-def test_the_bookkeeper_books_by_itself_and_goes_on_when_the_node_was_away(books: Books) -> None:
+def test_the_reader_books_by_itself_and_goes_on_when_the_node_was_away(books: Books) -> None:
     books.journal.gone = True
     books.journal.add(SESSION, 1, 5000)
-    keeper = JournalReader(books.journal, books.ledger, books.taker, 0.01)
+    keeper = JournalReader(books.journal, books.ledger, books.taker.take, books.taker.booked, 0.01, Clock())
     keeper.start()
     keeper.wake()
     books.journal.gone = False
@@ -218,7 +219,8 @@ def test_what_was_told_or_listed_is_booked_once_whatever_was_deleted_and_wheneve
     with TemporaryDirectory() as directory:
         books = Books(Path(directory))
         seconds = [0.0]
-        keeper = JournalReader(books.journal, books.ledger, books.taker, 1.0, lambda: 1, lambda: seconds[0])
+        clock = Clock(wall=lambda: 1.0, monotonic=lambda: seconds[0])
+        keeper = JournalReader(books.journal, books.ledger, books.taker.take, books.taker.booked, 1.0, clock)
         told: dict[int, float] = {}
         due: set[int] = set()
         listed: set[int] = set()
@@ -234,7 +236,7 @@ def test_what_was_told_or_listed_is_booked_once_whatever_was_deleted_and_wheneve
                 seconds[0] += bookkeeping.LAG_S
             if act == "restart":
                 told = {number: at for number, at in told.items() if number in due}
-                keeper = JournalReader(books.journal, books.ledger, books.taker, 1.0, lambda: 1, lambda: seconds[0])
+                keeper = JournalReader(books.journal, books.ledger, books.taker.take, books.taker.booked, 1.0, clock)
             if act == "read":
                 keeper.read_to_end()
                 due |= {number for number, at in told.items() if at <= seconds[0] - bookkeeping.LAG_S}
@@ -248,7 +250,7 @@ def test_what_was_told_or_listed_is_booked_once_whatever_was_deleted_and_wheneve
 
 
 def test_what_is_told_is_left_to_the_journal_for_a_while(books: Books) -> None:
-    keeper = JournalReader(books.journal, books.ledger, books.taker, 1.0)
+    keeper = JournalReader(books.journal, books.ledger, books.taker.take, books.taker.booked, 1.0, Clock())
     keeper.told(SESSION, payment_hash(1), 5000)
     assert keeper.read_to_end() == 0
     books.journal.add(SESSION, 1, 5000)

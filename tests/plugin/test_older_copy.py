@@ -40,15 +40,7 @@ def receipt(stall: StillStall, session: str) -> pb.Receipt:
 
 
 def resolving(stall: StillStall) -> Resolving:
-    return Resolving(
-        stall.ledger,
-        stall.copy,
-        stall.onchain,
-        stall.socket.settle_owed,
-        lambda: stall.time_s,
-        stall.payer,
-        stall.settlement.hurry,
-    )
+    return stall.app.resolving
 
 
 def final_of(stall: StillStall, wallet: Wallet, session: str) -> None:
@@ -68,7 +60,7 @@ def end(stall: StillStall) -> None:
     for _ in range(3 * CONFIRMATIONS):
         stall.work()
         stall.mine()
-        stall.settlement.retry()
+        stall.app.refunds.retry()
 
 
 @dataclass(frozen=True)
@@ -119,7 +111,7 @@ def prove(lost: Lost) -> None:
         assert stall.hand_over(session, 1, wallet.sign(lost.before_sat)) == ""
         stall.look()
         stall.deliver(lost.before_sat * lost.used_percent * MSAT_PER_SAT // 100)
-        stall.live.save_changed()
+        stall.app.sessions.save_changed()
         copy = stall.copy_of_ledger()
         for number, more_sat in enumerate(lost.more_sat, start=2):
             stall.hand_over(session, number, wallet.sign(wallet.versions[-1].paid_to(wallet.script) + more_sat))
@@ -132,7 +124,7 @@ def prove(lost: Lost) -> None:
         stall.look()
         if lost.mined:
             stall.mine(lost.mined)
-            stall.settlement.retry()
+            stall.app.refunds.retry()
             sends = len(stall.wallet.sends)
         stall.hardware["A1"].energy_uwh += lost.others_sat * MSAT_PER_SAT * 1000
         stall.put_back(copy)
@@ -159,7 +151,7 @@ def keysend_session(stall: StillStall) -> tuple[str, bytes]:
     session = stall.open()
     assert stall.pay(session, 1, 60_000)
     stall.deliver(20_000)
-    stall.live.save_changed()
+    stall.app.sessions.save_changed()
     copy = stall.copy_of_ledger()
     assert stall.pay(session, 2, 30_000)
     stall.deliver(10_000)
@@ -193,7 +185,7 @@ def test_a_refund_that_is_still_under_way_is_neither_sent_again_nor_called_sent(
     end(stall)
     assert stall.saved(session).refund_status is RefundStatus.OWED
     stall.wallet.ending = SendStatus.COMPLETE
-    stall.settlement.retry()
+    stall.app.refunds.retry()
     assert stall.saved(session).refund_status is RefundStatus.SENT
     assert len(stall.wallet.sends) == 1
 
@@ -210,8 +202,8 @@ def test_a_refund_of_which_nobody_knows_waits_for_the_operator(stall: StillStall
     assert stall.saved(session).refund_status is RefundStatus.OWED
     assert not stall.wallet.sends
     resolving(stall).resolve(session, outcome, "looked at the meter")
-    stall.settlement.retry()
-    stall.settlement.retry()
+    stall.app.refunds.retry()
+    stall.app.refunds.retry()
     account = stall.saved(session).account
     assert stall.wallet.sends == ([(CABLE, 70_000)] if outcome == "refund" else [])
     assert account.refunded_msat == (70_000 if outcome == "refund" else 0)
@@ -246,13 +238,13 @@ def test_a_restart_is_no_older_copy_and_an_empty_ledger_is_one(
         stall.close_session(session)
         stall.work()
         stall.kill()
-        assert stall.copy.noticed_at is None
+        assert stall.app.older_copy.noticed_at is None
     same = stall.copy_of_ledger()
     stall.put_back(same)
-    assert stall.copy.noticed_at is None
+    assert stall.app.older_copy.noticed_at is None
     with caplog.at_level(logging.ERROR):
         stall.put_back(empty)
-    assert stall.copy.noticed_at == stall.time_s
+    assert stall.app.older_copy.noticed_at == stall.time_s
     assert "2 receipt(s) were signed after it was made" in caplog.text
     stall.kill()
     assert stall.events("ledger_restored") == 1, "it is noticed once"
@@ -270,7 +262,7 @@ def test_sessions_that_never_paid_are_not_among_those_that_an_older_copy_takes_f
     stall.close_session(session)
     stall.work()
     stall.put_back(copy)
-    assert stall.copy.noticed_at is not None
+    assert stall.app.older_copy.noticed_at is not None
     assert stall.events("ledger_restored") == 1
 
 
@@ -282,8 +274,8 @@ def late_payment(stall: StillStall) -> tuple[str, bytes]:
     stall.work()
     copy = stall.copy_of_ledger()
     stall.journal.add(session, 9, 4_000)
-    stall.bookkeeper.read_to_end()
-    stall.settlement.retry()
+    stall.app.journal.read_to_end()
+    stall.app.refunds.retry()
     assert stall.wallet.sends[-1] == (CABLE, 4_000)
     assert not stall.ledger.orphans_to_return()
     return session, copy
@@ -303,18 +295,18 @@ def test_what_came_too_late_and_may_have_gone_back_waits_for_the_operator(stall:
     stall.put_back(copy)
     sends = list(stall.wallet.sends)
     end(stall)
-    assert (stall.wallet.sends, stall.copy.held()) == (sends, [session])
+    assert (stall.wallet.sends, stall.app.older_copy.held()) == (sends, [session])
     resolving(stall).resolve(session, outcome, "looked at the cable's node")
     end(stall)
     assert stall.wallet.sends == sends + ([(CABLE, 4_000)] if outcome == "refund" else [])
-    assert not stall.copy.held()
+    assert not stall.app.older_copy.held()
     assert not stall.ledger.orphans_to_return()
     later = stall.open(2)  # a session that the copy did not know
     stall.close_session(later)
     stall.work()
     stall.journal.add(later, 10, 6_000)
-    stall.bookkeeper.read_to_end()
-    stall.settlement.retry()
+    stall.app.journal.read_to_end()
+    stall.app.refunds.retry()
     assert stall.wallet.sends[-1] == (CABLE, 6_000)
 
 
@@ -323,12 +315,12 @@ def test_each_copy_is_noticed_once_each_time_that_it_is_put_back(stall: StillSta
     newer = stall.copy_of_ledger()
     for number, copy in enumerate([older, newer, older, newer], start=1):
         stall.put_back(copy)
-        at = stall.copy.noticed_at
+        at = stall.app.older_copy.noticed_at
         # (The newer one alone would be the one that ran last; not once the older one has run.)
         assert at == stall.time_s, number
         stall.time_s += 10
         stall.kill()
-        assert stall.copy.noticed_at == at, "a restart is no older copy"
+        assert stall.app.older_copy.noticed_at == at, "a restart is no older copy"
         stall.time_s += 10
 
 
@@ -351,11 +343,9 @@ def test_what_the_operator_keeps_is_not_sent_though_the_process_dies_at_his_word
     stall.tripwire.counts = lambda call, is_after: call == "save_session" and not is_after
     stall.tripwire.left = 0
     with pytest.raises(Killed):
-        Resolving(stall.tripwire.around(stall.ledger), stall.copy, None, stall.socket.settle_owed).resolve(
-            session, "keep", "seen"
-        )
+        resolving(stall).resolve(session, "keep", "seen")
     stall.kill()
-    stall.settlement.retry()
+    stall.app.refunds.retry()
     assert len(stall.wallet.sends) == 1
     resolving(stall).resolve(session, "keep", "seen")
     assert stall.saved(session).refund_status is RefundStatus.KEPT
@@ -372,7 +362,7 @@ def test_a_refund_that_cannot_be_noted_is_sent_only_by_a_node_that_forgets_nothi
     stall.work()
     assert len(stall.wallet.sends) == (1 if forgets_after_s is None else 0)
     stall.notes.refuses = False
-    stall.settlement.retry()
+    stall.app.refunds.retry()
     assert stall.wallet.sends == [(CABLE, 20_000)]
     assert stall.saved(session).refund_status is RefundStatus.SENT
 
@@ -385,9 +375,9 @@ def test_the_note_of_an_earlier_wattline_is_read(stall: StillStall) -> None:
     stall.work()
     stall.notes.notes = {"receipts": "1"}
     stall.kill()
-    assert stall.copy.noticed_at is None
+    assert stall.app.older_copy.noticed_at is None
     stall.put_back(copy)
-    assert stall.copy.noticed_at == stall.time_s
+    assert stall.app.older_copy.noticed_at == stall.time_s
 
 
 def test_a_node_that_notes_nothing_holds_up_no_receipt_but_one_that_does_not_answer_does(stall: StillStall) -> None:
@@ -396,17 +386,17 @@ def test_a_node_that_notes_nothing_holds_up_no_receipt_but_one_that_does_not_ans
     stall.close_session(session)
     stall.notes.gone = True
     stall.work()
-    assert not stall.is_over(session) or stall.socket.is_served(session), "nobody has been told of it"
+    assert not stall.is_over(session) or stall.app.sessions.is_served(session), "nobody has been told of it"
     record = stall.ledger.session(session)
     assert record is not None
     assert stall.ledger.last_receipt_number() == 1
     with pytest.raises(NodeUnavailable):
-        stall.receipts.newest(record)  # also not who asks for it
+        stall.app.receipts.newest(record)  # also not who asks for it
     stall.notes.gone = False
-    assert stall.receipts.newest(record).receipt
+    assert stall.app.receipts.newest(record).receipt
     assert (stall.notes.note("ledger") or "").startswith("1:")
     stall.work()
-    assert not stall.socket.is_served(session)
+    assert not stall.app.sessions.is_served(session)
     assert CREDIT_CAP_SAT > VALUE_SAT
 
 
@@ -416,7 +406,7 @@ def test_without_the_chain_such_a_session_closes_and_frees_its_outlet(stall: Sti
     wallet = Wallet.of(stall.chain, stall.invite(session).script)
     assert stall.hand_over(session, 1, wallet.sign(VALUE_SAT)) == ""
     stall.deliver(VALUE_SAT * MSAT_PER_SAT // 2)
-    stall.live.save_changed()
+    stall.app.sessions.save_changed()
     copy = stall.copy_of_ledger()
     other = stall.open(2, "A2")
     assert stall.pay(other, 77, 20)
@@ -460,11 +450,11 @@ def test_a_refund_in_doubt_of_which_the_node_knows_nothing_is_ended_by_the_opera
     stall.wallet.record.clear()  # autoclean, or it never arrived there
     stall.wallet.ending = SendStatus.COMPLETE
     stall.time_s += 400 * 86_400
-    stall.settlement.retry()
+    stall.app.refunds.retry()
     assert stall.saved(session).refund_status is RefundStatus.OWED, "nobody knows"
     sends = len(stall.wallet.sends)
     resolving(stall).resolve(session, outcome, "looked at the cable's invoices")
-    stall.settlement.retry()
+    stall.app.refunds.retry()
     saved, intent = stall.saved(session), stall.ledger.outgoing.of(Purpose.REFUND, session, 0)
     assert intent is not None
     assert len(stall.wallet.sends) == sends + (outcome == "refund")
@@ -478,11 +468,11 @@ def test_a_refund_that_no_channel_carries_need_not_be_owed_for_ever(stall: Still
     stall.wallet.ending = SendStatus.FAILED
     stall.close_session(session)
     stall.work()
-    stall.settlement.retry()
+    stall.app.refunds.retry()
     assert stall.saved(session).refund_status is RefundStatus.OWED
     stall.wallet.ending = SendStatus.COMPLETE
     sends = len(stall.wallet.sends)
     resolving(stall).resolve(session, outcome, "it is not worth a channel")
-    stall.settlement.retry(stall.settlement._is_due)
+    stall.app.refunds.retry(stall.app.refunds._is_due)
     assert len(stall.wallet.sends) == sends + (outcome == "refund")
     assert stall.saved(session).refund_status is (RefundStatus.KEPT if outcome == "keep" else RefundStatus.SENT)

@@ -147,7 +147,7 @@ class World:
             case ("close",):
                 stall.close_session(self.session)
             case ("stop",):
-                stall.socket.post(self.session, OperatorStopped())
+                stall.app.sessions.post(self.session, OperatorStopped())
             case ("final", str(how)):
                 self.final = how
             case ("rival", str(which), bool(mined)):
@@ -169,11 +169,11 @@ class World:
             case ("look",):
                 self.look()
             case ("work",):
-                stall.settlement.work()
+                stall.still.work()
             case ("retry",):
-                stall.settlement.retry()
+                stall.app.refunds.retry()
             case ("save",):
-                stall.live.save_changed()
+                stall.app.sessions.save_changed()
             case ("kill",):
                 stall.kill()
             case ("kill_in", int(calls)):
@@ -229,8 +229,8 @@ class World:
             self.chosen = aggregate.chosen_number
             assert not session.state.is_live, "it could deliver for a payment that grows no more"
         onchain_msat = newest.value_sat * MSAT_PER_SAT if newest else 0
-        if stall.socket.is_served(self.session):
-            assert stall.live.onchain_credited_msat(self.session) == onchain_msat
+        if stall.app.sessions.is_served(self.session):
+            assert session.account.onchain_msat == onchain_msat
         assert session.account.credited_msat == onchain_msat + stall.ledger.credited_msat(self.session)
         assert onchain_msat <= EXPOSURE_CAP_SAT * MSAT_PER_SAT
         assert aggregate.lost_msat <= onchain_msat
@@ -262,7 +262,7 @@ class World:
             stall.time_s += 60
             assert stall.look(), stall.trouble
             self.check()
-            stall.settlement.retry()
+            stall.app.refunds.retry()
             if stall.is_over(self.session) and not stall.aggregate(self.session).status.is_live:
                 break
             stall.chain.mine()
@@ -304,7 +304,7 @@ class World:
         assert shown_msat == 0 or is_lost
         if is_lost:
             self.check_refused()
-        assert stall.copy.noticed_at is None, "no restart is an older copy"
+        assert stall.app.older_copy.noticed_at is None, "no restart is an older copy"
         if not self.rivals:
             assert stall.ledger.refused_cable(CABLE) is None
         by_lightning_msat = sum(amount_msat for _, amount_msat in stall.wallet.sends)

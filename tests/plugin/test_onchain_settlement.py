@@ -13,24 +13,23 @@ import pytest
 from pyln.client import RpcException
 
 from tests.plugin.fake_chain import psbt_of
-from tests.plugin.fakes import CABLE, SOCKET, Stall, node_id, wait_until
+from tests.plugin.fakes import CABLE, Stall, node_id, wait_until
 from tests.plugin.still_stall import (
     CONFIRMATIONS,
     FLOOR_SAT,
     Killed,
     StillStall,
     Wallet,
+    onchain_settings,
 )
 from wattline.core.aggregate import MSAT_PER_SAT, AggregateStatus
 from wattline.core.bitcoin.chain import Tx
 from wattline.core.lightning.signing import sign, signed_text
 from wattline.core.session.event import CableLost, Tick
 from wattline.core.session.state import RefundStatus, State, StopReason
-from wattline.plugin.closing import NothingOnchain
 from wattline.plugin.report import Report
 from wattline.plugin.rpc import add_methods
-from wattline.plugin.service import Refused
-from wattline.plugin.streams import Stream
+from wattline.plugin.streams import Refused, Stream
 from wattline.v1 import charging_pb2 as pb
 
 VALUE_SAT = 3000
@@ -196,10 +195,10 @@ def test_without_the_right_final_version_the_newest_is_mined_and_the_rest_goes_b
     assert set(cable.codes) == set(codes)
     assert (stall.saved(session).state, stall.saved(session).refund_status) == (State.CLOSED, RefundStatus.OWED)
     stall.mine(CONFIRMATIONS - 1)
-    stall.settlement.retry()
+    stall.app.refunds.retry()
     assert not stall.wallet.sends, "nothing goes back before the chain has paid for it"
     stall.mine()
-    stall.settlement.retry()
+    stall.app.refunds.retry()
     aggregate = stall.aggregate(session)
     assert (aggregate.status, aggregate.mined_value_sat) == (AggregateStatus.SETTLED, VALUE_SAT)
     assert stall.wallet.sends == [(CABLE, 1_800_000)]
@@ -227,11 +226,11 @@ def test_a_cable_that_was_lost_is_not_waited_for(stall: StillStall, session: str
     object.__setattr__(stall.settings, "final_timeout_s", 3600)
     cable = silent(stall, wallet)
     stall.deliver(1_500_000)
-    stall.socket.post(session, CableLost())
-    stall.live.save_changed()
+    stall.app.sessions.post(session, CableLost())
+    stall.app.sessions.save_changed()
     live = stall.session(session)
-    stall.outlets["A1"].view = _lost_long_ago(stall.outlets["A1"].view, live.terms.cable_lost_s)
-    stall.socket.post(session, Tick())
+    stall.app.outlets["A1"].view = _lost_long_ago(stall.app.outlets["A1"].view, live.terms.cable_lost_s)
+    stall.app.sessions.post(session, Tick())
     assert stall.session(session).stop_reason is StopReason.CABLE_LOST
     stall.work()
     assert stall.is_over(session)
@@ -277,7 +276,7 @@ def test_a_loss_is_taken_out_of_what_goes_back_by_lightning(stall: StillStall, s
     stall.chain.mine([wallet.versions[0]])
     stall.mine(CONFIRMATIONS)
     assert stall.aggregate(session).lost_msat == 500_000
-    stall.settlement.retry()
+    stall.app.refunds.retry()
     assert stall.wallet.sends == [(CABLE, 2_000_000)]
     saved = stall.saved(session)
     assert saved.account.balance_msat == 500_000, "which is what was lost"
@@ -305,7 +304,7 @@ def test_a_loss_is_taken_out_of_the_refund_whether_it_is_final_before_that_is_de
     assert stall.aggregate(session).lost_msat == lost_sat * MSAT_PER_SAT
     assert not stall.wallet.sends
     stall.work()
-    stall.settlement.retry()
+    stall.app.refunds.retry()
     unused_msat = (VALUE_SAT + 500) * MSAT_PER_SAT - 1_000_000
     left_msat = unused_msat - lost_sat * MSAT_PER_SAT
     if left_msat < min_refund_msat:
@@ -319,7 +318,7 @@ def test_a_loss_is_taken_out_of_the_refund_whether_it_is_final_before_that_is_de
 def test_what_was_given_back_is_not_seized(stall: StillStall, session: str, wallet: Wallet) -> None:
     """A look at the chain that began before nothing was found to be owed."""
     stall.ledger.void(session, "nothing is owed", 1)
-    assert stall.onchain.choice.seize(session, StopReason.DOUBLE_SPENT) is None
+    assert stall.watch.decision.seize(session, StopReason.DOUBLE_SPENT) is None
     assert stall.aggregate(session).status is AggregateStatus.VOID
 
 
@@ -330,13 +329,15 @@ def test_a_loss_counts_also_when_nothing_is_taken_on_the_chain_any_more(
     stall.deliver(1_000_000)
     stall.close_session(session)
     stall.work()
-    assert NothingOnchain(stall.ledger).is_owed(stall.saved(session))
+    assert stall.app.refunds.waits_for_chain(session)
     stall.chain.mine([wallet.double_spend(1000)])
     stall.mine(CONFIRMATIONS)
-    after = NothingOnchain(stall.ledger)
-    assert not after.is_owed(stall.saved(session))
-    assert after.lost_msat(session) == VALUE_SAT * MSAT_PER_SAT
-    assert after.lost_msat("no such session") == 0
+    assert not stall.app.refunds.waits_for_chain(session)
+    assert not stall.app.refunds.waits_for_chain("no such session")
+    stall.settings = onchain_settings(enabled=False)
+    stall.boot()
+    stall.app.refunds.retry()
+    assert stall.wallet.sends == []
 
 
 # Restarts.
@@ -348,7 +349,7 @@ def test_a_kill_anywhere_in_the_end_changes_nothing_about_it(
 ) -> None:
     honest(stall, wallet)
     stall.deliver(1_500_000)
-    stall.live.save_changed()
+    stall.app.sessions.save_changed()
     stall.close_session(session)
     stall.tripwire.left = calls
     try:
@@ -371,9 +372,9 @@ def test_a_session_that_closed_before_the_choice_was_written_is_concluded(
 ) -> None:
     stall.deliver(VALUE_SAT * MSAT_PER_SAT)
     stall.close_session(session)
-    stall.settlement.work()
+    stall.still.work()
     assert stall.session(session).state is State.CLOSED
-    stall.live.save_changed()
+    stall.app.sessions.save_changed()
     assert stall.aggregate(session).status is AggregateStatus.OPEN
     stall.kill()
     assert stall.saved(session).state is State.CLOSED
@@ -442,14 +443,7 @@ def test_an_honest_cable_that_broadcasts_the_final_version_itself_is_no_cheat(
 
 
 def report(stall: StillStall) -> Report:
-    class Watching:
-        trouble = ""
-
-        @property
-        def tip_height(self) -> int | None:
-            return stall.watch.tip_height
-
-    return Report(stall.socket, stall.live, stall.ledger, stall.bookkeeper, {"node_id": SOCKET}, stall.copy, Watching())
+    return stall.app.report
 
 
 def test_the_operator_sees_the_aggregate_from_its_first_version_to_its_confirmations(
@@ -524,7 +518,7 @@ class Methods:
     """lightningd's side of the RPC methods."""
 
     def __init__(self, report: Report) -> None:
-        self.report = report
+        self.app, self.report = self, report
         self.methods: dict[str, Callable[..., None]] = {}
         add_methods(self, self)  # type: ignore[arg-type]
 
@@ -586,7 +580,7 @@ def heard(stream: Stream, what: str) -> Any:
 
 
 def invited(stall: Stall) -> tuple[str, Stream, Wallet]:
-    stream = stall.reception.open(signed_open(stall))
+    stream = stall.app.requests.open(signed_open(stall))
     session = heard(stream, "opened").session_id
     aggregate = stall.ask_for_address(session)
     assert heard(stream, "onchain_invitation").script == aggregate.script
@@ -594,14 +588,14 @@ def invited(stall: Stall) -> tuple[str, Stream, Wallet]:
 
 
 def test_the_offer_names_the_method_and_its_rules(shop: Stall) -> None:
-    offer = pb.Offer.FromString(shop.reception.offer(bytes(16)).offer)
+    offer = pb.Offer.FromString(shop.app.requests.offer(bytes(16)).offer)
     assert list(offer.methods) == [pb.METHOD_KEYSEND, pb.METHOD_ONCHAIN]
     assert (offer.onchain.floor_sat, offer.onchain.exposure_cap_sat) == (546, 10_000)
 
 
 def test_an_open_that_pays_on_the_chain_must_be_signed(shop: Stall) -> None:
     with pytest.raises(Refused) as refused:
-        shop.reception.open(shop.request(method=pb.METHOD_ONCHAIN))
+        shop.app.requests.open(shop.request(method=pb.METHOD_ONCHAIN))
     assert refused.value.code == "not_allowed"
 
 
@@ -617,13 +611,13 @@ def test_a_cable_hands_over_is_credited_and_pays_exactly_what_it_owes(shop: Stal
     wait_until(lambda: shop.session.state is State.DELIVERING)
     shop.hardware.energy_uwh += 2_500_000_000  # 2.5 kWh at 300 sat each
     wait_until(lambda: shop.session.account.charged_msat == 750_000)
-    shop.reception.close(session, "done")
+    shop.app.requests.close(session, "done")
     due = heard(stream, "final_due")
     assert due.value_sat == 750
     final = wallet.sign(due.value_sat)
     with ThreadPoolExecutor(1) as pool:
         version = pb.AggregateVersion(number=2, psbt=psbt_of(final), is_final=True)
-        pool.submit(shop.reception.aggregate_version, session, version).result(5)
+        pool.submit(shop.app.requests.aggregate_version, session, version).result(5)
         signed = heard(stream, "receipt")
     said = pb.Receipt.FromString(signed.receipt)
     assert (said.onchain_txid, said.onchain_value_sat, said.balance_msat) == (final.txid, 750, 0)
@@ -646,15 +640,15 @@ def test_a_double_spend_opens_the_relay_within_moments_and_closes_the_door(shop:
     assert said.stop_reason == "double_spent"
     wait_until(lambda: shop.is_over(session))
     with pytest.raises(Refused) as refused:
-        shop.reception.open(signed_open(shop, b"2" * 32))
+        shop.app.requests.open(signed_open(shop, b"2" * 32))
     assert refused.value.code == "cable_refused"
 
 
 def test_a_socket_without_the_method_says_so(tmp_path: Path) -> None:
     with Stall(tmp_path) as shop:
-        stream = shop.reception.open(shop.request())
+        stream = shop.app.requests.open(shop.request())
         session = heard(stream, "opened").session_id
-        shop.reception.onchain_request(session, pb.OnchainRequest(signature="any"))
+        shop.app.requests.onchain_request(session, pb.OnchainRequest(signature="any"))
         assert heard(stream, "version_refused").code == "onchain_unavailable"
-        shop.reception.aggregate_version(session, pb.AggregateVersion(number=1))
+        shop.app.requests.aggregate_version(session, pb.AggregateVersion(number=1))
         assert heard(stream, "version_refused").code == "onchain_unavailable"

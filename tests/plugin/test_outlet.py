@@ -10,16 +10,17 @@ from dataclasses import replace
 
 import pytest
 
-from wattline.core.session.event import CableClosed
+from wattline.core.clock import Clock
+from wattline.core.session.event import CableClosed, Effect, Refund, Settle, WriteReceipt
 from wattline.core.session.machine import restored
 from wattline.core.session.session import Session, Terms, opened
 from wattline.core.session.state import Method, State, StopReason
 from wattline.core.tariff import Tariff, cost_msat
 from wattline.device.controller.state import RelayState
-from wattline.device.meters.reading import Meter, MeterError, Reading
+from wattline.device.meters.reading import MeterError, Reading
 from wattline.device.relays.relay import RelayError
 from wattline.plugin.outlet import OutletLoop
-from wattline.plugin.outlet_hardware import SupplyWatch
+from wattline.plugin.outlet_hardware import OutletParts
 from wattline.plugin.outlet_state import Condition, LoopEnded, OutletView
 from wattline.plugin.reservations import Reservations
 
@@ -109,17 +110,17 @@ class Sink:
         self.refunds: list[int] = []
         self.receipts: list[Session] = []
 
-    def changed(self, view: OutletView, *, important: bool) -> None:
+    def changed(self, view: OutletView, important: bool) -> None:
         self.views.append(view)
 
-    def settle(self, session: Session) -> None:
-        self.settled.append(session)
-
-    def refund(self, session: Session, budget_msat: int) -> None:
-        self.refunds.append(budget_msat)
-
-    def receipt_due(self, session: Session) -> None:
-        self.receipts.append(session)
+    def carry_out(self, session: Session, effect: Effect) -> None:
+        match effect:
+            case Settle():
+                self.settled.append(session)
+            case Refund(budget_msat):
+                self.refunds.append(budget_msat)
+            case WriteReceipt():
+                self.receipts.append(session)
 
 
 class Rig:
@@ -129,9 +130,9 @@ class Rig:
         self.wiring = Wiring()
         self.sink = Sink()
         self.reservations = Reservations()
-        meter: Callable[[], Meter] = lambda: self.wiring  # noqa: E731 - a factory of one expression
-        supply = SupplyWatch(is_before_relay=is_before_relay)
-        self.loop = OutletLoop("A1", INTERVAL_MS, meter, self.wiring, self.sink, self.reservations, supply)
+        parts = OutletParts(lambda: self.wiring, self.wiring, is_meter_before_relay=is_before_relay)
+        sink = self.sink
+        self.loop = OutletLoop("A1", INTERVAL_MS, parts, self.reservations, sink.changed, sink.carry_out, Clock())
 
     @property
     def session(self) -> Session:
@@ -360,7 +361,7 @@ def test_a_fault_that_counts_is_logged_once_and_shown_as_it_stands(
     def stands_still() -> Reading:
         raise MeterError("meter_frozen", f"no conversion for {next(overdue_ms)} ms")
 
-    monkeypatch.setattr("wattline.plugin.outlet.REOPEN_METER_MS", 1)
+    monkeypatch.setattr("wattline.plugin.outlet_hardware.REOPEN_METER_MS", 1)
     rig.wait(lambda: rig.loop.view.condition is Condition.AVAILABLE)
     monkeypatch.setattr(rig.wiring, "read", stands_still)
     rig.wait(lambda: "for 485 ms" in rig.loop.view.fault)
@@ -397,11 +398,11 @@ def test_an_outlet_whose_loop_fails_takes_no_payment_and_keeps_nobody_waiting(
 ) -> None:
     rig.serve()
 
-    def fails(view: OutletView, *, important: bool) -> None:
+    def fails(view: OutletView, important: bool) -> None:
         raise RuntimeError("whatever is told, it is lost")
 
     assert rig.loop.credit(SESSION, "aa", 100).result(PATIENCE_S)
-    rig.sink.changed = fails  # type: ignore[method-assign]
+    vars(rig.loop)["_changed"] = vars(rig.loop._waiting)["_changed"] = fails
     rig.wait(lambda: "has ended" in rig.loop.view.fault)
     with pytest.raises(LoopEnded):
         rig.loop.attach(new_session(OTHER)).result(PATIENCE_S)

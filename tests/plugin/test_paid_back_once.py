@@ -93,7 +93,7 @@ class World:
         stall, wallet = self.stall, self.stall.wallet
         match act:
             case ("open", str(outlet_id)):
-                if stall.outlets[outlet_id].view.session is None:
+                if stall.app.outlets[outlet_id].view.session is None:
                     stall.time_s += 1
                     number = len(self.sessions) + 1
                     self.sessions.append("")  # a number is never used again
@@ -113,7 +113,7 @@ class World:
                     stall.journal.add(session, self.payments, amount_msat)
                     self._count(received)
             case ("read",):
-                stall.bookkeeper.read_to_end()
+                stall.app.journal.read_to_end()
             case ("close", int(which)):
                 if session := self._session(which):
                     stall.close_session(session)
@@ -121,7 +121,7 @@ class World:
                 stall.work()
             case ("retry",):
                 stall.time_s += 60
-                stall.settlement.retry()
+                stall.app.refunds.retry()
             case ("unsigned",):
                 stall.signer.gone = True
                 try:
@@ -141,7 +141,7 @@ class World:
                 stall.notes.refuses = refuses
                 self.has_refused |= refuses
             case ("save",):
-                stall.live.save_changed()
+                stall.app.sessions.save_changed()
             case ("blocked", bool(blocked)):
                 wallet.blocked = blocked
             case ("fee", int(fee_msat)):
@@ -177,7 +177,7 @@ class World:
             return
         stall.notes.gone = not is_noted
         try:
-            stall.receipts.newest(record)
+            stall.app.receipts.newest(record)
         except NodeUnavailable:
             assert not is_noted
         else:
@@ -199,7 +199,15 @@ class World:
         if outcome == "refund":
             self.allowed[session] += self.paid[session]
             self.said[session] += 1
-        resolving = Resolving(stall.ledger, stall.copy, stall.onchain, stall.socket.settle_owed, lambda: stall.time_s)
+        resolving = Resolving(
+            stall.ledger,
+            stall.app.older_copy,
+            stall.app.onchain,
+            stall.app.refunds.settle,
+            stall.app.clock,
+            stall.app.refunds._payer,
+            stall.app.refunds.hurry,
+        )
         try:
             resolving.resolve(session, outcome, "looked")
         except UsageError:
@@ -220,8 +228,8 @@ class World:
         for session, amount_msat in back.items():
             assert amount_msat <= self.paid[session] + self.allowed[session], f"{session} got money back twice"
         if not self.was_put_back:
-            assert self.stall.copy.noticed_at is None
-            assert not self.stall.copy.held()
+            assert self.stall.app.older_copy.noticed_at is None
+            assert not self.stall.app.older_copy.held()
 
 
 @contextmanager
@@ -251,16 +259,16 @@ def run(made: World, history: list[Act]) -> None:
     for _ in range(3):
         stall.work()
         stall.time_s += 60
-        stall.bookkeeper.read_to_end()
-        stall.settlement.retry()
+        stall.app.journal.read_to_end()
+        stall.app.refunds.retry()
         made.check()
-    for session in {*stall.copy.held()}:
+    for session in {*stall.app.older_copy.held()}:
         assert made.resolve(session, "keep")
     if stall.wallet.forgets_after_s is None:  # else a payment in doubt may be so for ever
-        stall.settlement.retry()
+        stall.app.refunds.retry()
         assert not stall.ledger.owed_refunds()
         assert not stall.ledger.orphans_to_return()
-    assert not stall.copy.held()
+    assert not stall.app.older_copy.held()
 
 
 acts = st.one_of(

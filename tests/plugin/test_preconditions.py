@@ -7,15 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.plugin.fakes import CABLE, Stall
+from tests.plugin.fakes import CABLE, FakeJournal, FakeWallet, Stall
+from wattline.core.clock import Clock
 from wattline.core.errors import StopError
 from wattline.core.lightning.node import ChannelBalance, NodeUnavailable
 from wattline.plugin.preconditions import NO_CHANNEL, NO_INBOUND, NO_KEYSEND, Preconditions
 from wattline.v1 import charging_pb2 as pb
 
 
-class Node:
+class Node(FakeWallet, FakeJournal):
     def __init__(self) -> None:
+        FakeWallet.__init__(self)
+        FakeJournal.__init__(self)
         self.has_keysend = True
         self.receivable_msat: list[int] = [1]
         self.is_down = False
@@ -44,7 +47,7 @@ def test_each_has_a_line_that_says_what_to_do(
 ) -> None:
     node = Node()
     node.has_keysend, node.receivable_msat = has_keysend, receivable_msat
-    preconditions = Preconditions(node, lambda: trouble)
+    preconditions = Preconditions(node, node, lambda: trouble, Clock())
     preconditions.look()
     assert list(preconditions.problems) == problems
     assert preconditions.takes_keysend is has_keysend
@@ -53,7 +56,7 @@ def test_each_has_a_line_that_says_what_to_do(
 def test_it_is_logged_once_and_gone_when_it_is_mended(caplog: pytest.LogCaptureFixture) -> None:
     node = Node()
     node.has_keysend = False
-    preconditions = Preconditions(node)
+    preconditions = Preconditions(node, node, lambda: "", Clock())
     preconditions.look()
     preconditions.look()
     node.is_down = True
@@ -67,11 +70,11 @@ def test_it_is_logged_once_and_gone_when_it_is_mended(caplog: pytest.LogCaptureF
 
 def test_a_socket_that_can_take_no_payments_offers_no_way_to_pay(tmp_path: Path) -> None:
     with Stall(tmp_path) as stall:
-        stall.reception._takes_keysend = lambda: False
-        offer = pb.Offer.FromString(stall.reception.offer(bytes(32)).offer)
+        stall.app.preconditions.takes_keysend = False
+        offer = pb.Offer.FromString(stall.app.requests.offer(bytes(32)).offer)
         assert list(offer.methods) == []
         with pytest.raises(StopError) as caught:
             stall.open()
         assert caught.value.code == "method_not_supported"
-        stall.reception._takes_keysend = lambda: True
+        stall.app.preconditions.takes_keysend = True
         stall.open()

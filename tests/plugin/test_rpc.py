@@ -31,12 +31,12 @@ class Told:
     """Takes what the methods hand on, and trusts nothing: what reaches it would reach the ledger."""
 
     def __init__(self) -> None:
-        self.tariff = Tariff.of(300_000)
+        self.current = Tariff.of(300_000)
 
-    def change_tariff(self, tariff: Tariff) -> None:
+    def change(self, tariff: Tariff) -> None:
         assert isinstance(tariff, Tariff)
 
-    def stop_session(self, session_id: str) -> Session | None:
+    def stop(self, session_id: str) -> Session | None:
         return new_session() if self._known(session_id) else None
 
     def sessions(self, session_id: str | None, limit: int) -> list[Json]:
@@ -67,9 +67,12 @@ class Told:
         return session_id == SESSION
 
 
-class Shop:
+class Lifecycle:
+    """Of a socket that runs: each part of its app is one that takes what it is told."""
+
     def __init__(self) -> None:
-        self.seller = self.report = self.resolving = Told()
+        self.report = self.resolving = self.prices = self.sessions = Told()
+        self.app = self.running_app = self
 
     def status(self) -> Json:
         return {"state": "running"}
@@ -80,7 +83,7 @@ class Methods:
 
     def __init__(self) -> None:
         self.methods: dict[str, Callable[..., None]] = {}
-        add_methods(self, Shop())  # type: ignore[arg-type]
+        add_methods(self, Lifecycle())  # type: ignore[arg-type]
 
     def add_method(self, name: str, method: Callable[..., None], **_: Any) -> None:
         self.methods[name] = method

@@ -32,9 +32,8 @@ from wattline.core.session.state import State, StopReason
 from wattline.plugin.hook import KeysendGate, Pass, Refuse
 from wattline.plugin.limits import Limits
 from wattline.plugin.onchain.admission import MOST_GIVEN_BACK
-from wattline.plugin.service import Refused
 from wattline.plugin.sessions import UNPAID_KEPT, UNPAID_KEPT_S
-from wattline.plugin.streams import QUEUE_LENGTH, Stream
+from wattline.plugin.streams import QUEUE_LENGTH, Refused, Stream
 from wattline.v1 import charging_pb2 as pb
 
 OTHER = node_id(6)
@@ -68,24 +67,24 @@ def refusals(messages: list[pb.ChargeResponse]) -> list[str]:
 
 
 def offers_the_outlet(stall: Stall) -> bool:
-    return pb.Offer.FromString(stall.reception.offer(b"n" * 16).offer).outlets[0].available
+    return pb.Offer.FromString(stall.app.requests.offer(b"n" * 16).offer).outlets[0].available
 
 
 def judge(stall: Stall, session: str, number: int, amount_msat: int = 1000) -> str:
     """The code with which the hook fails payment ``number``; empty when it passes."""
-    answer = KeysendGate(stall.socket, stall.reservations).judge(htlc(session, number, amount_msat))
+    answer = KeysendGate(lambda: stall.app.crediting).judge(htlc(session, number, amount_msat))
     assert isinstance(answer, Pass | Refuse)
     return answer.code if isinstance(answer, Refuse) else ""
 
 
 def test_the_first_credit_takes_the_outlet_and_the_other_cable_is_told_and_keeps_its_money(stall: Stall) -> None:
-    streams = [stall.reception.open(stall.request(token(number))) for number in range(2)]
+    streams = [stall.app.requests.open(stall.request(token(number))) for number in range(2)]
     first, second = (next(iter(stream)).opened.session_id for stream in streams)
     assert offers_the_outlet(stall)
     stall.pay(second, 1, 5000)
     assert not offers_the_outlet(stall)
     assert judge(stall, first, 2) in ("outlet_busy", "unknown_session")
-    wait_until(lambda: not stall.streams.is_attached(first))
+    wait_until(lambda: not stall.app.streams.is_attached(first))
     assert refusals(heard(streams[0])) == ["outlet_busy"]
     over = stall.ledger.session(first)
     assert over is not None
@@ -101,9 +100,9 @@ def test_from_the_first_payment_on_its_way_others_keep_their_money_until_it_cann
     assert judge(stall, first, 1) == ""
     assert judge(stall, second, 2) == "outlet_busy"
     assert judge(stall, first, 3) == "", "its own next one passes"
-    stall.reservations.forget(first)
+    stall.app.reservations.forget(first)
     assert judge(stall, second, 2) == ""
-    stall.socket.paid(payment_hash(2), 1000)
+    stall.app.crediting.paid(payment_hash(2), 1000)
     wait_until(lambda: stall.outlet.view.session is not None)
     assert stall.session.session_id == second
 
@@ -117,15 +116,15 @@ def test_of_two_sessions_that_both_were_paid_the_first_in_the_journal_has_the_ou
     ]
     for record in records:
         stall.ledger.save_session(record)
-        stall.socket.restore(record)
+        stall.app.restore(record)
     stall.journal.add(session_id(2), 1, 7000)
     stall.journal.add(session_id(1), 2, 5000)
-    stall.bookkeeper.read_to_end()
+    stall.app.journal.read_to_end()
     assert stall.session.session_id == session_id(2)
     assert stall.ledger.credited_msat(session_id(2)) == 7000
     assert [orphan.session_id for orphan in stall.ledger.orphans()] == [session_id(1)]
-    wait_until(lambda: stall.live.outlet_of(session_id(1)) is None)
-    stall.settlement.retry()
+    wait_until(lambda: stall.app.sessions.outlet_of(session_id(1)) is None)
+    stall.app.refunds.retry()
     assert stall.wallet.sends == [(CABLE, 5000)]
 
 
@@ -133,33 +132,33 @@ def test_of_two_sessions_that_both_were_paid_the_first_in_the_journal_has_the_ou
 def test_a_session_that_was_never_paid_leaves_no_row_for_ever(stall: Stall, ends: str) -> None:
     session = stall.open(token(1))
     if ends == "the cable closes":
-        stall.reception.close(session, "done")
+        stall.app.requests.close(session, "done")
     elif ends == "the operator stops it":
-        stall.socket.stop_session(session)
+        stall.app.sessions.stop(session)
     else:
         stall.pay(stall.open(token(2)), 1, 5000)
-    wait_until(lambda: stall.live.outlet_of(session) is None)
-    stall.live.save_changed()
+    wait_until(lambda: stall.app.sessions.outlet_of(session) is None)
+    stall.app.sessions.save_changed()
     assert list(stall.ledger.events(100, session)) == []
     assert list(stall.ledger.receipts(session)) == []
     assert stall.ledger.session(session) is not None, "a payment of it may still be on its way"
     passed = [0.0]
-    vars(stall.live)["_clock"] = lambda: time.monotonic() + passed[0]
+    vars(stall.app.sessions)["_clock"] = lambda: time.monotonic() + passed[0]
     for passed[0], is_known in ((0.0, True), (UNPAID_KEPT_S - 60.0, True), (UNPAID_KEPT_S + 60.0, False)):
-        stall.live.forget_unpaid()
+        stall.app.sessions.forget_unpaid()
         assert (stall.ledger.session(session) is not None) is is_known
     with pytest.raises(Refused, match="no session with that id"):
-        stall.reception.receipt(session, token(1))
+        stall.app.requests.receipt(session, token(1))
 
 
 def test_what_was_paid_or_is_still_owed_is_never_forgotten(stall: Stall) -> None:
     paid, named = stall.open(token(1)), session_id(8)
     stall.pay(paid, 1, 5000)
-    stall.reception.close(paid, "done")
+    stall.app.requests.close(paid, "done")
     wait_until(lambda: stall.is_over(paid))
     stall.ledger.save_session(closed_unpaid(8))
     stall.journal.add(named, 2, 4000)
-    stall.bookkeeper.read_to_end()
+    stall.app.journal.read_to_end()
     assert list(stall.ledger.unpaid_over()) == []
     stall.ledger.forget_unpaid([paid, named])
     assert stall.ledger.session(paid) is not None
@@ -177,7 +176,7 @@ def test_however_many_sessions_are_opened_and_never_paid_only_so_many_rows_stay(
     monkeypatch.setattr("wattline.plugin.sessions.UNPAID_KEPT", 5)
     for number in range(30):
         stall.ledger.save_session(closed_unpaid(number))
-    stall.live.forget_unpaid()
+    stall.app.sessions.forget_unpaid()
     assert [record.session.session_id for record in stall.ledger.sessions(100)] == [
         session_id(number) for number in range(29, 24, -1)
     ]
@@ -185,20 +184,20 @@ def test_however_many_sessions_are_opened_and_never_paid_only_so_many_rows_stay(
 
 def test_a_flood_of_opens_keeps_the_outlet_from_nobody_who_pays(stall: Stall, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    vars(stall.reception)["_limits"] = Limits(stall.settings.limits, lambda: 0.0)
+    stall.limit(Limits(stall.settings.limits, lambda: 0.0))
     opened, codes = 0, set()
 
     def flood(begin: int) -> None:
         nonlocal opened
         for number in range(begin, begin + 100):
             try:
-                stall.reception.open(stall.request(token(number), cable_node_id=node_id(number)), FLOOD_AT)
+                stall.app.requests.open(stall.request(token(number), cable_node_id=node_id(number)), FLOOD_AT)
                 opened += 1
             except Refused as refused:
                 codes.add((refused.code, "try again in" in refused.message))
 
     flood(100)
-    honest = stall.reception.open(stall.request(token(1)), HONEST_AT)
+    honest = stall.app.requests.open(stall.request(token(1)), HONEST_AT)
     session = next(iter(honest)).opened.session_id
     flood(300)
     assert codes == {("too_many_opens", True)}
@@ -211,25 +210,25 @@ def test_a_flood_of_opens_keeps_the_outlet_from_nobody_who_pays(stall: Stall, ca
 
 
 def test_when_too_many_wait_the_oldest_of_the_address_with_most_goes_and_is_told(stall: Stall) -> None:
-    vars(stall.reception)["_unpaid"]._most = 2
+    stall.app.limits.unpaid._most = 2
     streams = [
-        stall.reception.open(stall.request(token(number)), peer)
+        stall.app.requests.open(stall.request(token(number)), peer)
         for number, peer in enumerate((HONEST_AT, FLOOD_AT, FLOOD_AT, FLOOD_AT))
     ]
-    wait_until(lambda: len(vars(stall.streams)["_streams"]) == 2)
+    wait_until(lambda: len(vars(stall.app.streams)["_streams"]) == 2)
     assert [refusals(heard(stream)) for stream in streams] == [[], ["too_many_opens"], ["too_many_opens"], []]
 
 
 def test_offers_and_receipts_are_signed_only_so_often_for_one_address(stall: Stall) -> None:
-    vars(stall.reception)["_limits"] = Limits(stall.settings.limits, lambda: 0.0)
+    stall.limit(Limits(stall.settings.limits, lambda: 0.0))
     for _ in range(160):
-        stall.reception.offer(b"n" * 16, FLOOD_AT)
+        stall.app.requests.offer(b"n" * 16, FLOOD_AT)
     with pytest.raises(RetryError, match="try again in 1 s"):
-        stall.reception.offer(b"n" * 16, FLOOD_AT)
+        stall.app.requests.offer(b"n" * 16, FLOOD_AT)
     assert len(stall.signer.signed) == 160
     with pytest.raises(RetryError):
-        stall.reception.receipt(session_id(1), token(1), FLOOD_AT)
-    assert stall.reception.offer(b"n" * 16, HONEST_AT)
+        stall.app.requests.receipt(session_id(1), token(1), FLOOD_AT)
+    assert stall.app.requests.offer(b"n" * 16, HONEST_AT)
 
 
 def test_a_stream_that_nobody_reads_is_cut() -> None:
@@ -247,9 +246,9 @@ def test_a_small_payment_is_failed_and_a_flood_of_them_changes_nobodys_increment
     session = stall.open()
     for number in range(50):
         assert judge(stall, session, number, 9) == "below_min_increment"
-    assert stall.reservations.in_flight_msat(session) == 0
+    assert stall.app.reservations.in_flight_msat(session) == 0
     assert judge(stall, session, 60, 10) == ""
-    assert pb.Offer.FromString(stall.reception.offer(b"n" * 16).offer).min_increment_msat == 10
+    assert pb.Offer.FromString(stall.app.requests.offer(b"n" * 16).offer).min_increment_msat == 10
 
 
 # On the chain.
@@ -298,11 +297,11 @@ def test_while_a_payment_over_lightning_is_on_its_way_no_version_of_another_sess
 ) -> None:
     first, second = still.open(1), still.open(2, cable_node_id=OTHER)
     wallet = Wallet.of(still.chain, still.invite(second, OTHER).script)
-    assert still.reservations.reserve(payment_hash(1), first, 5000, lambda _: True)
+    assert still.app.reservations.reserve(payment_hash(1), first, 5000, lambda _: True)
     assert still.hand_over(second, 1, wallet.sign(1500)) == "session_closed"
-    still.reservations.release(payment_hash(1))
+    still.app.reservations.release(payment_hash(1))
     assert still.hand_over(second, 1, wallet.sign(1500)) == ""
-    assert still.reservations.in_flight_msat(second) == 0
+    assert still.app.reservations.in_flight_msat(second) == 0
 
 
 def test_refused_versions_and_invitations_are_looked_at_only_so_often(
@@ -310,23 +309,23 @@ def test_refused_versions_and_invitations_are_looked_at_only_so_often(
 ) -> None:
     caplog.set_level(logging.INFO)
     with Stall(tmp_path, takes_onchain=True) as stall:
-        assert stall.onchain is not None
-        vars(stall.reception)["_pause"].set()  # nobody waits here
+        assert stall.app.onchain is not None
+        vars(stall.app.requests)["_pause"].set()  # nobody waits here
         session = stall.open()
         looked_at: list[int] = []
-        take = stall.onchain.desk.hand_over
+        take = stall.app.onchain.intake.hand_over
 
         def counted(session_id: str, version: pb.AggregateVersion) -> pb.VersionAccepted:
             looked_at.append(version.number)
             return take(session_id, version)
 
-        vars(stall.onchain.desk)["hand_over"] = counted
+        vars(stall.app.onchain.intake)["hand_over"] = counted
         for number in range(1, 1000):
-            stall.reception.aggregate_version(session, pb.AggregateVersion(number=number, psbt=b"no"))
+            stall.app.requests.aggregate_version(session, pb.AggregateVersion(number=number, psbt=b"no"))
         assert len(looked_at) < 60
         calls = len(stall.funds.addresses)
         for _ in range(1000):
-            stall.reception.onchain_request(session, pb.OnchainRequest(signature="no"))
+            stall.app.requests.onchain_request(session, pb.OnchainRequest(signature="no"))
         assert len(stall.funds.addresses) == calls
     assert len(caplog.records) < 10
 
@@ -335,25 +334,25 @@ def test_unpaid_sessions_with_payments_that_never_come_hold_up_nobody_who_has_pa
     with Stall(tmp_path, drain_timeout_s=60.0) as stall:
         for number in range(1, 25):
             unpaid = stall.open(bytes([number]) * 32)
-            assert stall.reservations.reserve(payment_hash(number + 100), unpaid, 1000, lambda _: True)
-            stall.reception.close(unpaid, "bye")
+            assert stall.app.reservations.reserve(payment_hash(number + 100), unpaid, 1000, lambda _: True)
+            stall.app.requests.close(unpaid, "bye")
         honest = stall.open(b"h" * 32)
-        assert stall.reservations.reserve(payment_hash(1), honest, 5000, lambda _: True)
-        stall.socket.paid(payment_hash(1), 5000)
+        assert stall.app.reservations.reserve(payment_hash(1), honest, 5000, lambda _: True)
+        stall.app.crediting.paid(payment_hash(1), 5000)
         stall.journal.add(honest, 1, 5000)
         wait_until(lambda: stall.outlet.view.session is not None)
-        stall.reception.close(honest, "done")
+        stall.app.requests.close(honest, "done")
         wait_until(lambda: stall.is_over(honest), 10)
 
 
 def test_sessions_with_payments_that_never_come_are_crowded_out_and_honest_ones_are_not(tmp_path: Path) -> None:
     with Stall(tmp_path) as stall:
-        stall.reception._unpaid._most = 5
-        honest = hello(stall.reception.open(stall.request(b"h" * 32), "ipv4:192.0.2.1:1")).session_id
+        stall.app.limits.unpaid._most = 5
+        honest = hello(stall.app.requests.open(stall.request(b"h" * 32), "ipv4:192.0.2.1:1")).session_id
         for number in range(1, 30):
             request = stall.request(bytes([number]) * 32)
-            unpaid = hello(stall.reception.open(request, "ipv4:198.51.100.7:1")).session_id
-            assert stall.reservations.reserve(payment_hash(number + 100), unpaid, 1000, lambda _: True)
+            unpaid = hello(stall.app.requests.open(request, "ipv4:198.51.100.7:1")).session_id
+            assert stall.app.reservations.reserve(payment_hash(number + 100), unpaid, 1000, lambda _: True)
         waiting = [each.session_id for each in stall.outlet.view.waiting if each.state.is_live]
         assert honest in waiting
         assert len(waiting) <= 6
@@ -362,13 +361,13 @@ def test_sessions_with_payments_that_never_come_are_crowded_out_and_honest_ones_
 def test_opens_that_did_not_come_about_push_out_nobody_who_may_still_be_paid(tmp_path: Path) -> None:
     with Stall(tmp_path) as stall:
         first = stall.open(b"a" * 32)
-        stall.reception.close(first, "bye")
-        wait_until(lambda: stall.live.outlet_of(first) is None)
+        stall.app.requests.close(first, "bye")
+        wait_until(lambda: stall.app.sessions.outlet_of(first) is None)
         for number in range(2000, 2000 + UNPAID_KEPT + 1):
             record = record_of(new_session(number), number.to_bytes(32, "big"))
-            stall.live.add(record, stall.outlet)
-            stall.live.never_opened(record.session.session_id)
-        assert first in stall.live._over_unpaid
+            stall.app.sessions.add(record, stall.outlet)
+            stall.app.sessions.never_opened(record.session.session_id)
+        assert first in stall.app.sessions._over_unpaid
 
 
 def test_a_coin_that_was_handed_over_for_nothing_too_often_is_taken_again_a_day_later_and_others_meanwhile(

@@ -100,7 +100,7 @@ def test_a_session_keeps_the_rules_that_it_was_invited_under(stall: StillStall, 
 @pytest.mark.parametrize("signature", ["", f"{OTHER_CABLE} says so"])
 def test_nobody_but_the_sessions_cable_is_invited(stall: StillStall, session: str, signature: str) -> None:
     with pytest.raises(VersionRefused, match="not signed") as refused:
-        stall.desk.invite(session, signature)
+        stall.watch.intake.invite(session, signature)
     assert refused.value.code == "not_invited"
     assert stall.ledger.aggregate(session) is None
 
@@ -118,7 +118,7 @@ def test_a_session_that_is_ending_is_not_invited(stall: StillStall, session: str
 
 
 def test_nobody_is_invited_while_the_chain_cannot_be_watched(stall: StillStall, session: str) -> None:
-    stall.desk.trouble = "bitcoind_unavailable: connection refused"
+    stall.watch.intake.trouble = "bitcoind_unavailable: connection refused"
     with pytest.raises(VersionRefused) as refused:
         stall.invite(session)
     assert refused.value.code == "onchain_unavailable"
@@ -128,11 +128,11 @@ def test_no_version_earns_credit_while_the_chain_cannot_be_watched(
     stall: StillStall, session: str, wallet: Wallet
 ) -> None:
     assert stall.hand_over(session, 1, wallet.sign(1500)) == ""
-    stall.desk.trouble = "bitcoind_unavailable: still catches up with the chain"
+    stall.watch.intake.trouble = "bitcoind_unavailable: still catches up with the chain"
     assert stall.hand_over(session, 2, wallet.sign(1600)) == "onchain_unavailable"
     assert credited_sat(stall, session) == 1500
     assert stall.hand_over(session, 1, wallet.versions[0]) == "", "what it holds it may say again"
-    stall.desk.trouble = ""
+    stall.watch.intake.trouble = ""
     assert stall.hand_over(session, 2, wallet.versions[1]) == ""
     assert credited_sat(stall, session) == 1600
 
@@ -314,7 +314,7 @@ def test_a_version_without_an_invitation_is_refused(stall: StillStall, session: 
 @pytest.mark.parametrize("psbt", [b"", b"no psbt", b"\xff" * (MOST_PSBT_BYTES + 1)])
 def test_what_is_no_psbt_is_refused(stall: StillStall, session: str, wallet: Wallet, psbt: bytes) -> None:
     with pytest.raises(VersionRefused) as refused:
-        stall.desk.hand_over(session, pb.AggregateVersion(number=1, psbt=psbt))
+        stall.watch.intake.hand_over(session, pb.AggregateVersion(number=1, psbt=psbt))
     assert refused.value.code == "not_signed"
 
 
@@ -335,7 +335,7 @@ def test_a_session_that_is_ending_takes_no_version(stall: StillStall, session: s
 
 
 def test_a_desk_whose_books_are_being_closed_takes_no_version(stall: StillStall, session: str, wallet: Wallet) -> None:
-    stall.desk.close(session)
+    stall.watch.intake.close(session)
     assert stall.hand_over(session, 1, wallet.sign(2000)) == "session_closed"
 
 

@@ -59,6 +59,15 @@ class Clock:
     """Unix seconds."""
     boot_ns: Callable[[], int] = since_boot_ns
     boot_id: Callable[[], str] = this_boot
+    monotonic: Callable[[], float] = lambda: time.monotonic()
+    """Seconds of this process's monotonic clock."""
+
+    def now_s(self) -> int:
+        """Unix seconds, whole ones."""
+        return int(self.wall())
+
+    def monotonic_ms(self) -> int:
+        return int(self.monotonic() * 1000)
 
     def moment(self) -> Moment:
         return Moment(int(self.wall()), self.boot_id(), self.boot_ns() // 1_000_000)

@@ -33,6 +33,18 @@ _NAME = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
 
 
 @dataclass(frozen=True, slots=True)
+class Identity:
+    """Who sells, and where."""
+
+    node_id: str
+    network: str
+    """lightningd's."""
+    certificate_sha256: bytes
+    listen: str = ""
+    """host:port on which cables are served."""
+
+
+@dataclass(frozen=True, slots=True)
 class Certificate:
     certificate_pem: bytes
     key_pem: bytes

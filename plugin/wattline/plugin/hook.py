@@ -24,7 +24,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from wattline.core.record import (
     PREIMAGE_TLV_TYPE,
@@ -38,7 +38,8 @@ from wattline.core.record import (
     parse_record,
     quick_test,
 )
-from wattline.plugin.reservations import MOST_REMEMBERED, Reservations
+from wattline.plugin.crediting import Crediting
+from wattline.plugin.reservations import MOST_REMEMBERED
 
 log = logging.getLogger(__name__)
 
@@ -50,9 +51,10 @@ FAIL = {"result": "fail", "failure_message": "400f" + "00" * 12}
 class PaymentHook:
     """``htlc_accepted``: refuses what no session can use."""
 
-    def __init__(self, gate: KeysendGate, refused: Callable[[Htlc, Refuse], None]) -> None:
-        self._gate = gate
-        self._refused = refused
+    def __init__(self, crediting: Callable[[], Crediting | None], gate: KeysendGate | None = None) -> None:
+        """``crediting``: None until the socket has started; it takes no payment before."""
+        self._crediting = crediting
+        self._gate = gate or KeysendGate(crediting)
 
     def __call__(self, onion: dict[str, Any], htlc: dict[str, Any], **_: Any) -> dict[str, Any]:
         try:
@@ -74,7 +76,11 @@ class PaymentHook:
             verdict = self._gate.judge(seen)
             if isinstance(verdict, Pass):
                 return CONTINUE
-            self._refused(seen, verdict)
+            crediting = self._crediting()
+            if crediting is not None:
+                crediting.payment_refused(
+                    seen.payment_hash, seen.amount_msat, verdict.code, verdict.message, verdict.session_id or ""
+                )
         except Exception:
             log.exception("a payment that speaks of wattline could not be judged; it is failed")
         return fail(htlc)
@@ -143,26 +149,12 @@ class Refuse:
     session_id: str | None = None
 
 
-class CreditDesk(Protocol):
-    """Who knows the sessions: says whether one can use a payment now."""
-
-    def refusal(self, session_id: str, amount_msat: int, in_flight_msat: int) -> tuple[str, str] | None:
-        """None when ``amount_msat`` more, on top of ``in_flight_msat`` not yet credited, can be used; else code and
-        message."""
-
-    def outlet_id_of(self, session_id: str) -> str:
-        """Of a live session; empty when there is none of that id."""
-
-    def was_received(self, payment_hash: str) -> bool:
-        """A payment with this hash is in the ledger already."""
-
-
 class KeysendGate:
     """The refusing side of the hook."""
 
-    def __init__(self, desk: CreditDesk, reservations: Reservations) -> None:
-        self._desk = desk
-        self._reservations = reservations
+    def __init__(self, crediting: Callable[[], Crediting | None]) -> None:
+        """``crediting``: None until the socket has started; it takes no payment before."""
+        self._crediting = crediting
         self._passed: OrderedDict[str, None] = OrderedDict()
         """Hashes of payments that were let pass, the newest at the end."""
 
@@ -206,21 +198,24 @@ class KeysendGate:
 
     def _is_used_up(self, payment_hash: str) -> bool:
         """It came before, and is not on its way any more."""
-        if self._reservations.session_of(payment_hash) is not None:
+        crediting = self._crediting()
+        if crediting is None or crediting.reservations.session_of(payment_hash) is not None:
             return False
-        return payment_hash in self._passed or self._desk.was_received(payment_hash)
+        return payment_hash in self._passed or crediting.was_received(payment_hash)
 
     def _reserve(self, htlc: Htlc, session_id: str) -> Pass | Refuse:
-        refusals: list[tuple[str, str]] = []
+        crediting, refusals = self._crediting(), list[tuple[str, str]]()
+        if crediting is None:
+            return Refuse("starting", "the socket is starting and does not take payments yet", session_id)
 
         def can_use(in_flight_msat: int) -> bool:
-            refusal = self._desk.refusal(session_id, htlc.amount_msat, in_flight_msat)
+            refusal = crediting.refusal(session_id, htlc.amount_msat, in_flight_msat)
             if refusal is not None:
                 refusals.append(refusal)
             return refusal is None
 
-        outlet_id = self._desk.outlet_id_of(session_id)
-        if self._reservations.reserve(htlc.payment_hash, session_id, htlc.amount_msat, can_use, outlet_id):
+        outlet_id = crediting.outlet_id_of(session_id)
+        if crediting.reservations.reserve(htlc.payment_hash, session_id, htlc.amount_msat, can_use, outlet_id):
             self._passed[htlc.payment_hash] = None
             while len(self._passed) > MOST_REMEMBERED:
                 self._passed.popitem(last=False)

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
+from wattline.core.clock import Clock
 from wattline.core.errors import RetryError
 from wattline.core.ledger.ledger import Ledger
 from wattline.core.ledger.payment import Booking, Cursor, Kind
@@ -30,16 +29,6 @@ LAG_S = 2.0
 """What lightningd told of so long before the journal was read to its end would have been in it."""
 LABEL_PREFIX = "keysend-"
 """Core Lightning's keysend plugin labels the invoices that it makes so; nobody else's description is believed."""
-
-
-class CreditTaker(Protocol):
-    """Whose sessions the payments are for."""
-
-    def take(self, session_id: str, payment_hash: str, amount_msat: int) -> bool:
-        """Credit the session, once; False when it cannot use the payment any more (or never existed)."""
-
-    def booked(self, payment_hashes: Sequence[str]) -> None:
-        """The ledger holds these now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,24 +48,26 @@ class JournalReader:
         self,
         journal: Journal,
         ledger: Ledger,
-        taker: CreditTaker,
+        take: Callable[[str, str, int], bool],
+        booked: Callable[[Sequence[str]], None],
         interval_s: float,
-        now: Callable[[], int] = lambda: int(time.time()),
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock,
     ) -> None:
-        """``now``: Unix seconds, for dates; ``clock``: monotonic, in s."""
+        """``take`` credits a session (its id, payment_hash, msat), once; False when it cannot use the payment any more
+        (or never existed). ``booked``: the ledger holds these payment_hashes now."""
         self._journal = journal
         self._ledger = ledger
-        self._taker = taker
+        self._take = take
+        self._booked = booked
         self._interval_s = interval_s
-        self._now = now
-        self._clock = clock
+        self._now = clock.now_s
+        self._clock = clock.monotonic
         self._told: dict[str, Told] = {}
         """By payment_hash, until the ledger holds it."""
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._stopping = False
-        self._thread = threading.Thread(target=self._run, name="bookkeeper", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
 
     @property
     def missing_invoices(self) -> int:
@@ -131,7 +122,7 @@ class JournalReader:
             record = record_of(row)
             if record is None or self._ledger.booked(row.payment_hash) is not None:
                 continue
-            taken = self._taker.take(record.session_id, row.payment_hash, row.amount_received_msat)
+            taken = self._take(record.session_id, row.payment_hash, row.amount_received_msat)
             bookings.append(
                 Booking(
                     payment_hash=row.payment_hash,
@@ -157,7 +148,7 @@ class JournalReader:
                 self._ledger.append_event(rows[-1].paid_at, None, MISSING, {"count": missing, "total": total})
         for row in rows:
             self._told.pop(row.payment_hash, None)
-        self._taker.booked([booking.payment_hash for booking in bookings])
+        self._booked([booking.payment_hash for booking in bookings])
         return len(bookings)
 
     def _book_unlisted(self, until: float) -> int:
@@ -166,7 +157,7 @@ class JournalReader:
         bookings = [
             Booking(
                 payment_hash=payment_hash,
-                kind=Kind.CREDIT if self._taker.take(told.session_id, payment_hash, told.amount_msat) else Kind.ORPHAN,
+                kind=Kind.CREDIT if self._take(told.session_id, payment_hash, told.amount_msat) else Kind.ORPHAN,
                 session_id=told.session_id,
                 sequence=0,
                 amount_msat=told.amount_msat,
@@ -190,7 +181,7 @@ class JournalReader:
                 self._ledger.append_event(self._now(), None, UNLISTED, {"count": len(bookings), "total": total})
         for payment_hash in due:
             self._told.pop(payment_hash, None)
-        self._taker.booked(list(due))
+        self._booked(list(due))
         return len(bookings)
 
     def _run(self) -> None:
@@ -202,11 +193,11 @@ class JournalReader:
             except Exception:
                 log.exception("the journal could not be booked")
             self._wake.clear()
-            started = time.monotonic()
+            started = self._clock()
             self._wake.wait(self._interval_s * 5)
             if not self._stopping:
                 # Woken by a payment: collect more of them, a write per payment would wear out an SD card.
-                threading.Event().wait(max(0.0, self._interval_s - (time.monotonic() - started)))
+                threading.Event().wait(max(0.0, self._interval_s - (self._clock() - started)))
 
 
 def _hole(last: int, now: int) -> int:

@@ -154,6 +154,8 @@ class Limits:
         self._onchain = Buckets(settings.onchain_refusals_per_minute, clock)
         self._claims = Buckets(settings.opens_per_minute, clock)
         self._new_claims = Buckets(max(1, settings.opens_per_minute // NEW_CLAIMS_PART), clock)
+        self.unpaid = UnpaidOpens(settings.unpaid_sessions)
+        """Changed by one opener at a time."""
         self._lock = threading.Lock()
         self._payers: OrderedDict[str, None] = OrderedDict()
         """Node ids that have paid here, the one that did last at the end."""
@@ -207,6 +209,11 @@ class Limits:
 def has_cost(session: Session) -> bool:
     """Its cable has bought something: as long as nothing is charged, all that was paid or handed over comes back."""
     return session.account.charged_msat > 0
+
+
+def again(wait_s: float) -> str:
+    """For people: when to come back."""
+    return f"try again in {math.ceil(wait_s)} s"
 
 
 def _remember(names: OrderedDict[str, None], name: str) -> None:

@@ -17,8 +17,9 @@ from pyln.client.plugin import PluginLogHandler
 
 from wattline.core.errors import WattlineError
 from wattline.core.settings import load_settings
+from wattline.plugin.crediting import Crediting
 from wattline.plugin.hook import PaymentHook, paid_keysend
-from wattline.plugin.lifecycle import Shop, parse_listen
+from wattline.plugin.lifecycle import Lifecycle, load, parse_listen
 from wattline.plugin.rpc import add_methods
 from wattline.plugin.settings import SocketSettings
 
@@ -34,23 +35,23 @@ def main() -> None:
     plugin = WattlinePlugin(autopatch=False, dynamic=True)
     plugin.stdout = stdout
     log_through(plugin)
-    shop = Shop()
-    _register(plugin, shop)
+    lifecycle = Lifecycle()
+    _register(plugin, lifecycle)
     plugin.run()
-    _leave(shop)
+    _leave(lifecycle)
 
 
-def _register(plugin: Plugin, shop: Shop) -> None:
+def _register(plugin: Plugin, lifecycle: Lifecycle) -> None:
     plugin.add_option(
         "wattline-config",
         DEFAULT_CONFIG,
         "wattline: the socket's configuration (TOML); absolute, or relative to the node's directory",
     )
     plugin.add_option("wattline-listen", DEFAULT_LISTEN, "wattline: host:port where cables are served (gRPC over TLS)")
-    add_methods(plugin, shop)
+    add_methods(plugin, lifecycle)
     plugin.add_hook(
         "htlc_accepted",
-        PaymentHook(shop.gate, shop.payment_refused).__call__,
+        PaymentHook(lambda: _crediting(lifecycle)).__call__,
         before=["keysend"],
     )
 
@@ -60,29 +61,33 @@ def _register(plugin: Plugin, shop: Shop) -> None:
         try:
             listen = parse_listen(str(options["wattline-listen"]))
             settings = load_settings(config, SocketSettings)
-            shop.prepare(settings, config, directory, directory / configuration["rpc-file"], listen)
+            loaded = load(settings, config, directory, directory / configuration["rpc-file"], listen)
         except WattlineError as error:
             return {"disable": f"wattline: {error.code}: {error.message}"}
-        shop.start()
+        lifecycle.start(loaded)
         return {}
 
     def on_invoice_payment(invoice_payment: dict[str, Any], **_: Any) -> None:
         paid = paid_keysend(invoice_payment)
         if paid is not None:
-            shop.paid(*paid)
+            lifecycle.paid(*paid)
 
     def on_shutdown(**_: Any) -> None:
-        _leave(shop)
+        _leave(lifecycle)
 
     plugin.init()(init)
     plugin.add_subscription("invoice_payment", on_invoice_payment)
     plugin.add_subscription("shutdown", on_shutdown)
 
 
-def _leave(shop: Shop) -> None:
+def _crediting(lifecycle: Lifecycle) -> Crediting | None:
+    return lifecycle.app_if_built.crediting if lifecycle.app_if_built is not None else None
+
+
+def _leave(lifecycle: Lifecycle) -> None:
     """Relays open first; then end at once: threads that wait for lightningd must not keep the process."""
     try:
-        shop.stop()
+        lifecycle.stop()
     finally:
         os._exit(0)
 

@@ -59,7 +59,7 @@ def why_unavailable(view: OutletView) -> str:
 
 
 def statement_message(
-    view: OutletView, session: Session, sequence: int, in_flight_msat: int, wish_msat: int, onchain_msat: int
+    view: OutletView, session: Session, sequence: int, in_flight_msat: int, wish_msat: int
 ) -> pb.Statement:
     """The running account of ``session``; power and voltage are the outlet's present ones."""
     reading = view.reading
@@ -81,7 +81,7 @@ def statement_message(
         payments=session.account.payments,
         min_increment_msat=wish_msat,
         stop_reason=session.stop_reason or "",
-        onchain_credited_msat=onchain_msat,
+        onchain_credited_msat=session.account.onchain_msat,
     )
 
 

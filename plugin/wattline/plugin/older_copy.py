@@ -17,10 +17,10 @@ import logging
 import re
 import secrets
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from wattline.core.clock import Clock
 from wattline.core.errors import WattlineError
 from wattline.core.ledger.history import LoggedEvent
 from wattline.core.ledger.ledger import Ledger
@@ -75,13 +75,13 @@ class OlderCopy:
         ledger: Ledger,
         notes: NodeNotes,
         forgets_sent_after_s: Callable[[], int | None],
-        now: Callable[[], int] = lambda: int(time.time()),
+        clock: Clock,
     ) -> None:
         """``forgets_sent_after_s``: see :meth:`wattline.core.lightning.node.Wallet.forgets_sent_after_s`."""
         self._ledger = ledger
         self._notes = notes
         self._forgets_sent_after_s = forgets_sent_after_s
-        self._now = now
+        self._now = clock.now_s
         self._lock = threading.Lock()
         self._mark: Mark | None = None
         """As it is noted; None while it is not known what is: it is left alone then."""

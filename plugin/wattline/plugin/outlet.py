@@ -12,12 +12,12 @@ from __future__ import annotations
 import logging
 import re
 import threading
-import time
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import TypeVar
 
+from wattline.core.clock import Clock
 from wattline.core.session.event import (
     BooksClosed,
     CreditArrived,
@@ -26,6 +26,7 @@ from wattline.core.session.event import (
     Event,
     HoldRelay,
     MeterValue,
+    OnchainCredited,
     OpenRelay,
     SendStatement,
     Settle,
@@ -35,10 +36,10 @@ from wattline.core.session.machine import step
 from wattline.core.session.occupancy import needs_outlet
 from wattline.core.session.session import Session
 from wattline.core.session.state import State, StopReason
-from wattline.device.meters.reading import Meter, MeterError, Reading, next_look_ms
+from wattline.device.meters.reading import MeterError, Reading, next_look_ms
 from wattline.device.relays.relay import RelayError
-from wattline.plugin.outlet_hardware import SupplyWatch
-from wattline.plugin.outlet_state import Condition, Jobs, OutletView, RelayControl, SessionSink, WaitingSessions, settle
+from wattline.plugin.outlet_hardware import OutletMeter, OutletParts
+from wattline.plugin.outlet_state import CarryOut, Changed, Condition, Jobs, OutletView, WaitingSessions, carry_out
 from wattline.plugin.reservations import Reservations
 
 log = logging.getLogger(__name__)
@@ -46,8 +47,6 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _LASTED = re.compile(r"\d+ ms")
-REOPEN_METER_MS = 1000
-"""How long to wait before a meter that failed is opened again."""
 IDLE_POWER_MW = 20_000
 """Power that may show on an outlet whose relay is open (offset of the shunt amplifier) before it counts as stuck."""
 LAST_READING_INTERVALS = 4
@@ -69,26 +68,24 @@ class OutletLoop:
         self,
         outlet_id: str,
         interval_ms: int,
-        open_meter: Callable[[], Meter],
-        holder: RelayControl,
-        sink: SessionSink,
+        parts: OutletParts,
         reservations: Reservations,
-        supply: SupplyWatch | None = None,
+        changed: Changed,
+        carry_out: CarryOut,
+        clock: Clock,
     ) -> None:
         self.outlet_id = outlet_id
         self._interval_ms = interval_ms
-        self._open_meter = open_meter
-        self._holder = holder
-        self._sink = sink
+        self._relay = parts.relay
+        self._meter = OutletMeter(parts.open_meter, clock)
+        self._supply = parts.supply()
         self._reservations = reservations
-        self._supply = supply or SupplyWatch()
+        self._changed = changed
+        self._carry_out = carry_out
+        self._clock = clock
         self._jobs = Jobs(f"outlet {outlet_id}")
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"outlet {outlet_id}", daemon=True)
-        self._meter: Meter | None = None
-        self._meter_retry_ms = 0
-        self._is_count_new = True
-        """The meter was opened, or the session taken up, since the last reading that counted for it."""
         self._stuck_readings = 0
         self._relay_error = ""
         """What went wrong when the relay was last told to open; empty when it did."""
@@ -102,7 +99,7 @@ class OutletLoop:
         self._is_base_due = False
         """The session took the outlet while its meter gave no reading: the next one is its base."""
         self.view = OutletView(outlet_id, Condition.STARTING, "", False, None, None, 0, 0, 0)
-        self._waiting = WaitingSessions(self, sink, reservations)
+        self._waiting = WaitingSessions(lambda: self.view, self._show, changed, carry_out, reservations, clock)
 
     # What other threads may call.
 
@@ -160,6 +157,11 @@ class OutletLoop:
         can no longer use it."""
         return self._call(lambda: self._credit(session_id, payment_hash, amount_msat))
 
+    def credit_onchain(self, session_id: str, txid: str, total_msat: int) -> Future[bool]:
+        """The ledger holds a version with this txid: credit what the session lacks of ``total_msat`` from the chain;
+        False when it can no longer use it. May be told again."""
+        return self._call(lambda: self._credit_onchain(session_id, txid, total_msat))
+
     def booked(self, payment_hashes: Collection[str]) -> None:
         """The ledger holds them now: the journal will not tell of them again."""
         self._call(lambda: self._forget_credited(payment_hashes))
@@ -171,13 +173,13 @@ class OutletLoop:
     # The loop's own thread from here on.
 
     def _run(self) -> None:
-        due_ms = _now_ms()
+        due_ms = self._clock.monotonic_ms()
         try:
             while not self._stopping.is_set():
-                self._jobs.work((due_ms - _now_ms()) / 1000)
-                if _now_ms() >= due_ms:
+                self._jobs.work((due_ms - self._clock.monotonic_ms()) / 1000)
+                if self._clock.monotonic_ms() >= due_ms:
                     wait_ms = next_look_ms(self.view.reading, self._interval_ms)
-                    due_ms = max(due_ms + wait_ms, _now_ms() + wait_ms // 2)
+                    due_ms = max(due_ms + wait_ms, self._clock.monotonic_ms() + wait_ms // 2)
                     self._measure_or_fault()
         except Exception:
             log.exception("outlet %s: the loop has ended", self.outlet_id)
@@ -185,7 +187,7 @@ class OutletLoop:
             self.view = replace(self.view, fault="the outlet's loop has ended, see the log")
         finally:
             self._jobs.end()
-            self._close_meter()
+            self._meter.close()
 
     def _measure_or_fault(self) -> None:
         try:
@@ -209,15 +211,15 @@ class OutletLoop:
         base_uwh = view.meter_base_uwh
         if self._is_base_due:
             base_uwh = reading.energy_uwh
-        elif self._is_count_new:
+        elif self._meter.is_count_new:
             base_uwh = self._base_uwh(view, view.session, reading)
-        self._is_base_due = self._is_count_new = False
+        self._is_base_due = self._meter.is_count_new = False
         self.view = replace(view, reading=reading, meter_base_uwh=base_uwh, chip_uwh=reading.chip_uwh)
         has_voltage = self._supply.is_there(reading, relay_closed=view.relay_closed)
         self._step(MeterValue(reading.energy_uwh - base_uwh, reading.power_mw, has_voltage), Tick())
         session = self.view.session
         if session is not None and session.stop_reason is StopReason.NO_VOLTAGE and view.session.state.is_live:
-            self._supply.ended_dark(_now_ms())
+            self._supply.ended_dark(self._clock.monotonic_ms())
 
     def _base_uwh(self, view: OutletView, session: Session, reading: Reading) -> int:
         """Where the session's energy counts from by a meter that was just opened: a chip that went on counting tells
@@ -228,16 +230,9 @@ class OutletLoop:
 
     def _read(self) -> Reading | None:
         """A reading that can be trusted; None after the fault was told to the session."""
-        if self._meter is None and _now_ms() < self._meter_retry_ms:
-            return None
         try:
-            if self._meter is None:
-                self._meter = self._open_meter()
-                self._is_count_new = True
             return self._meter.read()
         except MeterError as error:
-            self._close_meter()
-            self._meter_retry_ms = _now_ms() + REOPEN_METER_MS
             self._fault(StopReason(error.code), error.message)
             return None
 
@@ -246,13 +241,13 @@ class OutletLoop:
         flows = abs(reading.power_mw) > IDLE_POWER_MW
         self._stuck_readings = self._stuck_readings + 1 if flows else 0
         stuck = self._stuck_readings >= STUCK_READINGS
-        if self._relay_error or (stuck and not self.view.fault) or _now_ms() >= self._relay_look_ms:
+        if self._relay_error or (stuck and not self.view.fault) or self._clock.monotonic_ms() >= self._relay_look_ms:
             self._open_relay()
         fault = self._relay_error
         if stuck:
             fault = f"{reading.power_mw / 1000:.0f} W flow although the relay is open: it is stuck"
         elif not fault:
-            fault = self._supply.what_is_wrong(reading, _now_ms())
+            fault = self._supply.what_is_wrong(reading, self._clock.monotonic_ms())
         self.view = replace(
             self.view, reading=reading, fault=fault, condition=Condition.FAULTED if fault else Condition.AVAILABLE
         )
@@ -277,14 +272,14 @@ class OutletLoop:
                 # Unread, no later reading counts: it would be below this.
                 chip_uwh = reading.chip_uwh if reading is not None else MOST_UWH
             self._serve(session, chip_uwh - session.energy_uwh, chip_uwh)
-            self._is_count_new = True
+            self._meter.is_count_new = True
             self._perform(session, effects)
             self._waiting.displace([each.session_id for each in self.view.waiting])
             return
         if chip_uwh is not None:
             self._bases[session.session_id] = chip_uwh
         self._waiting.join(session)
-        settle(self._sink, session, effects)
+        carry_out(self._carry_out, session, effects)
         if self.view.session is not None:
             self._waiting.displace([session.session_id])
 
@@ -297,7 +292,7 @@ class OutletLoop:
             chip_uwh=chip_uwh,
             max_unpaid_msat=0,
         )
-        self._sink.changed(self.view, important=True)
+        self._changed(self.view, True)
 
     def _detach(self, session_id: str) -> bool:
         if self.view.occupancy.of(session_id) is None:
@@ -319,27 +314,45 @@ class OutletLoop:
             return False
         if payment_hash in self._credited:
             return True
-        if not session.takes_credit:
-            return False
-        has_outlet = self.view.session is not None and self.view.session.session_id == session_id
-        if not has_outlet and session.state.is_live and self.view.session is not None:
+        if not self._can_use(session):
             return False
         self._credited[payment_hash] = session_id
+        self._let_in(session, CreditArrived(amount_msat), payment_hash)
+        return True
+
+    def _credit_onchain(self, session_id: str, txid: str, total_msat: int) -> bool:
+        session = self.view.occupancy.of(session_id)
+        if session is None:
+            return False
+        if total_msat <= session.account.onchain_msat:
+            return True
+        if not self._can_use(session):
+            return False
+        self._let_in(session, OnchainCredited(total_msat), txid)
+        return True
+
+    def _can_use(self, session: Session) -> bool:
+        """Whether a credit of this session, by either method, still serves it."""
+        paying = self.view.session
+        is_displaced = paying is not None and paying.session_id != session.session_id and session.state.is_live
+        return session.takes_credit and not is_displaced
+
+    def _let_in(self, session: Session, credit: CreditArrived | OnchainCredited, reserved_as: str) -> None:
+        session_id = session.session_id
 
         def counted() -> None:
             # Released once the view counts it, so that the cap never sees less than there is.
-            self._reservations.release(payment_hash)
+            self._reservations.release(reserved_as)
 
-        if has_outlet:
-            self._step(CreditArrived(amount_msat), counted=counted)
+        if self.view.session is not None and self.view.session.session_id == session_id:
+            self._step(credit, counted=counted)
         elif session.state.is_live:
             others = self._take(session_id)
-            self._step(CreditArrived(amount_msat), counted=counted)
+            self._step(credit, counted=counted)
             self._waiting.displace(others)
             self._measure_or_fault()  # a relay closes only on a meter that has just been read
         else:
-            self._waiting.step(session_id, CreditArrived(amount_msat), counted=counted)
-        return True
+            self._waiting.step(session_id, credit, counted=counted)
 
     def _forget_credited(self, payment_hashes: Collection[str]) -> None:
         for payment_hash in payment_hashes:
@@ -351,7 +364,7 @@ class OutletLoop:
         occupancy, others = view.occupancy.taken(session_id)
         base_uwh = self._bases.pop(session_id, None)
         self._is_base_due = base_uwh is None and view.reading is None
-        self._is_count_new = base_uwh is not None
+        self._meter.is_count_new = base_uwh is not None
         chip_uwh = base_uwh or 0
         if base_uwh is None:
             base_uwh = view.reading.energy_uwh if view.reading is not None else 0
@@ -377,7 +390,7 @@ class OutletLoop:
             self._waiting.step(session_id, BooksClosed())
             return True
         self._open_relay()
-        waited_ms = _now_ms() - self._settling_since_ms
+        waited_ms = self._clock.monotonic_ms() - self._settling_since_ms
         if self.view.relay_closed and waited_ms < STUCK_RELAY_MS:
             return False
         if session_id in self._credited.values():
@@ -417,7 +430,7 @@ class OutletLoop:
         before = self.view.session
         if before is None:
             return
-        session, effects, now_ms = before, list[Effect](), _now_ms()
+        session, effects, now_ms = before, list[Effect](), self._clock.monotonic_ms()
         for event in events:
             session, more = step(session, event, now_ms)
             effects.extend(more)
@@ -428,7 +441,7 @@ class OutletLoop:
         self._perform(session, effects)
         if session != before:
             important = session.state is not before.state or any(isinstance(e, SendStatement) for e in effects)
-            self._sink.changed(self.view, important=important)
+            self._changed(self.view, important)
 
     def _perform(self, session: Session, effects: Sequence[Effect]) -> None:
         for number, effect in enumerate(effects):
@@ -441,14 +454,14 @@ class OutletLoop:
                 case SendStatement():
                     pass  # the view is published at the end of the step
                 case Settle():
-                    self._settling_since_ms = _now_ms()
-        settle(self._sink, session, effects)
+                    self._settling_since_ms = self._clock.monotonic_ms()
+        carry_out(self._carry_out, session, effects)
 
     def _hold_relay(self, lease_ms: int) -> None:
         if self._stopping.is_set():
             return
         try:
-            state = self._holder.hold(self.outlet_id, lease_ms)
+            state = self._relay.hold(self.outlet_id, lease_ms)
         except RelayError as error:
             self.view = replace(self.view, relay_closed=False)
             if self._stopping.is_set():
@@ -459,7 +472,7 @@ class OutletLoop:
 
     def _open_relay(self) -> None:
         try:
-            state = self._holder.open(self.outlet_id)
+            state = self._relay.open(self.outlet_id)
         except RelayError as error:
             if error.message != self._relay_error:
                 log.error("outlet %s: the relay could not be opened: %s", self.outlet_id, error.message)
@@ -473,17 +486,11 @@ class OutletLoop:
         else:
             self._relay_error = ""
             self.view = replace(self.view, relay_closed=state.closed)
-        self._relay_look_ms = _now_ms() + RELAY_LOOK_MS
+        self._relay_look_ms = self._clock.monotonic_ms() + RELAY_LOOK_MS
 
-    def _close_meter(self) -> None:
-        meter, self._meter = self._meter, None
-        if meter is not None:
-            meter.close()
+    def _show(self, view: OutletView) -> None:
+        self.view = view
 
 
 def _relay_reason(error: RelayError) -> StopReason:
     return StopReason.GUARD_LOST if error.code == "guard_lost" else StopReason.RELAY_FAULT
-
-
-def _now_ms() -> int:
-    return time.monotonic_ns() // 1_000_000

@@ -1,20 +1,34 @@
-"""The plugin's side of the guard: starting it, keeping it, saying goodbye.
-
-Whether the supply of an outlet is there, as far as its meter can see it.
-"""
+"""What an outlet consists of: its relay, held through the guard, its meter, and the supply as far as the meter sees
+it."""
 
 from __future__ import annotations
 
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
 
+from wattline.core.clock import Clock
 from wattline.device.controller.client import GuardClient
 from wattline.device.controller.state import RelayState
-from wattline.device.meters.reading import MIN_VOLTAGE_MV, Reading
+from wattline.device.meters.reading import MIN_VOLTAGE_MV, Meter, MeterError, Reading
 from wattline.device.relays.relay import RelayError
 
 log = logging.getLogger(__name__)
+
+REOPEN_METER_MS = 1000
+"""How long to wait before a meter that failed is opened again."""
+
+
+class RelayControl(Protocol):
+    """Closes relays for a while and opens them."""
+
+    def hold(self, outlet_id: str, lease_ms: int) -> RelayState:
+        """Relay closed for ``lease_ms`` from now at the most. Raises RelayError: then it is open or opens by itself."""
+
+    def open(self, outlet_id: str) -> RelayState:
+        """Relay open now. Raises RelayError when that could not be confirmed."""
 
 
 class GuardedRelays:
@@ -129,3 +143,58 @@ class SupplyWatch:
         return (
             f"no_voltage: the last session had none ({voltage} now); tried again after {NO_VOLTAGE_RETRY_MS // 1000} s"
         )
+
+
+class OutletMeter:
+    """The meter of one outlet; one that failed is opened again after a while. For one thread."""
+
+    def __init__(self, open_meter: Callable[[], Meter], clock: Clock) -> None:
+        self._open_meter = open_meter
+        self._clock = clock
+        self._meter: Meter | None = None
+        self._retry_ms = 0
+        self.is_count_new = True
+        """The meter was opened, or the session taken up, since the last reading that counted for it."""
+
+    def read(self) -> Reading | None:
+        """None while one that failed rests. Raises MeterError."""
+        if self._meter is None and self._clock.monotonic_ms() < self._retry_ms:
+            return None
+        try:
+            if self._meter is None:
+                self._meter = self._open_meter()
+                self.is_count_new = True
+            return self._meter.read()
+        except MeterError:
+            self.close()
+            self._retry_ms = self._clock.monotonic_ms() + REOPEN_METER_MS
+            raise
+
+    def close(self) -> None:
+        meter, self._meter = self._meter, None
+        if meter is not None:
+            meter.close()
+
+
+@dataclass(frozen=True, slots=True)
+class OutletParts:
+    """The hardware of one outlet."""
+
+    open_meter: Callable[[], Meter]
+    relay: RelayControl
+    min_voltage_mv: int = MIN_VOLTAGE_MV
+    """Below it the supply is gone."""
+    is_meter_before_relay: bool = False
+    """The meter sees the supply through an open relay."""
+
+    def supply(self) -> SupplyWatch:
+        return SupplyWatch(self.min_voltage_mv, is_before_relay=self.is_meter_before_relay)
+
+
+def removed_outlet(outlet_id: str) -> OutletParts:
+    """Of one that is no longer configured: it ends the session that it had."""
+
+    def no_meter() -> Meter:
+        raise MeterError("outlet_removed", f"outlet {outlet_id} is no longer in the configuration")
+
+    return OutletParts(no_meter, RemovedRelay())

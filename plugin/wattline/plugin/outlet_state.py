@@ -1,4 +1,4 @@
-"""An outlet as others see it, and what its loop needs of others.
+"""An outlet as others see it.
 
 The sessions that wait for an outlet: in its loop's thread, without its relay and its meter.
 
@@ -8,13 +8,13 @@ What other threads ask of a loop: done in the loop's own thread, one after the o
 from __future__ import annotations
 
 import queue
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
+from wattline.core.clock import Clock
 from wattline.core.errors import RetryError
 from wattline.core.session.event import (
     BooksClosed,
@@ -32,7 +32,6 @@ from wattline.core.session.machine import step
 from wattline.core.session.occupancy import Occupancy
 from wattline.core.session.session import Session
 from wattline.core.session.state import State, StopReason
-from wattline.device.controller.state import RelayState
 from wattline.device.meters.reading import Reading
 from wattline.plugin.reservations import Reservations
 
@@ -93,54 +92,45 @@ class OutletView:
         )
 
 
-class RelayControl(Protocol):
-    """Holds the relay (see :class:`wattline.plugin.outlet_hardware.GuardedRelays`)."""
-
-    def hold(self, outlet_id: str, lease_ms: int) -> RelayState: ...
-
-    def open(self, outlet_id: str) -> RelayState: ...
-
-
-class SessionSink(Protocol):
-    """What the loop tells of its sessions; every call returns at once."""
-
-    def changed(self, view: OutletView, *, important: bool) -> None:
-        """The session of ``view`` moved on; ``important`` when a statement is due now."""
-
-    def settle(self, session: Session) -> None: ...
-
-    def refund(self, session: Session, budget_msat: int) -> None: ...
-
-    def receipt_due(self, session: Session) -> None: ...
-
-
-class Viewed(Protocol):
-    """The outlet's loop, whose view they stand in."""
-
-    view: OutletView
+Changed = Callable[[OutletView, bool], None]
+"""Told at once of a session that moved on, as the view has it; True when a statement is due now."""
+CarryOut = Callable[[Session, Effect], None]
+"""Told at once of what a step asks for beside the relay: settle, refund, write the receipt."""
 
 
 class WaitingSessions:
     """See the module."""
 
-    def __init__(self, outlet: Viewed, sink: SessionSink, reservations: Reservations) -> None:
-        self._outlet = outlet
-        self._sink = sink
+    def __init__(
+        self,
+        view: Callable[[], OutletView],
+        show: Callable[[OutletView], None],
+        changed: Changed,
+        carry_out: CarryOut,
+        reservations: Reservations,
+        clock: Clock,
+    ) -> None:
+        """``view`` and ``show``: the outlet as its loop knows it, of which they are a part, and how to change that."""
+        self._view = view
+        self._show = show
+        self._changed = changed
+        self._carry_out = carry_out
         self._reservations = reservations
+        self._clock = clock
 
     def join(self, session: Session) -> None:
         """One more."""
-        view = self._outlet.view
-        self._outlet.view = replace(view, waiting=view.occupancy.joined(session).waiting)
+        view = self._view()
+        self._show(replace(view, waiting=view.occupancy.joined(session).waiting))
         self._tell(session.session_id, important=True)
 
     def tick(self) -> None:
-        for session in self._outlet.view.waiting:
+        for session in self._view().waiting:
             self.step(session.session_id, Tick())
 
     def fault(self, reason: StopReason) -> None:
         """Nobody is to pay for an outlet that cannot deliver."""
-        for session in self._outlet.view.waiting:
+        for session in self._view().waiting:
             if session.state.is_live:
                 self.step(session.session_id, DeliveryFault(reason))
 
@@ -152,15 +142,15 @@ class WaitingSessions:
     def crowd_out(self, session_id: str) -> bool:
         """End one of them because there are too many; False when it does not wait here, or claims the
         outlet just now."""
-        session = next((each for each in self._outlet.view.waiting if each.session_id == session_id), None)
+        session = next((each for each in self._view().waiting if each.session_id == session_id), None)
         if session is None or not session.state.is_live or session.account.payments:
             return False
-        now_ms = time.monotonic_ns() // 1_000_000
+        now_ms = self._clock.monotonic_ms()
         ended, _ = step(session, Displaced(StopReason.CROWDED_OUT), now_ms)
         closed, effects = step(ended, BooksClosed(), now_ms)
         if not self._reservations.when_unclaimed(session_id, lambda: self._become(closed)):
             return False
-        settle(self._sink, closed, effects)
+        carry_out(self._carry_out, closed, effects)
         return True
 
     def step(self, session_id: str, *events: Event, counted: Callable[[], None] | None = None) -> None:
@@ -168,46 +158,41 @@ class WaitingSessions:
         without a payment on its way, is over at once: there is nothing to settle.
 
         ``counted`` is called when the view holds what has happened and nobody has been told of it yet."""
-        before = next((each for each in self._outlet.view.waiting if each.session_id == session_id), None)
+        before = next((each for each in self._view().waiting if each.session_id == session_id), None)
         if before is None:
             return
-        session, effects, now_ms = before, list[Effect](), time.monotonic_ns() // 1_000_000
+        session, effects, now_ms = before, list[Effect](), self._clock.monotonic_ms()
         for event in events:
             session, more = step(session, event, now_ms)
             effects.extend(more)
         if before.state.is_live and session.state is State.SETTLING and not session.account.payments:
             closed, last = step(session, BooksClosed(), now_ms)
             if self._reservations.when_idle(session_id, lambda: self._become(closed)):
-                settle(self._sink, closed, last)
+                carry_out(self._carry_out, closed, last)
                 return
         self._become(session)
         if counted is not None:
             counted()
-        settle(self._sink, session, effects)
+        carry_out(self._carry_out, session, effects)
         if session != before:
             important = session.state is not before.state or any(isinstance(e, SendStatement) for e in effects)
             self._tell(session_id, important=important)
 
     def _become(self, session: Session) -> None:
-        view = self._outlet.view
-        self._outlet.view = replace(view, waiting=view.occupancy.became(session).waiting)
+        view = self._view()
+        self._show(replace(view, waiting=view.occupancy.became(session).waiting))
 
     def _tell(self, session_id: str, *, important: bool) -> None:
-        view = self._outlet.view.of(session_id)
+        view = self._view().of(session_id)
         if view is not None:
-            self._sink.changed(view, important=important)
+            self._changed(view, important)
 
 
-def settle(sink: SessionSink, session: Session, effects: Sequence[Effect]) -> None:
-    """What the effects say about the money, told to who settles."""
+def carry_out(how: CarryOut, session: Session, effects: Sequence[Effect]) -> None:
+    """What the effects say about the money; the relay is its outlet's own."""
     for effect in effects:
-        match effect:
-            case Settle():
-                sink.settle(session)
-            case Refund(budget_msat):
-                sink.refund(session, budget_msat)
-            case WriteReceipt():
-                sink.receipt_due(session)
+        if isinstance(effect, Settle | Refund | WriteReceipt):
+            how(session, effect)
 
 
 T = TypeVar("T")

@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import time
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
+from wattline.core.clock import Clock
 from wattline.core.errors import WattlineError
-from wattline.core.lightning.node import ChannelBalance
+from wattline.core.lightning.node import Journal, Wallet
 
 log = logging.getLogger(__name__)
 
@@ -31,20 +30,14 @@ NO_INBOUND = (
 )
 
 
-class PaidNode(Protocol):
-    """The socket's node, as far as cables can pay it."""
-
-    def takes_keysend(self) -> bool: ...
-
-    def channels(self) -> Sequence[ChannelBalance]: ...
-
-
 class Preconditions:
     """Thread-safe. Raises nothing: what cannot be asked now stays as it was."""
 
-    def __init__(self, node: PaidNode, onchain_trouble: Callable[[], str] = lambda: "") -> None:
+    def __init__(self, wallet: Wallet, journal: Journal, onchain_trouble: Callable[[], str], clock: Clock) -> None:
         """``onchain_trouble``: why payments on the chain cannot be taken now; empty when they can, or are off."""
-        self._node = node
+        self._wallet = wallet
+        self._journal = journal
+        self._clock = clock.monotonic
         self._onchain_trouble = onchain_trouble
         self._lightning: tuple[str, ...] = ()
         self._looked_at = -math.inf
@@ -55,7 +48,7 @@ class Preconditions:
     @property
     def problems(self) -> Sequence[str]:
         """As they are now, a line each: a code, what it means, what to do."""
-        if time.monotonic() - self._looked_at > FRESH_S:
+        if self._clock() - self._looked_at > FRESH_S:
             self.look()
         trouble = self._onchain_trouble()
         return (*self._lightning, *([f"onchain_unavailable: {trouble}"] if trouble else []))
@@ -68,9 +61,9 @@ class Preconditions:
 
     def look(self) -> None:
         """Ask the node; what is new is logged once."""
-        self._looked_at = time.monotonic()
+        self._looked_at = self._clock()
         try:
-            takes_keysend, channels = self._node.takes_keysend(), self._node.channels()
+            takes_keysend, channels = self._journal.takes_keysend(), self._wallet.channels()
         except WattlineError as error:
             log.info("what payments need cannot be looked for now: %s", error)
             return

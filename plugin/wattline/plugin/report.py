@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any
 
 from wattline.core.aggregate import MSAT_PER_SAT, Aggregate, AggregateStatus, Version, lost_msat
 from wattline.core.ledger.ledger import Ledger
 from wattline.core.ledger.session_record import SessionRecord
 from wattline.core.tariff import Tariff
-from wattline.plugin.crediting import SmartSocket
+from wattline.plugin.certificate import Identity
 from wattline.plugin.journal import JournalReader
 from wattline.plugin.older_copy import OlderCopy
+from wattline.plugin.onchain.input_watch import InputWatch
+from wattline.plugin.opening import PriceList
 from wattline.plugin.outlet_state import OutletView
 from wattline.plugin.sessions import Sessions
 
@@ -104,39 +107,30 @@ def tariff_object(tariff: Tariff) -> Json:
     }
 
 
-class OnchainState(Protocol):
-    """How payments on the chain are doing (:class:`wattline.plugin.onchain.payments.Onchain`)."""
-
-    @property
-    def trouble(self) -> str:
-        """Why the chain cannot be looked at just now, and what is wrong with single payments; empty when all is
-        well."""
-
-    @property
-    def tip_height(self) -> int | None:
-        """None when it was not seen yet."""
-
-
 class Report:
     """Answers the operator from the socket and its ledger."""
 
     def __init__(
         self,
-        seller: SmartSocket,
-        live: Sessions,
         ledger: Ledger,
-        bookkeeper: JournalReader,
-        identity: Json,
+        sessions: Sessions,
+        prices: PriceList,
+        outlets: Callable[[], Sequence[OutletView]],
+        journal: JournalReader,
+        identity: Identity,
         copy: OlderCopy,
-        onchain: OnchainState | None = None,
-        problems: Callable[[], Sequence[str]] = tuple,
+        onchain: InputWatch | None,
+        problems: Callable[[], Sequence[str]],
+        ready: threading.Event,
     ) -> None:
         """``problems``: a line for each thing that payments need and that is not there."""
         self._problems = problems
-        self._seller = seller
-        self._live = live
         self._ledger = ledger
-        self._bookkeeper = bookkeeper
+        self._sessions = sessions
+        self._prices = prices
+        self._outlets = outlets
+        self._journal = journal
+        self._ready = ready
         self._identity = identity
         self._copy = copy
         self._onchain = onchain
@@ -144,15 +138,19 @@ class Report:
     def status(self) -> Json:
         cursor, held = self._ledger.cursor(), self._copy.held()
         return {
-            **self._identity,
-            "state": "running" if self._seller.is_ready else "starting",
-            "tariff": tariff_object(self._seller.tariff),
-            "outlets": [outlet_object(view) for view in self._seller.views()],
+            "node_id": self._identity.node_id,
+            "network": self._identity.network,
+            "listen": self._identity.listen,
+            "address": f"{self._identity.node_id}@{self._identity.listen}",
+            "certificate_sha256": self._identity.certificate_sha256.hex(),
+            "state": "running" if self._ready.is_set() else "starting",
+            "tariff": tariff_object(self._prices.current),
+            "outlets": [outlet_object(view) for view in self._outlets()],
             "journal": {
                 "updated_index": cursor.updated_index,
                 "pay_index": cursor.pay_index,
-                "missing_invoices": self._bookkeeper.missing_invoices,
-                "unlisted_payments": self._bookkeeper.unlisted_payments,
+                "missing_invoices": self._journal.missing_invoices,
+                "unlisted_payments": self._journal.unlisted_payments,
             },
             "problems": list(self._problems()),
             "refunds_owed": len(self._ledger.owed_refunds()),
@@ -185,10 +183,10 @@ class Report:
     def sessions(self, session_id: str | None, limit: int) -> list[Json]:
         """The newest first, live ones as they are at this moment."""
         if session_id is not None:
-            found = self._live.record(session_id)
+            found = self._sessions.record(session_id)
             return [self._session(found)] if found is not None else []
         return [
-            self._session(self._live.live(record.session.session_id) or record)
+            self._session(self._sessions.live(record.session.session_id) or record)
             for record in self._ledger.sessions(limit)
         ]
 
@@ -199,7 +197,7 @@ class Report:
 
     def _session(self, record: SessionRecord) -> Json:
         session_id = record.session.session_id
-        result = session_object(record, self._live.max_unpaid_msat(session_id))
+        result = session_object(record, self._sessions.max_unpaid_msat(session_id))
         aggregate = self._ledger.aggregate(session_id)
         if aggregate is None:
             return result

@@ -4,11 +4,11 @@ the reason."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 
 from wattline.core.aggregate import MSAT_PER_SAT, Aggregate, AggregateStatus
+from wattline.core.clock import Clock
 from wattline.core.errors import UsageError
 from wattline.core.ledger.ledger import Ledger
 from wattline.core.ledger.outgoing import Intent, Purpose
@@ -18,7 +18,7 @@ from wattline.core.payer import Payer
 from wattline.core.session.event import RefundKept, RefundSent
 from wattline.core.session.state import RefundStatus, State
 from wattline.plugin.older_copy import KEPT, RESOLVED, OlderCopy
-from wattline.plugin.onchain.payments import Onchain
+from wattline.plugin.onchain.input_watch import InputWatch
 
 CHAIN = "chain"
 LONGEST_REASON = 200
@@ -43,18 +43,18 @@ class Resolving:
         self,
         ledger: Ledger,
         copy: OlderCopy,
-        onchain: Onchain | None,
+        onchain: InputWatch | None,
         end: Callable[[str, RefundSent | RefundKept], None],
-        now: Callable[[], int] = lambda: int(time.time()),
-        payer: Payer | None = None,
-        hurry: Callable[[str], None] = lambda session_id: None,
+        clock: Clock,
+        payer: Payer,
+        hurry: Callable[[str], None],
     ) -> None:
         """``end``: ends a refund that is owed; ``hurry``: has it tried soon. ``payer``: of refunds."""
         self._ledger = ledger
         self._copy = copy
         self._onchain = onchain
         self._end = end
-        self._now = now
+        self._now = clock.now_s
         self._payer = payer
         self._hurry = hurry
 
@@ -146,8 +146,6 @@ class Resolving:
         What is sent again, or kept, counts as not sent before."""
         sent = []
         for intent in doubts:
-            if self._payer is None:
-                raise UsageError("not_resolvable", f"payment {intent.payment_hash} is in doubt")
             found = self._payer.decide(intent.payment_hash, is_paid=outcome is Resolution.PAID, why=reason)
             if found.status is SendStatus.COMPLETE and intent.purpose == Purpose.REFUND:
                 sent.append(RefundSent(found.amount_msat, found.amount_sent_msat - found.amount_msat))

@@ -11,7 +11,7 @@ import inspect
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
 from pyln.client import Plugin, RpcException
 from pyln.client.plugin import Request
@@ -21,9 +21,8 @@ from wattline.core.ids import decode_session_id
 from wattline.core.lightning.node import is_node_id
 from wattline.core.tariff import MAX_PRICE_MSAT, Tariff
 from wattline.core.text import printable
-from wattline.plugin.crediting import SmartSocket
-from wattline.plugin.report import Json, Report, tariff_object
-from wattline.plugin.resolving import Resolving
+from wattline.plugin.lifecycle import Lifecycle
+from wattline.plugin.report import Json, tariff_object
 
 log = logging.getLogger(__name__)
 
@@ -31,28 +30,12 @@ NOT_RUNNING = -1
 MAX_SESSIONS = 10_000
 
 
-class Shop(Protocol):
-    """The parts that the methods work on; raises WattlineError while the socket is not running."""
-
-    @property
-    def seller(self) -> SmartSocket: ...
-
-    @property
-    def report(self) -> Report: ...
-
-    @property
-    def resolving(self) -> Resolving: ...
-
-    def status(self) -> Json:
-        """Also answers when the socket failed to start."""
-
-
-def add_methods(plugin: Plugin, shop: Shop) -> None:
+def add_methods(plugin: Plugin, lifecycle: Lifecycle) -> None:
     """Register every method with lightningd."""
 
     def status() -> Json:
         """What the socket is doing: node, address, price, outlets (state, relay, power), the journal's cursor."""
-        return shop.status()
+        return lifecycle.status()
 
     def sessions(session_id: str | None = None, limit: int = 100) -> Json:
         """Sessions, newest first: energy in microwatt-hours, money in msat, state and stop reason.
@@ -60,7 +43,7 @@ def add_methods(plugin: Plugin, shop: Shop) -> None:
         One with {session_id}, else at most {limit} (default 100)."""
         if session_id is not None:
             session_id = checked_session_id("session_id", session_id)
-        found = shop.report.sessions(session_id, checked_whole("limit", limit, 1, MAX_SESSIONS))
+        found = lifecycle.app.report.sessions(session_id, checked_whole("limit", limit, 1, MAX_SESSIONS))
         if session_id is not None and not found:
             raise invalid("session_id", "no session of that id")
         return {"sessions": found}
@@ -73,7 +56,7 @@ def add_methods(plugin: Plugin, shop: Shop) -> None:
         """Read the prices, or set those given for sessions opened from now on.
 
         Running sessions keep theirs; their cables are told."""
-        now = shop.seller.tariff
+        now = lifecycle.running_app.prices.current
         wanted = {
             "energy_msat_per_kwh": energy_msat_per_kwh,
             "time_msat_per_hour": time_msat_per_hour,
@@ -85,17 +68,17 @@ def add_methods(plugin: Plugin, shop: Shop) -> None:
             key: getattr(now, key) if value is None else checked_whole(key, value, 0, MAX_PRICE_MSAT)
             for key, value in wanted.items()
         }
-        shop.seller.change_tariff(Tariff.of(**prices))
-        return tariff_object(shop.seller.tariff)
+        lifecycle.running_app.prices.change(Tariff.of(**prices))
+        return tariff_object(lifecycle.running_app.prices.current)
 
     def stop(session_id: str) -> Json:
         """End a session now: the relay opens, unused credit is refunded, the cable gets its receipt.
 
         One that is ending already goes on doing so, for the reason that is shown."""
         session_id = checked_session_id("session_id", session_id)
-        session = shop.seller.stop_session(session_id)
+        session = lifecycle.running_app.sessions.stop(session_id)
         if session is None:
-            over = [f"it is over ({found['stop_reason']})" for found in shop.report.sessions(session_id, 1)]
+            over = [f"it is over ({found['stop_reason']})" for found in lifecycle.app.report.sessions(session_id, 1)]
             raise invalid("session_id", ": ".join(["no live session of that id", *over]))
         return {
             "session_id": session_id,
@@ -110,15 +93,15 @@ def add_methods(plugin: Plugin, shop: Shop) -> None:
         end = checked_whole("end_time", 2**53 if end_time is None else end_time, 0, 2**53)
         if end < start:
             raise invalid("end_time", f"must not be before start_time ({start})")
-        return shop.report.totals(start, end)
+        return lifecycle.app.report.totals(start, end)
 
     def refused(forgive: str | None = None) -> Json:
         """Cables that are refused because they spent elsewhere what they had paid with on the chain.
 
         With {forgive} (a node id) that cable is let in again."""
-        if forgive is not None and not shop.report.forgive(checked_node_id("forgive", forgive)):
+        if forgive is not None and not lifecycle.app.report.forgive(checked_node_id("forgive", forgive)):
             raise invalid("forgive", "that cable is not refused")
-        return {"refused": shop.report.refused_cables()}
+        return {"refused": lifecycle.app.report.refused_cables()}
 
     def resolve(subject: str, outcome: str, reason: str) -> Json:
         """Say how something ended that the socket cannot find out; it is written down, with the {reason}.
@@ -128,7 +111,7 @@ def add_methods(plugin: Plugin, shop: Shop) -> None:
         bitcoind shows now."""
         subject = "chain" if subject == "chain" else checked_session_id("subject", subject)
         outcome = checked_text("outcome", outcome)
-        shop.resolving.resolve(subject, outcome, checked_text("reason", reason))
+        lifecycle.app.resolving.resolve(subject, outcome, checked_text("reason", reason))
         return {"subject": subject, "outcome": outcome, "resolved": True}
 
     pool = ThreadPoolExecutor(2, thread_name_prefix="rpc")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -17,7 +17,8 @@ from wattline.core.errors import RetryError, StopError, WattlineError
 from wattline.core.wire.reading import OutOfRange, admitted
 from wattline.plugin.certificate import Certificate
 from wattline.plugin.outlet_state import LoopEnded
-from wattline.plugin.streams import Stream, refusal
+from wattline.plugin.requests import CableRequests
+from wattline.plugin.streams import Refused, Stream, refusal
 from wattline.v1 import charging_pb2 as pb
 from wattline.v1 import charging_pb2_grpc
 
@@ -31,34 +32,6 @@ MAX_WAITING = 16
 """On-chain messages of one stream that may wait; a cable has one version under way."""
 FIRST_MESSAGE_S = 5.0
 """A connection that has not said by then what it wants is cut: it would keep its thread from a cable that pays."""
-
-
-class Refused(StopError):
-    """What a cable asked for is not done; ``code`` is one of the codes of ``Refusal`` in charging.proto."""
-
-
-class Seller(Protocol):
-    """What the service needs of the socket. Every method raises Refused; what asks an outlet raises LoopEnded, too."""
-
-    def offer(self, nonce: bytes, peer: str) -> pb.GetOfferResponse:
-        """``peer``: whom gRPC says that it talks to. Raises RetryError ``too_many_offers``, too."""
-
-    def open(self, request: pb.Open, peer: str) -> Stream: ...
-
-    def resume(self, request: pb.Resume) -> Stream: ...
-
-    def meter_value(self, session_id: str, value: pb.MeterValue) -> None: ...
-
-    def close(self, session_id: str, reason: str) -> None: ...
-
-    def onchain_request(self, session_id: str, request: pb.OnchainRequest) -> None: ...
-
-    def aggregate_version(self, session_id: str, version: pb.AggregateVersion) -> None: ...
-
-    def gone(self, stream: Stream) -> None: ...
-
-    def receipt(self, session_id: str, token: bytes, peer: str) -> pb.SignedReceipt:
-        """Raises RetryError ``too_many_offers``, too."""
 
 
 class OnchainLane:
@@ -96,16 +69,16 @@ class OnchainLane:
 
 
 class ChargingService(charging_pb2_grpc.ChargingServiceServicer):
-    """Translates between the wire and the seller; keeps no state of its own."""
+    """Translates between the wire and what answers cables; keeps no state of its own."""
 
-    def __init__(self, seller: Seller) -> None:
-        self._seller = seller
+    def __init__(self, requests: CableRequests) -> None:
+        self._requests = requests
 
     def GetOffer(  # noqa: N802 - named by the protocol
         self, request: pb.GetOfferRequest, context: grpc.ServicerContext
     ) -> pb.GetOfferResponse:
         try:
-            return self._seller.offer(_admitted(request).nonce, context.peer())
+            return self._requests.offer(_admitted(request).nonce, context.peer())
         except WattlineError as error:
             _abort(context, error)
 
@@ -114,7 +87,7 @@ class ChargingService(charging_pb2_grpc.ChargingServiceServicer):
     ) -> pb.GetReceiptResponse:
         try:
             _admitted(request)
-            signed = self._seller.receipt(request.session_id, request.token, context.peer())
+            signed = self._requests.receipt(request.session_id, request.token, context.peer())
             return pb.GetReceiptResponse(receipt=signed)
         except WattlineError as error:
             _abort(context, error)
@@ -143,16 +116,16 @@ class ChargingService(charging_pb2_grpc.ChargingServiceServicer):
             yield from stream
         finally:
             with suppress(LoopEnded):  # the next process takes every session up without its cable
-                self._seller.gone(stream)
+                self._requests.gone(stream)
 
     def _begin(self, first: pb.ChargeRequest | None, peer: str) -> Stream:
         match _admitted(first).WhichOneof("message") if first is not None else None:
             case "open":
                 assert first is not None
-                return self._seller.open(first.open, peer)
+                return self._requests.open(first.open, peer)
             case "resume":
                 assert first is not None
-                return self._seller.resume(first.resume)
+                return self._requests.resume(first.resume)
             case other:
                 raise Refused("bad_request", f"the first message must be open or resume, not {other or 'nothing'}")
 
@@ -163,13 +136,13 @@ class ChargingService(charging_pb2_grpc.ChargingServiceServicer):
             for request in requests:
                 match _admitted(request).WhichOneof("message"):
                     case "meter_value":
-                        self._seller.meter_value(stream.session_id, request.meter_value)
+                        self._requests.meter_value(stream.session_id, request.meter_value)
                     case "close":
-                        self._seller.close(stream.session_id, request.close.reason)
+                        self._requests.close(stream.session_id, request.close.reason)
                     case "onchain_request":
-                        lane.do(partial(self._seller.onchain_request, stream.session_id, request.onchain_request))
+                        lane.do(partial(self._requests.onchain_request, stream.session_id, request.onchain_request))
                     case "aggregate_version":
-                        lane.do(partial(self._seller.aggregate_version, stream.session_id, request.aggregate_version))
+                        lane.do(partial(self._requests.aggregate_version, stream.session_id, request.aggregate_version))
                     case other:
                         stream.put(refusal("bad_request", f"{other or 'an empty message'} is not allowed here"))
                         stream.end()

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-from wattline.core.clock import DAY_S
+from wattline.core.clock import DAY_S, Clock
 from wattline.core.ledger.ledger import Ledger
 from wattline.core.ledger.session_record import SessionRecord
-from wattline.core.session.event import Event
+from wattline.core.session.event import Event, OperatorStopped
+from wattline.core.session.session import Session
 from wattline.core.session.state import State
 from wattline.plugin.outlet import OutletLoop
 from wattline.plugin.outlet_state import OutletView
@@ -33,13 +33,12 @@ class Sessions:
     def __init__(
         self,
         ledger: Ledger,
-        now: Callable[[], int] = lambda: int(time.time()),
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock,
     ) -> None:
         self._ledger = ledger
-        self._now = now
-        self._clock = clock
-        self._began_s = clock()
+        self._now = clock.now_s
+        self._clock = clock.monotonic
+        self._began_s = self._clock()
         self._over_unpaid: dict[str, float] = {}
         """When sessions ended that were never paid for, the oldest first."""
         self._lock = threading.RLock()
@@ -55,7 +54,6 @@ class Sessions:
         self._notes: dict[str, list[tuple[int, str, dict[str, Any]]]] = {}
         """By session that has paid nothing yet: events that are written once it has."""
         self._max_unpaid_msat: dict[str, int] = {}
-        self._onchain_msat: dict[str, int] = {}
         self._has_forgotten = False
         self.unsaved = False
         """The ledger could not be written the last time: no money may be taken."""
@@ -68,7 +66,6 @@ class Sessions:
             self._records[session_id] = record
             self._outlets[session_id] = outlet
             self._sequences[session_id] = record.statement_sequence + (UNSAVED_STATEMENTS if restored else 0)
-            self._onchain_msat[session_id] = self._ledger.onchain_credited_msat(session_id) if restored else 0
 
     def never_opened(self, session_id: str) -> None:
         """It did not come about: the ledger does not know it."""
@@ -98,7 +95,6 @@ class Sessions:
                 self._over_unpaid[session_id] = self._clock()
             self._records.pop(session_id, None)
             self._sequences.pop(session_id, None)
-            self._onchain_msat.pop(session_id, None)
             self._changed.discard(session_id)
             self._notes.pop(session_id, None)
 
@@ -129,21 +125,19 @@ class Sessions:
         """A session, live or over; None when there never was one of that id."""
         return self.live(session_id) or self._ledger.session(session_id)
 
+    def session(self, session_id: str) -> Session | None:
+        """A session as it stands, live or over."""
+        record = self.record(session_id)
+        return record.session if record is not None else None
+
+    def is_served(self, session_id: str) -> bool:
+        """Whether an outlet still has it: its end is not written yet."""
+        return self.outlet_of(session_id) is not None
+
     def max_unpaid_msat(self, session_id: str) -> int | None:
         """The worst (charged - credited) of a session that this process served lately; None when it did not."""
         view = self.view_of(session_id)
         return view.max_unpaid_msat if view is not None else self._max_unpaid_msat.get(session_id)
-
-    def credited_onchain(self, session_id: str, amount_msat: int) -> None:
-        """So much more of a live session's credit is one on the chain."""
-        with self._lock:
-            if session_id in self._records:
-                self._onchain_msat[session_id] += amount_msat
-
-    def onchain_credited_msat(self, session_id: str) -> int:
-        """The part of a live session's credit that was handed over on the chain."""
-        with self._lock:
-            return self._onchain_msat.get(session_id, 0)
 
     def next_sequence(self, session_id: str) -> int:
         """The number of the session's next statement."""
@@ -188,6 +182,49 @@ class Sessions:
         gone = [each for number, each in enumerate(over) if number >= UNPAID_KEPT or not (is_young or each in kept)]
         self._ledger.forget_unpaid(gone)
         self._has_forgotten = not is_young
+
+    def close_books(self, session_id: str) -> bool:
+        """Relay confirmed open and the last energy charged? Then BooksClosed happens; False: try again."""
+        outlet = self.outlet_of(session_id)
+        return outlet is None or outlet.close_books(session_id).result(CALL_TIMEOUT_S)
+
+    def stop(self, session_id: str) -> Session | None:
+        """The operator ends a session that is not over; how it stands then: one that was ending already goes on doing
+        so. None when it is over, or there never was one of that id."""
+        record = self.live(session_id)
+        if record is None or record.session.state is State.CLOSED:
+            return None
+        if record.session.state.is_live:
+            self.post(session_id, OperatorStopped())
+        record = self.record(session_id)
+        return record.session if record is not None else None
+
+    def booked(self, payment_hashes: Collection[str]) -> None:
+        """The ledger holds these payments now: the journal will not tell of them again."""
+        with self._lock:
+            outlets = {id(outlet): outlet for outlet in self._outlets.values()}
+        for outlet in outlets.values():
+            outlet.booked(payment_hashes)
+
+    def write_over(self, session: Session) -> SessionRecord | None:
+        """Write a session that is over to the ledger now; None when it is not known (any more)."""
+        record = self.record(session.session_id)
+        if record is None:
+            return None
+        record = replace(record, session=session, closed_at=record.closed_at or self._now())
+        self.save_over(record)
+        return record
+
+    def release(self, record: SessionRecord) -> None:
+        """It is over, its receipt is signed: it leaves its outlet."""
+        session = record.session
+        if session.was_paid:
+            detail = {"stop_reason": session.stop_reason, "balance_msat": session.account.balance_msat}
+            self._ledger.append_event(self._now(), session.session_id, "closed", detail)
+        outlet = self.outlet_of(session.session_id)
+        self.drop(session.session_id)
+        if outlet is not None:
+            outlet.detach(session.session_id).result(CALL_TIMEOUT_S)
 
     def save_over(self, record: SessionRecord) -> None:
         """Write a session that is over to the ledger now."""

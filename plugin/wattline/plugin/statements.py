@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable
 
+from wattline.core.clock import Clock
 from wattline.core.increments import Crowd, ToldIncrements
 from wattline.core.session.session import Session
 from wattline.plugin.messages import statement_message
@@ -23,18 +22,18 @@ class Statements:
     def __init__(
         self,
         settings: SocketSettings,
-        live: Sessions,
+        sessions: Sessions,
         reservations: Reservations,
         streams: Streams,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock,
     ) -> None:
         self._interval_s = settings.session.statement_interval_ms / 1000
         self._credit_cap_msat = settings.session.credit_cap_msat
-        self._live = live
+        self._sessions = sessions
         self._reservations = reservations
         self._streams = streams
         self._lock = threading.Lock()
-        self._clock = clock
+        self._clock = clock.monotonic
         self._sent_at: dict[str, float] = {}
         self._crowd = Crowd(settings.payment.min_increment_msat, settings.payment.max_payments_per_s)
         self._told: dict[str, ToldIncrements] = {}
@@ -45,14 +44,20 @@ class Statements:
         return statement_message(
             view,
             session,
-            self._live.next_sequence(session_id),
+            self._sessions.next_sequence(session_id),
             self._reservations.in_flight_msat(session_id),
             self._tell_wish(session_id),
-            self._live.onchain_credited_msat(session_id),
         )
 
-    def send_if_due(self, view: OutletView, session: Session, *, important: bool) -> None:
-        """Tell the cable, if it is ``important`` or time; what is important is kept in the ledger, too."""
+    def changed(self, view: OutletView, important: bool) -> None:
+        """A session moved on, as ``view`` has it: its cable is told, if it is ``important`` or time; what is important
+        is kept in the ledger, too."""
+        session = view.session
+        if session is None:
+            return
+        # Nothing of a session that has paid nothing moves on, but its end; that is written when it is over.
+        if session.was_paid:
+            self._sessions.mark_changed(session.session_id)
         session_id, now = session.session_id, self._clock()
         with self._lock:
             if not important and now - self._sent_at.get(session_id, float("-inf")) < self._interval_s:
@@ -60,8 +65,29 @@ class Statements:
             self._sent_at[session_id] = now
         statement = self.of(view, session)
         if important and session.was_paid:
-            self._live.keep(statement)
+            self._sessions.keep(statement)
         self._streams.send(session_id, pb.ChargeResponse(statement=statement))
+
+    def payment_refused(self, session_id: str, payment_hash: str, amount_msat: int, code: str, message: str) -> None:
+        """A payment of this session failed, and what is asked of it."""
+        refused = pb.PaymentRefused(
+            payment_hash=payment_hash,
+            amount_msat=amount_msat,
+            code=code,
+            message=message,
+            min_increment_msat=self.least_msat(session_id),
+        )
+        self._streams.send(session_id, pb.ChargeResponse(payment_refused=refused))
+
+    def finish(self, session_id: str, last: pb.ChargeResponse | None) -> None:
+        """The session is over; ``last``: what its cable is told, None: nothing."""
+        self.forget(session_id)
+        if last is not None:
+            self._streams.finish(session_id, last)
+
+    def has_reader(self, session_id: str) -> bool:
+        """Its cable is there."""
+        return self._streams.is_attached(session_id)
 
     def forget(self, session_id: str) -> None:
         """The session is over."""

@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 
+from wattline.core.errors import StopError
 from wattline.v1 import charging_pb2 as pb
 
 QUEUE_LENGTH = 256
@@ -108,3 +109,7 @@ class Streams:
 
 def refusal(code: str, message: str) -> pb.ChargeResponse:
     return pb.ChargeResponse(refusal=pb.Refusal(code=code, message=message))
+
+
+class Refused(StopError):
+    """What a cable asked for is not done; ``code`` is one of the codes of ``Refusal`` in charging.proto."""

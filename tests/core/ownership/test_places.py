@@ -19,7 +19,7 @@ from wattline.device.controller.guard import main as guard
 from wattline.device.i2c.bus import BusError
 from wattline.device.i2c.simulated import Place, WorldConnection
 from wattline.plugin.certificate import load_or_make
-from wattline.plugin.lifecycle import Shop
+from wattline.plugin.lifecycle import load
 from wattline.plugin.settings import SocketSettings
 from wattline.regtest.bitcoind import installed_bitcoind
 from wattline.regtest.cache import exclusive
@@ -59,7 +59,7 @@ def start_a_socket(folder: Path) -> None:
     home.mkdir()
     home.chmod(0o777)
     settings = load_settings(config, SocketSettings)
-    Shop().prepare(settings, config, folder, folder / "rpc", "127.0.0.1:0")
+    load(settings, config, folder, folder / "rpc", "127.0.0.1:0")
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from dataclasses import replace
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,7 @@ from wattline.core.record import (
     encode_truncated,
     format_record,
 )
+from wattline.plugin.crediting import Crediting
 from wattline.plugin.hook import Htlc, KeysendGate, Pass, Refuse
 from wattline.plugin.reservations import CLAIM_REST_S, CLAIM_S, LIFETIME_S, Reservations
 
@@ -42,6 +44,8 @@ def proof(number: int) -> dict[str, bytes]:
 class Place:
     """One outlet; the ledger is empty."""
 
+    reservations: Reservations
+
     def outlet_id_of(self, session_id: str) -> str:
         return "A1"
 
@@ -58,6 +62,11 @@ class Desk(Place):
         if in_flight_msat + amount_msat > CAP_MSAT:
             return "over_credit_cap", "too much"
         return None
+
+
+def gate_of(place: Place, reservations: Reservations) -> KeysendGate:
+    place.reservations = reservations
+    return KeysendGate(lambda: cast("Crediting", place))
 
 
 def payload(**others: bytes) -> str:
@@ -78,12 +87,12 @@ def record(session_id: str = SESSION, sequence: int = 1) -> dict[str, bytes]:
 
 @pytest.fixture
 def gate() -> KeysendGate:
-    return KeysendGate(Desk(), Reservations())
+    return gate_of(Desk(), Reservations())
 
 
 def test_a_payment_for_an_open_session_passes_and_is_reserved() -> None:
     reservations = Reservations()
-    gate = KeysendGate(Desk(), reservations)
+    gate = gate_of(Desk(), reservations)
     assert gate.judge(htlc(payload(**record()))) == Pass()
     assert reservations.in_flight_msat(SESSION) == 100
     reservations.release(payment_hash(1))
@@ -157,7 +166,7 @@ def test_a_single_part_that_states_its_total_passes(gate: KeysendGate) -> None:
 
 def test_a_preimage_that_does_not_belong_to_the_hash_is_failed_and_reserves_nothing() -> None:
     reservations = Reservations()
-    verdict = KeysendGate(Desk(), reservations).judge(htlc(payload(**record(), **proof(2)), number=1))
+    verdict = gate_of(Desk(), reservations).judge(htlc(payload(**record(), **proof(2)), number=1))
     assert isinstance(verdict, Refuse)
     assert verdict.code == "wrong_preimage"
     assert reservations.in_flight_msat(SESSION) == 0
@@ -166,7 +175,7 @@ def test_a_preimage_that_does_not_belong_to_the_hash_is_failed_and_reserves_noth
 def test_what_lightningd_failed_after_the_hook_does_not_use_up_the_cap_for_ever() -> None:
     now = [0.0]
     reservations = Reservations(lambda: now[0])
-    gate = KeysendGate(Desk(), reservations)
+    gate = gate_of(Desk(), reservations)
     assert gate.judge(htlc(payload(**record()), amount_msat=CAP_MSAT)) == Pass()
     second = htlc(payload(**record(sequence=2), **proof(2)), amount_msat=CAP_MSAT, number=2)
     assert isinstance(gate.judge(second), Refuse)
@@ -190,12 +199,12 @@ def test_what_lightningd_failed_after_the_hook_does_not_use_up_the_cap_for_ever(
 )
 def test_what_lightningd_would_fail_anyway_is_not_in_flight_before(doomed: Htlc) -> None:
     reservations = Reservations()
-    verdict = KeysendGate(Desk(), reservations).judge(doomed)
+    verdict = gate_of(Desk(), reservations).judge(doomed)
     assert isinstance(verdict, Refuse)
     assert verdict.code == "malformed_record"
     assert reservations.in_flight_msat(SESSION) == 0
     assert (
-        KeysendGate(Desk(), reservations).judge(replace(htlc(payload(**record())), cltv_expiry=500, blocks_left=18))
+        gate_of(Desk(), reservations).judge(replace(htlc(payload(**record())), cltv_expiry=500, blocks_left=18))
         == Pass()
     )
 
@@ -203,7 +212,7 @@ def test_what_lightningd_would_fail_anyway_is_not_in_flight_before(doomed: Htlc)
 def test_a_first_payment_that_does_not_come_in_keeps_others_out_for_some_seconds_only() -> None:
     now = [0.0]
     reservations = Reservations(lambda: now[0])
-    gate = KeysendGate(Desk(), reservations)
+    gate = gate_of(Desk(), reservations)
     assert not reservations.is_claiming(SESSION)
     assert gate.judge(htlc(payload(**record()))) == Pass()
     assert reservations.is_claiming(SESSION)
@@ -243,7 +252,7 @@ def test_a_claim_that_is_credited_leaves_the_outlet_to_the_next_ones_claim() -> 
 
 def test_a_preimage_that_was_used_is_refused() -> None:
     reservations = Reservations()
-    gate = KeysendGate(Desk(), reservations)
+    gate = gate_of(Desk(), reservations)
     assert gate.judge(htlc(payload(**record()))) == Pass()
     assert gate.judge(htlc(payload(**record()))) == Pass(), "lightningd tells of it again while it is on its way"
     reservations.release(payment_hash(1))
@@ -253,7 +262,7 @@ def test_a_preimage_that_was_used_is_refused() -> None:
         def was_received(self, payment_hash: str) -> bool:
             return True
 
-    assert isinstance(KeysendGate(KnowingDesk(), Reservations()).judge(htlc(payload(**record()))), Refuse)
+    assert isinstance(gate_of(KnowingDesk(), Reservations()).judge(htlc(payload(**record()))), Refuse)
 
 
 def test_a_hash_that_is_sent_again_and_again_keeps_nobody_elses_reservation() -> None:
@@ -273,14 +282,14 @@ def test_the_same_hash_for_another_session_is_failed() -> None:
         def refusal(self, session_id: str, amount_msat: int, in_flight_msat: int) -> tuple[str, str] | None:
             return None
 
-    gate = KeysendGate(AnyDesk(), Reservations())
+    gate = gate_of(AnyDesk(), Reservations())
     assert gate.judge(htlc(payload(**record(SESSION)))) == Pass()
     assert isinstance(gate.judge(htlc(payload(**record(OTHER)))), Refuse)
 
 
 def test_sixteen_at_once_never_exceed_the_cap() -> None:
     reservations = Reservations()
-    gate = KeysendGate(Desk(), reservations)
+    gate = gate_of(Desk(), reservations)
     verdicts: list[Pass | Refuse] = []
     start = threading.Barrier(16)
 
@@ -308,7 +317,7 @@ def test_sixteen_at_once_never_exceed_the_cap() -> None:
 )
 def test_what_is_in_flight_is_the_sum_of_what_passed_and_is_not_yet_credited(steps: list[tuple[str, int, int]]) -> None:
     reservations = Reservations()
-    gate = KeysendGate(Desk(), reservations)
+    gate = gate_of(Desk(), reservations)
     model: dict[int, int] = {}
     used: set[int] = set()
     for what, number, amount_msat in steps:

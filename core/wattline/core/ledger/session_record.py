@@ -174,6 +174,7 @@ def _with_credit() -> Select[Any]:
     return select(
         sessions,
         (paid_msat + newest_sat * MSAT_PER_SAT).label("credited_msat"),
+        (newest_sat * MSAT_PER_SAT).label("onchain_msat"),
         (number_paid + increments).label("payments"),
     )
 
@@ -201,6 +202,7 @@ def _record(row: Row[Any]) -> SessionRecord:
         charged_msat=values["charged_msat"],
         refunded_msat=values["refunded_msat"],
         payments=int(values["payments"]),
+        onchain_msat=int(values["onchain_msat"]),
     )
     session = Session(
         **{name: values[name] for name in _SESSION_COLUMNS},

@@ -198,8 +198,8 @@ class Journal(Protocol):
     def paid_since(self, updated_index: int, limit: int) -> Sequence[PaidInvoice]:
         """At most ``limit`` rows (of any status) with an index above ``updated_index``, ascending."""
 
-    def wait_paid(self, pay_index: int, timeout_s: float) -> int | None:
-        """Wait until an invoice with a higher ``pay_index`` is paid; its index, or None when the time ran out."""
+    def takes_keysend(self) -> bool:
+        """The node runs what receives keysend payments."""
 
 
 class CableNode(Wallet, Signer, Journal, Protocol):
@@ -207,6 +207,3 @@ class CableNode(Wallet, Signer, Journal, Protocol):
 
     def check_version(self) -> NodeInfo:
         """Raises StopError ``node_too_old``, NodeUnavailable, NodeRefused."""
-
-    def takes_keysend(self) -> bool:
-        """Whether its keysend plugin runs, so that refunds can arrive."""

@@ -25,6 +25,17 @@ class CreditArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class OnchainCredited:
+    """So much was handed over on the chain for this session by now, altogether: what of it is not credited yet, is. May
+    be told again. Raises StopError ``amount_invalid`` unless it is positive."""
+
+    total_msat: int
+
+    def __post_init__(self) -> None:
+        check_whole("amount_invalid", "total_msat", self.total_msat, 1)
+
+
+@dataclass(frozen=True, slots=True)
 class CreditChecked:
     """What was withheld after a restart is worth what it was: it may be used."""
 
@@ -135,6 +146,7 @@ class RefundKept:
 
 Event = (
     CreditArrived
+    | OnchainCredited
     | CreditChecked
     | MeterValue
     | Tick

@@ -25,6 +25,7 @@ from wattline.core.session.event import (
     Event,
     HoldRelay,
     MeterValue,
+    OnchainCredited,
     OpenRelay,
     OperatorStopped,
     Refund,
@@ -37,7 +38,7 @@ from wattline.core.session.event import (
     Tick,
     WriteReceipt,
 )
-from wattline.core.session.session import MAX_LEASE_MS, Session
+from wattline.core.session.session import MAX_LEASE_MS, Account, Session
 from wattline.core.session.state import RefundStatus, State, StopReason
 from wattline.core.tariff import cost_msat
 
@@ -64,7 +65,11 @@ def step(session: Session, event: Event, now_ms: int) -> Step:
         session = _at(session, max(now_ms, session.at_ms))
     match event:
         case CreditArrived(amount_msat):
-            return _credit(session, amount_msat)
+            return _credit(session, session.account.credit(amount_msat))
+        case OnchainCredited(total_msat):
+            if total_msat <= session.account.onchain_msat:
+                return session, ()  # told again
+            return _credit(session, session.account.credit_onchain(total_msat))
         case CreditChecked():
             return _deliver_if_possible(replace(session, is_withheld=False))
         case MeterValue():
@@ -95,13 +100,13 @@ def step(session: Session, event: Event, now_ms: int) -> Step:
             return _refund_unsent(session, RefundStatus.KEPT)
 
 
-def restored(session: Session, now_ms: int, *, is_withheld: bool = False) -> Step:
+def restored(session: Session, now_ms: int) -> Step:
     """A saved session in a new process, whose monotonic time is ``now_ms``, and what is to be done first.
 
     DELIVERING becomes PAUSED: the relay has opened meanwhile, and closes again after the first meter value if the
     credit lasts; what was delivered before the first reading counts as delivered. Timeouts begin anew, and the cable
     counts as lost until its stream is back. A settlement begins again where it stood. A CLOSED session stays as it is.
-    ``is_withheld``: nothing is delivered before CreditChecked.
+    What was credited on the chain is withheld until CreditChecked: nothing is delivered before.
     """
     if session.state is State.CLOSED:
         return session, ()
@@ -117,7 +122,7 @@ def restored(session: Session, now_ms: int, *, is_withheld: bool = False) -> Ste
         dark_since_ms=None,
         metered_at_ms=None,
         held_until_ms=now_ms,
-        is_withheld=is_withheld,
+        is_withheld=session.account.onchain_msat > 0,
         cable_lost_since_ms=now_ms,
     )
     if state is not State.SETTLING:
@@ -144,10 +149,10 @@ def _charged(session: Session) -> Session:
     return replace(session, account=session.account.charge_to(total_msat))
 
 
-def _credit(session: Session, amount_msat: int) -> Step:
+def _credit(session: Session, account: Account) -> Step:
     if not session.takes_credit:
-        raise CreditTooLateError(session.session_id, amount_msat)
-    session = replace(session, account=session.account.credit(amount_msat))
+        raise CreditTooLateError(session.session_id, account.credited_msat - session.account.credited_msat)
+    session = replace(session, account=account)
     if session.state not in (State.OPEN, State.PAUSED):
         return session, ()
     session, effects = _deliver_if_possible(session)

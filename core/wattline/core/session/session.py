@@ -96,10 +96,16 @@ class Account:
     """Given back, without the routing fee."""
     payments: int = 0
     """How many payments the credit came in."""
+    onchain_msat: int = 0
+    """The part of the credit that was handed over on the chain."""
 
     def __post_init__(self) -> None:
-        for name in ("credited_msat", "charged_msat", "refunded_msat", "payments"):
+        for name in ("credited_msat", "charged_msat", "refunded_msat", "payments", "onchain_msat"):
             check_whole("amount_invalid", name, getattr(self, name), 0)
+        if self.onchain_msat > self.credited_msat:
+            raise StopError(
+                "account_invalid", f"{self.onchain_msat} msat from the chain of {self.credited_msat} msat credited"
+            )
         if self.refunded_msat and self.refunded_msat > self.credited_msat - self.charged_msat:
             raise StopError(
                 "account_invalid",
@@ -115,6 +121,11 @@ class Account:
         """One more payment. Raises StopError ``amount_invalid`` unless it is positive."""
         check_whole("amount_invalid", "amount_msat", amount_msat, 1)
         return replace(self, credited_msat=self.credited_msat + amount_msat, payments=self.payments + 1)
+
+    def credit_onchain(self, total_msat: int) -> Account:
+        """One more payment, which makes the credit from the chain ``total_msat`` altogether. Raises StopError
+        ``amount_invalid`` unless that is more than before."""
+        return replace(self.credit(total_msat - self.onchain_msat), onchain_msat=total_msat)
 
     def charge_to(self, total_msat: int) -> Account:
         """The charge is now ``total_msat`` altogether. Raises StopError ``charge_fell`` when it was more before: what

@@ -1,9 +1,14 @@
 """What a version of an aggregate must satisfy before it is stored and credited: its shape, its inputs, and the room
-that is left for it."""
+that is left for it.
+
+The sessions that pay on the chain, each with what two threads must not do at once.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from wattline.core.aggregate import MSAT_PER_SAT, Aggregate, AggregateInput, VersionRefused
 from wattline.core.aggregate_step import Held, check_inputs, check_value
@@ -121,3 +126,32 @@ def check_height(tip: Tip, aggregates: Sequence[Aggregate]) -> None:
     known = max((each.first_height for each in aggregates), default=0)
     if tip.height < known:
         raise ChainUnavailable("bitcoind_unavailable", f"bitcoind is at block {tip.height}, and was at {known}")
+
+
+@dataclass(slots=True)
+class OpenAggregate:
+    """One session. Its lock is taken before the ledger's, never within a unit of work."""
+
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    is_closed: bool = False
+    """Nothing is credited any more."""
+    final_sat: int = 0
+    """What the final version has to pay; 0 while none is wanted."""
+    final_came: threading.Event = field(default_factory=threading.Event)
+
+
+class OpenAggregates:
+    """Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: dict[str, OpenAggregate] = {}
+
+    def of(self, session_id: str) -> OpenAggregate:
+        with self._lock:
+            return self._open.setdefault(session_id, OpenAggregate())
+
+    def forget(self, session_id: str) -> None:
+        """The session is over."""
+        with self._lock:
+            self._open.pop(session_id, None)

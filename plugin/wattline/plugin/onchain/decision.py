@@ -6,17 +6,16 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
-from typing import Protocol
 
 from wattline.core.aggregate import MSAT_PER_SAT, Aggregate, AggregateStatus, Version, final_value_sat
 from wattline.core.bitcoin.chain import ChainUnavailable
+from wattline.core.clock import Clock
 from wattline.core.ledger.ledger import Ledger
 from wattline.core.session.session import Session
 from wattline.core.session.state import StopReason
 from wattline.plugin.older_copy import OlderCopy
-from wattline.plugin.onchain.sessions import OpenAggregates
+from wattline.plugin.onchain.admission import OpenAggregates
 from wattline.plugin.settings import OnchainSettings
 from wattline.v1 import charging_pb2 as pb
 
@@ -29,13 +28,6 @@ ASK_AGAIN_S = 1.0
 """How often the cable is asked for the final version: it may be just resuming."""
 
 
-class Cables(Protocol):
-    """Whoever is asked for a final version."""
-
-    def tell(self, session_id: str, message: pb.ChargeResponse) -> None:
-        """Send something to the session's cable, if it is there."""
-
-
 class BroadcastDecision:
     """Thread-safe. The first choice of a session stands."""
 
@@ -43,21 +35,21 @@ class BroadcastDecision:
         self,
         settings: OnchainSettings,
         ledger: Ledger,
-        cables: Cables,
-        desks: OpenAggregates,
+        tell: Callable[[str, pb.ChargeResponse], None],
+        open_aggregates: OpenAggregates,
         copy: OlderCopy,
-        now: Callable[[], int] = lambda: int(time.time()),
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock,
     ) -> None:
+        """``tell``: sends something to a session's cable, if it is there."""
         self.chain_was_seen = False
         """Set by whoever watches the chain, after the first look at everything."""
         self._copy = copy
         self._settings = settings
         self._ledger = ledger
-        self._cables = cables
-        self._desks = desks
-        self._now = now
-        self._clock = clock
+        self._tell = tell
+        self._open = open_aggregates
+        self._now = clock.now_s
+        self._clock = clock.monotonic
         self._waits_since: dict[str, float] = {}
         """Since when a session's end waits for the chain; monotonic, in s."""
         self._stopping = threading.Event()
@@ -67,7 +59,7 @@ class BroadcastDecision:
         self._stopping.set()
 
     def give_back(self, session: Session) -> int:
-        """After the desk was closed: how much of the credit is never taken, in msat. When this returns it is written
+        """After the intake was closed: how much of the credit is never taken, in msat. When this returns it is written
         down which version is broadcast: the one that pays exactly what is owed, when the cable has signed it in time;
         none when nothing is owed on the chain; else the newest, and 0 is given back; or it is decided later
         (:meth:`is_put_off`), and 0 is given back, too. Waits for the cable; may be asked again."""
@@ -97,23 +89,11 @@ class BroadcastDecision:
             raise ChainUnavailable("bitcoind_unavailable", "the chain was not looked at yet")
         return True
 
-    def is_owed(self, session: Session) -> bool:
-        """Whether something of the session is to be taken on the chain and not yet final there."""
-        aggregate = self._ledger.aggregate(session.session_id)
-        if aggregate is None or self._ledger.newest_version(session.session_id) is None:
-            return False
-        return aggregate.status.is_live
-
-    def lost_msat(self, session_id: str) -> int:
-        """What was credited and will never be taken, because its inputs went elsewhere."""
-        aggregate = self._ledger.aggregate(session_id)
-        return aggregate.lost_msat if aggregate is not None else 0
-
     def conclude(self, session: Session) -> None:
         """At the close: the newest version is broadcast, unless it was decided otherwise before, or is decided when the
         chain was seen. May be told again."""
         session_id = session.session_id
-        with self._desks.of(session_id).lock:
+        with self._open.of(session_id).lock:
             aggregate = self._ledger.aggregate(session_id)
             if aggregate is None or aggregate.status is not AggregateStatus.OPEN:
                 return
@@ -129,9 +109,9 @@ class BroadcastDecision:
     def seize(self, session_id: str, reason: StopReason) -> Version | None:
         """Choose the newest version at once, because something is wrong; None when there is none, or when it was
         decided that nothing is taken. The first choice stands."""
-        desk = self._desks.of(session_id)
-        with desk.lock:
-            desk.is_closed = True
+        aggregate_state = self._open.of(session_id)
+        with aggregate_state.lock:
+            aggregate_state.is_closed = True
             newest = self._ledger.newest_version(session_id)
             if newest is None:
                 return None
@@ -142,9 +122,9 @@ class BroadcastDecision:
         """Choose ``version``, which was found on the chain and pays less than the newest: it is the final one of which
         this ledger, an older copy, knows nothing. False when it was decided otherwise before."""
         session_id = version.session_id
-        desk = self._desks.of(session_id)
-        with desk.lock:
-            desk.is_closed = True
+        aggregate_state = self._open.of(session_id)
+        with aggregate_state.lock:
+            aggregate_state.is_closed = True
             aggregate = self._ledger.aggregate(session_id)
             if aggregate is None or aggregate.status is not AggregateStatus.OPEN:
                 return False
@@ -162,9 +142,9 @@ class BroadcastDecision:
         """Ask for the version that pays exactly ``due_sat``, until it is there, or the time is over, or the inputs were
         seen spent."""
         session_id = session.session_id
-        desk = self._desks.of(session_id)
-        with desk.lock:
-            desk.final_sat = due_sat
+        aggregate_state = self._open.of(session_id)
+        with aggregate_state.lock:
+            aggregate_state.final_sat = due_sat
         message = pb.ChargeResponse(
             final_due=pb.FinalDue(
                 value_sat=due_sat,
@@ -174,27 +154,27 @@ class BroadcastDecision:
         )
         # A cable that was lost for long does not come back now.
         timeout_s = 0 if session.stop_reason is StopReason.CABLE_LOST else self._settings.final_timeout_s
-        deadline = time.monotonic() + timeout_s
+        deadline = self._clock() + timeout_s
         is_told = False
         while not self._stopping.is_set():
             aggregate = self._ledger.aggregate(session_id)
             if aggregate is None or aggregate.status is not AggregateStatus.OPEN:
                 return
-            left_s = max(0.0, deadline - time.monotonic())
+            left_s = max(0.0, deadline - self._clock())
             if self._ledger.final_version(session_id) is not None or (is_told and left_s == 0):
                 return
-            self._cables.tell(session_id, message)
+            self._tell(session_id, message)
             is_told = True
-            desk.final_came.wait(min(left_s, ASK_AGAIN_S))
+            aggregate_state.final_came.wait(min(left_s, ASK_AGAIN_S))
         # The process ends: the next one asks again.
         raise ChainUnavailable("shutting_down", "the socket is shutting down")
 
     def _decide(self, session: Session, due_sat: int) -> Aggregate:
         """What is taken on the chain for ``due_sat``; an earlier decision stands. No final version after it."""
         session_id = session.session_id
-        desk = self._desks.of(session_id)
-        with desk.lock:
-            desk.final_sat = 0
+        aggregate_state = self._open.of(session_id)
+        with aggregate_state.lock:
+            aggregate_state.final_sat = 0
             newest, final = self._ledger.newest_version(session_id), self._ledger.final_version(session_id)
             assert newest is not None, "who has handed over nothing gets nothing back"
             if due_sat == 0:

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Protocol
 
 from wattline.core.aggregate import MSAT_PER_SAT, Aggregate, AggregateStatus, Version
 from wattline.core.bitcoin.chain import Chain, ChainUnavailable, Outpoint, Tip, Tx
+from wattline.core.clock import Clock
 from wattline.core.errors import WattlineError
 from wattline.core.ledger.ledger import Ledger
 from wattline.core.lightning.onchain import ReceivingFunds
-from wattline.core.session.event import CreditChecked, DeliveryFault, Event
+from wattline.core.session.event import CreditChecked, DeliveryFault
 from wattline.core.session.session import Session
 from wattline.core.session.state import State, StopReason
 from wattline.core.tariff import worth_msat
 from wattline.core.version_check import feerate_per_kw
+from wattline.plugin.crediting import Crediting
 from wattline.plugin.older_copy import OlderCopy
 from wattline.plugin.onchain.admission import check_height
 from wattline.plugin.onchain.broadcast import Broadcasts
@@ -31,6 +31,7 @@ from wattline.plugin.onchain.confirmation import ConfirmationTracker
 from wattline.plugin.onchain.decision import BroadcastDecision
 from wattline.plugin.onchain.intake import VersionIntake
 from wattline.plugin.onchain.spenders import Spenders, SpenderUnknown
+from wattline.plugin.sessions import Sessions
 from wattline.plugin.settings import OnchainSettings
 
 log = logging.getLogger(__name__)
@@ -43,24 +44,6 @@ SLOW_LOOK_S = 2.0
 """How often everything is looked at that no block changes."""
 
 
-class Sessions(Protocol):
-    """The sessions, as far as the chain can end them."""
-
-    def post(self, session_id: str, event: Event) -> bool: ...
-
-    def save(self, session_id: str) -> None:
-        """Write a live session to the ledger now."""
-
-    def session_now(self, session_id: str) -> Session | None:
-        """A session as it stands, live or over."""
-
-    def credit_stored(self, session_id: str, txid: str, total_msat: int) -> bool:
-        """The ledger holds a version with this txid: credit what the session lacks of ``total_msat`` from the chain."""
-
-    def is_served(self, session_id: str) -> bool:
-        """Whether an outlet still has it: its end is not written yet."""
-
-
 class InputWatch:
     """See the module."""
 
@@ -71,28 +54,30 @@ class InputWatch:
         ledger: Ledger,
         chain: Chain,
         funds: ReceivingFunds,
-        desk: VersionIntake,
-        choice: BroadcastDecision,
+        intake: VersionIntake,
+        decision: BroadcastDecision,
         sessions: Sessions,
+        crediting: Crediting,
         copy: OlderCopy,
-        now: Callable[[], int] = lambda: int(time.time()),
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock,
     ) -> None:
-        """``network``: lightningd's; ``now``: Unix seconds; ``clock``: monotonic, in s."""
+        """``network``: lightningd's."""
+        now = clock.now_s
         self._settings = settings
         self.identity = ChainIdentity(network, ledger, chain, funds, now)
         self._copy = copy
         self._ledger = ledger
         self._chain = chain
-        self._desk = desk
-        self._choice = choice
+        self.intake = intake
+        self.decision = decision
         self._sessions = sessions
+        self._crediting = crediting
         self._now = now
-        self._clock = clock
+        self._clock = clock.monotonic
         self._spenders = Spenders(ledger, chain, funds, now)
-        self._broadcasts = Broadcasts(settings, ledger, chain, funds, clock)
+        self._broadcasts = Broadcasts(settings, ledger, chain, funds, clock.monotonic)
         self._pursuit = ConfirmationTracker(
-            settings, ledger, chain, self._spenders, self._broadcasts, sessions.session_now, now
+            settings, ledger, chain, self._spenders, self._broadcasts, sessions.session, now
         )
         self._begun: dict[str, float] = {}
         """When the aggregates that grow were invited, monotonic, in s."""
@@ -112,6 +97,7 @@ class InputWatch:
         self._thread.start()
 
     def stop(self) -> None:
+        self.decision.stop()
         self._stopping = True
         self._wake.set()
         self._thread.join(timeout=5)
@@ -125,6 +111,17 @@ class InputWatch:
         """What is wrong with the payments of single sessions; the others go on."""
         found = {**self._broadcasts.troubles, **self._troubles}
         return [f"session {session_id}: {text}" for session_id, text in sorted(found.items())]
+
+    @property
+    def trouble(self) -> str:
+        """Why the chain cannot be looked at just now, and what is wrong with single payments; empty when all is
+        well."""
+        return "; ".join(filter(None, [self.intake.trouble, *self.troubles]))
+
+    def accept_chain(self, reason: str) -> None:
+        """The operator says that the chain is the right one."""
+        self.identity.accept(reason)
+        self.wake()
 
     @property
     def tip_height(self) -> int | None:
@@ -146,9 +143,9 @@ class InputWatch:
             self._wake.clear()
 
     def _say(self, trouble: str) -> None:
-        if trouble and trouble != self._desk.trouble:
+        if trouble and trouble != self.intake.trouble:
             log.warning("the chain cannot be watched: %s", trouble)
-        self._desk.trouble = trouble
+        self.intake.trouble = trouble
 
     def look(self) -> None:
         """One look at everything. Raises ChainUnavailable and whatever else stands in the way of it."""
@@ -171,7 +168,7 @@ class InputWatch:
             if aggregate.status is AggregateStatus.SENT:
                 self._on_its_own(aggregate, lambda each: self._pursuit.follow(each, tip, is_thorough=is_thorough))
         self._looked_through = tip
-        self._choice.chain_was_seen = True
+        self.decision.chain_was_seen = True
         if is_slow:
             self._slow_due = self._clock() + SLOW_LOOK_S
 
@@ -211,13 +208,13 @@ class InputWatch:
                 self._on_its_own(aggregate, self._conclude)
 
     def _conclude(self, aggregate: Aggregate) -> None:
-        session = self._sessions.session_now(aggregate.session_id)
+        session = self._sessions.session(aggregate.session_id)
         if session is None or session.state is not State.CLOSED:
             return
         is_doubtful = self._copy.concerns(aggregate.session_id)
-        if is_doubtful and (not self._choice.chain_was_seen or self._adopted(aggregate, session)):
+        if is_doubtful and (not self.decision.chain_was_seen or self._adopted(aggregate, session)):
             return
-        self._choice.conclude(session)
+        self.decision.conclude(session)
 
     # VersionIntake that grow.
 
@@ -230,7 +227,7 @@ class InputWatch:
     def _watch_one(self, aggregate: Aggregate, spenders: Mapping[Outpoint, str], *, is_thorough: bool) -> None:
         session_id = aggregate.session_id
         newest = self._ledger.newest_version(session_id)
-        session = self._sessions.session_now(session_id)
+        session = self._sessions.session(session_id)
         if not self._sessions.is_served(session_id) or newest is None or session is None:
             return
         txids = {spenders[item.outpoint] for item in aggregate.inputs if item.outpoint in spenders}
@@ -318,9 +315,9 @@ class InputWatch:
         )
         log.warning("session %s: this ledger does not know %s, which pays it %d sat", session_id, tx.txid, value_sat)
         if found.is_final:
-            return self._choice.adopt(found)
+            return self.decision.adopt(found)
         self._ledger.store_version(found)
-        if not self._sessions.credit_stored(session_id, found.txid, value_sat * MSAT_PER_SAT):
+        if not self._crediting.credit_stored(session_id, found.txid, value_sat * MSAT_PER_SAT):
             self._ledger.drop_version(session_id, found.number)
             return False
         self._seize(aggregate, found, StopReason.LEDGER_RESTORED, {tx.txid})
@@ -334,7 +331,7 @@ class InputWatch:
         self._sessions.save(session_id)
         if reason in (StopReason.DOUBLE_SPENT, StopReason.OLDER_VERSION):
             self._spenders.refuse(aggregate, reason)
-        chosen = self._choice.seize(session_id, reason)
+        chosen = self.decision.seize(session_id, reason)
         detail = {"reason": reason, "newest": newest.txid, "spent_by": sorted(txids)}
         self._ledger.append_event(self._now(), session_id, "aggregate_seized", detail)
         if chosen is not None:
@@ -347,7 +344,7 @@ class InputWatch:
             return StopReason.FEERATE_LOW
         if self._clock() - self._begun[aggregate.session_id] >= aggregate.rules.max_age_s:
             return StopReason.PAYMENT_AGED
-        session = self._sessions.session_now(aggregate.session_id)
+        session = self._sessions.session(aggregate.session_id)
         if session is not None and session.state is State.PAUSED:
             terms = session.terms
             need_msat = worth_msat(terms.tariff, terms.rated_power_mw, terms.start_ms) - session.account.balance_msat

@@ -1,4 +1,4 @@
-"""The desk where cables hand over versions of their aggregates.
+"""Where cables hand over versions of their aggregates.
 
 A version is checked against the chain, stored, and only then credited. Which one is broadcast is chosen in
 :mod:`wattline.plugin.onchain.decision`.
@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
-from typing import Protocol
 
 from wattline.core.aggregate import MSAT_PER_SAT, Aggregate, OnchainRules, Version, VersionRefused
 from wattline.core.aggregate_step import Held, check_number
@@ -22,37 +20,15 @@ from wattline.core.ledger.ledger import Ledger
 from wattline.core.lightning.node import Signer
 from wattline.core.lightning.onchain import ReceivingFunds
 from wattline.core.lightning.signing import is_signed_by, onchain_content
-from wattline.core.session.session import Session
 from wattline.core.version_check import Proven
-from wattline.plugin.onchain.admission import Admission
-from wattline.plugin.onchain.sessions import OpenAggregates
-from wattline.plugin.outlet_state import OutletView
+from wattline.plugin.certificate import Identity
+from wattline.plugin.crediting import Crediting
+from wattline.plugin.onchain.admission import Admission, OpenAggregates
+from wattline.plugin.sessions import Sessions
 from wattline.plugin.settings import OnchainSettings
 from wattline.v1 import charging_pb2 as pb
 
 log = logging.getLogger(__name__)
-
-
-class Sessions(Protocol):
-    """The sessions, as far as this desk credits them."""
-
-    def live_view(self, session_id: str) -> OutletView | None:
-        """The outlet's view while it serves this session."""
-
-    def cable_of(self, session_id: str) -> str:
-        """The node id that the cable gave; empty when there is no such session."""
-
-    def reserve_version(self, session_id: str, txid: str, amount_msat: int) -> str:
-        """Keep the session's outlet for it; why that cannot be, or empty."""
-
-    def release_version(self, txid: str) -> None: ...
-
-    def least_msat(self, session_id: str) -> int:
-        """The smallest increment that the session is taken: the smallest that it was told within the last minute."""
-
-    def credit_stored(self, session_id: str, txid: str, total_msat: int) -> bool:
-        """The ledger holds a version with this txid: credit what the session lacks of ``total_msat`` from the chain;
-        False when it can no longer use it."""
 
 
 class VersionIntake:
@@ -65,25 +41,25 @@ class VersionIntake:
         chain: Chain,
         funds: ReceivingFunds,
         signer: Signer,
-        node_id: str,
-        network: str,
+        identity: Identity,
         sessions: Sessions,
-        desks: OpenAggregates,
-        now: Callable[[], int] = lambda: int(time.time()),
+        crediting: Crediting,
+        open_aggregates: OpenAggregates,
+        now: Callable[[], int],
     ) -> None:
         self._settings = settings
         self._ledger = ledger
         self._chain = chain
         self._funds = funds
         self._signer = signer
-        self._node_id = node_id
-        self._network = network
+        self._identity = identity
         self._sessions = sessions
+        self._crediting = crediting
         self._now = now
         self._admission = Admission(settings, ledger, chain)
         self._room = threading.Lock()
         """Held from the last look at the room that is left until it is taken."""
-        self._desks = desks
+        self._open = open_aggregates
         self.trouble = "the chain was not looked at yet"
         """Why nobody is invited and no version taken just now; empty when all is well. Set by whoever watches the
         chain: what nobody watches earns no credit."""
@@ -100,15 +76,16 @@ class VersionIntake:
         one. Raises VersionRefused."""
         if self.trouble:
             raise VersionRefused("onchain_unavailable", "the socket cannot look at the chain just now")
-        cable_node_id = self._sessions.cable_of(session_id)
-        content = onchain_content(self._node_id, session_id)
+        record = self._sessions.record(session_id)
+        cable_node_id = record.cable_node_id if record is not None else ""
+        content = onchain_content(self._identity.node_id, session_id)
         if not is_signed_by(self._signer, "onchain", content, signature, cable_node_id):
             raise VersionRefused("not_invited", "the request is not signed by the cable's node for this socket")
         self._check_cable(cable_node_id)
-        with self._desks.of(session_id).lock:
+        with self._open.of(session_id).lock:
             aggregate = self._ledger.aggregate(session_id)
             if aggregate is None:
-                self._check_live(session_id)
+                self._crediting.payable(session_id)
                 aggregate = self._ledger.invite_again(session_id, cable_node_id, self.rules, self._now())
             if aggregate is None:
                 address = self._funds.new_address()
@@ -116,7 +93,7 @@ class VersionIntake:
                     session_id=session_id,
                     cable_node_id=cable_node_id,
                     address=address,
-                    script=script_of(address, self._network),
+                    script=script_of(address, self._identity.network),
                     rules=self.rules,
                     invited_at=self._now(),
                 )
@@ -153,40 +130,32 @@ class VersionIntake:
 
     def close(self, session_id: str) -> None:
         """Credit nothing any more; what is being credited just now is done when this returns."""
-        desk = self._desks.of(session_id)
-        with desk.lock:
-            desk.is_closed = True
+        aggregate = self._open.of(session_id)
+        with aggregate.lock:
+            aggregate.is_closed = True
             self._credit_all(session_id)
 
     def forget(self, session_id: str) -> None:
         """The session is over."""
-        self._desks.forget(session_id)
+        self._open.forget(session_id)
 
-    # The desk's own.
+    # Its own.
 
     def _check_cable(self, cable_node_id: str) -> None:
         reason = self._ledger.refused_cable(cable_node_id)
         if reason is not None:
             raise VersionRefused("not_invited", f"this socket takes nothing on the chain from that cable: {reason}")
 
-    def _check_live(self, session_id: str) -> Session:
-        view = self._sessions.live_view(session_id)
-        if view is None or view.session is None or not view.session.state.is_live:
-            raise VersionRefused("session_closed", "the session takes no payment any more")
-        if view.fault:
-            raise VersionRefused("session_closed", f"the outlet cannot deliver: {view.fault}")
-        return view.session
-
     def _take(self, aggregate: Aggregate, number: int, tx: Tx, *, is_final: bool) -> Version:
-        """The chain is asked while the desk is free: a bitcoind that hangs holds up this version, and neither the
-        session's end nor the watch."""
+        """The chain is asked while the aggregate is not locked: a bitcoind that hangs holds up this version,
+        and neither the session's end nor the watch."""
         session_id = aggregate.session_id
-        with self._desks.of(session_id).lock:
+        with self._open.of(session_id).lock:
             known = self._ledger.version(session_id, number)
             if known is not None and known.txid == tx.txid:
                 self._credit_all(session_id)
                 return known  # told again
-            # As it stands now that nobody else is at the desk: the first version brought its inputs.
+            # As it stands now that nobody else changes it: the first version brought its inputs.
             held = self._check_turn(session_id, number, is_final=is_final)
         if self.trouble:
             raise ChainUnavailable("bitcoind_unavailable", self.trouble)
@@ -214,51 +183,49 @@ class VersionIntake:
         return version
 
     def _check_turn(self, session_id: str, number: int, *, is_final: bool) -> Held:
-        """With the desk kept: this is the next version, and one of its kind is still taken; what is held so far."""
+        """With the aggregate locked: this is the next version, and its kind is still taken; what is held so far."""
         held = self._ledger.held(session_id)
         check_number(held, number)
-        if not is_final and self._desks.of(session_id).is_closed:
+        if not is_final and self._open.of(session_id).is_closed:
             raise VersionRefused("session_closed", "the session takes no payment any more")
         return held
 
     def _take_larger(self, version: Version, proven: Proven, held: Held, tip: Tip) -> None:
         session_id = version.session_id
-        least_msat = self._sessions.least_msat(session_id)
-        self._admission.check_room(self._check_live(session_id), version.value_sat, held, least_msat)
+        least_msat = self._crediting.least_msat(session_id)
+        self._admission.check_room(self._crediting.payable(session_id), version.value_sat, held, least_msat)
         self._admission.check_policy(proven.tx)
         inputs = [] if held.newest else self._admission.first_inputs(proven)
-        with self._desks.of(session_id).lock:
+        with self._open.of(session_id).lock:
             held = self._check_turn(session_id, version.number, is_final=False)
-            session = self._check_live(session_id)
+            session = self._crediting.payable(session_id)
             increment_sat = version.value_sat - held.value_sat
-            why_not = self._sessions.reserve_version(session_id, version.txid, increment_sat * MSAT_PER_SAT)
-            if why_not:
-                raise VersionRefused("session_closed", why_not)
+            self._crediting.reserve_version(session_id, version.txid, increment_sat * MSAT_PER_SAT)
             try:
                 with self._room:  # or two sessions could both take what is left of it, or the same input
                     self._admission.check_room(session, version.value_sat, held, least_msat)
                     self._admission.check_claims(session_id, inputs, self._now())
                     self._ledger.store_version(version, inputs, tip.height if inputs else 0)
-                if not self._sessions.credit_stored(session_id, version.txid, version.value_sat * MSAT_PER_SAT):
+                if not self._crediting.credit_stored(session_id, version.txid, version.value_sat * MSAT_PER_SAT):
                     self._ledger.drop_version(session_id, version.number)
                     raise VersionRefused("session_closed", "the session takes no payment any more")
             except VersionRefused:
                 # After anything else it may be stored or credited yet: then it stays on its way for a while.
-                self._sessions.release_version(version.txid)
+                self._crediting.release_version(version.txid)
                 raise
 
     def _take_final(self, version: Version, tx: Tx) -> None:
         self._check_due(version)
         self._admission.check_policy(tx)
-        desk = self._desks.of(version.session_id)
-        with desk.lock:
+        aggregate = self._open.of(version.session_id)
+        with aggregate.lock:
             self._check_turn(version.session_id, version.number, is_final=True)
             self._check_due(version)
             self._ledger.store_version(version)
-            desk.final_came.set()
+            aggregate.final_came.set()
 
     def _check_due(self, version: Version) -> None:
-        due_sat = self._desks.of(version.session_id).final_sat
+        due_sat = self._open.of(version.session_id).final_sat
         if due_sat == 0:
             raise VersionRefused("session_closed", "no final version is wanted (now)")
         if version.value_sat != due_sat:
@@ -268,7 +235,7 @@ class VersionIntake:
         """What the ledger holds, the live session counts: should it have been stored and its credit been in doubt."""
         newest = self._ledger.newest_version(session_id)
         if newest is not None:
-            self._sessions.credit_stored(session_id, newest.txid, newest.value_sat * MSAT_PER_SAT)
+            self._crediting.credit_stored(session_id, newest.txid, newest.value_sat * MSAT_PER_SAT)
 
 
 def rules_message(rules: OnchainRules) -> pb.OnchainRules:
