@@ -31,8 +31,7 @@ from harness.dear_trade import (
 from harness.wallet_books import check_books
 from pyln.client import RpcError
 
-from wattline.core.lightning.node import SendFailure
-from wattline.core.lightning.signing import signed_text
+from wattline.core.lightning.node import SendFailure, signed_text
 from wattline.core.tariff import cost_msat, worth_msat
 from wattline.regtest.lightningd import Node
 from wattline.regtest.scene import Scene

@@ -17,8 +17,7 @@ import pytest
 from harness.by_hand import HandCable, OpenRefusedError
 
 from wattline.core.lightning.cln import CoreLightning
-from wattline.core.lightning.node import SendFailure, SendStatus, SentPayment
-from wattline.core.lightning.signing import sign
+from wattline.core.lightning.node import SendFailure, SendStatus, SentPayment, sign
 from wattline.core.record import format_record
 from wattline.plugin.service import FIRST_MESSAGE_S, MAX_STREAMS
 from wattline.regtest.lightningd import Node

@@ -11,7 +11,7 @@ from harness.nodes import SOCKET, TrustingSigner
 from harness.stall import Stall
 from wattline.core.bitcoin.chain import TxOutput
 from wattline.core.errors import RetryError, StopError
-from wattline.core.lightning.signing import onchain_content, sign
+from wattline.core.lightning.node import onchain_content, sign
 from wattline.plugin.streams import Stream
 from wattline.v1 import charging_pb2 as pb
 

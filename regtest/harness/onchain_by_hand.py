@@ -11,8 +11,8 @@ from harness.by_hand import HandCable
 from wattline.core.bitcoin.address import script_of
 from wattline.core.bitcoin.chain import Outpoint, TxOutput
 from wattline.core.lightning.cln_onchain import CoreLightningFunds
+from wattline.core.lightning.node import onchain_content, sign
 from wattline.core.lightning.onchain import Base, WalletOutput
-from wattline.core.lightning.signing import onchain_content, sign
 from wattline.regtest.lightningd import Node
 from wattline.regtest.scene import Scene
 from wattline.regtest.waiting import DeadlineError, wait_until

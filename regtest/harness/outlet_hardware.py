@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from wattline.device.controller.state import RelayState
+from wattline.device.controller.client import RelayState
 from wattline.device.meters.reading import Reading
 
 POWER_MW = 1_000_000

@@ -36,9 +36,8 @@ from wattline.core.ledger.cable import CableAggregate, CableAggregateStatus, Cab
 from wattline.core.ledger.ledger import Ledger
 from wattline.core.lightning.cln import CoreLightning
 from wattline.core.lightning.cln_onchain import CoreLightningFunds
-from wattline.core.lightning.node import NodeInfo
+from wattline.core.lightning.node import NodeInfo, signed_text
 from wattline.core.lightning.onchain import WalletTx
-from wattline.core.lightning.signing import signed_text
 from wattline.core.payer import Payer
 from wattline.core.tariff import Tariff, cost_msat
 from wattline.device.meters.reading import Reading

@@ -34,8 +34,7 @@ from wattline.cli.cable_view import ending
 from wattline.core.errors import WattlineError
 from wattline.core.ids import encode_session_id
 from wattline.core.ledger.cable import CableSession
-from wattline.core.lightning.node import NodeInfo, SendFailure
-from wattline.core.lightning.signing import signed_text
+from wattline.core.lightning.node import NodeInfo, SendFailure, signed_text
 from wattline.core.tariff import Tariff, cost_msat
 from wattline.v1 import charging_pb2 as pb
 

@@ -13,8 +13,8 @@ from tests.cable.fakes import CABLE_NODE, SOCKET_NODE, FakeSigner, fake_signatur
 from wattline.core.bitcoin import address
 from wattline.core.bitcoin.chain import Outpoint, TxOutput
 from wattline.core.ledger.cable import CableAggregate, CableAggregateStatus
+from wattline.core.lightning.node import is_signed_by, onchain_content, signed_text
 from wattline.core.lightning.onchain import Base
-from wattline.core.lightning.signing import is_signed_by, onchain_content, signed_text
 from wattline.core.tariff import Tariff
 from wattline.v1 import charging_pb2 as pb
 

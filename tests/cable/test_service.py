@@ -6,8 +6,7 @@ from tests.cable.conftest import Bench
 from tests.cable.fakes import CABLE_NODE, SOCKET_NODE, FakeSigner, wait_for
 from wattline.cable.closing import StopWish
 from wattline.core.ledger.outgoing import Purpose
-from wattline.core.lightning.node import ChannelBalance
-from wattline.core.lightning.signing import is_signed_by
+from wattline.core.lightning.node import ChannelBalance, is_signed_by
 from wattline.core.tariff import Tariff
 from wattline.device.meters.reading import MeterError
 from wattline.v1 import charging_pb2 as pb

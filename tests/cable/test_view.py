@@ -10,7 +10,7 @@ from rich.console import Console
 from wattline.cable.closing import Summary, percentile
 from wattline.cable.policy.rhythm import Hold
 from wattline.cli.cable_view import LiveView, LogView, Snapshot, ending, picture
-from wattline.core.quantities import sat
+from wattline.core.text import sat
 
 SNAPSHOT = Snapshot(
     socket="a-socket-with-a-rather-long-name.example.org:9750",

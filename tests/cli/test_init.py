@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from tests.cli.command import run
 from wattline.cable.settings import CableSettings
-from wattline.cli.init_template import template
+from wattline.cli.init import template
 from wattline.core.settings import Settings, load_settings, models_in
 from wattline.plugin.settings import SocketSettings
 

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from tests.cli.command import run
 from wattline.cli.meter import Look, table
-from wattline.device.i2c.opening import open_bus
+from wattline.device.i2c.linux import open_bus
 from wattline.device.meters.reading import MeterError, Reading
 from wattline.device.simulator.control import SimulatedWorld
 from wattline.device.simulator.world import MeterFault

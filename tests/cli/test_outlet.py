@@ -20,7 +20,7 @@ from wattline.core.settings import load_settings
 from wattline.device.controller.client import GuardClient, spawn_guard
 from wattline.device.controller.plugin_starter import is_running, process_start_time
 from wattline.device.controller.settings import GuardSettings, ProcessSettings
-from wattline.device.i2c.opening import open_bus
+from wattline.device.i2c.linux import open_bus
 from wattline.device.relays.relay import RelayError
 from wattline.device.simulator.control import SimulatedWorld
 from wattline.device.simulator.world import MeterFault, RelayFault

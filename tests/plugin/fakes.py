@@ -38,14 +38,15 @@ from wattline.core.lightning.node import (
     SendFailure,
     SendStatus,
     SentPayment,
+    onchain_content,
+    signed_text,
 )
 from wattline.core.lightning.notes import LabelledPayment
-from wattline.core.lightning.signing import onchain_content, signed_text
 from wattline.core.record import PREIMAGE_TLV_TYPE, RECORD_TLV_TYPE, encode_bigsize, encode_tlv_stream
 from wattline.core.session.session import Session, opened
 from wattline.core.session.state import Method, State
 from wattline.core.settings import parse_settings
-from wattline.device.controller.state import RelayState
+from wattline.device.controller.client import RelayState
 from wattline.device.meters.reading import MeterError, Reading
 from wattline.device.relays.relay import RelayError
 from wattline.plugin.app import NodeParts, build

@@ -41,7 +41,7 @@ from wattline.core.clock import Clock
 from wattline.core.errors import RetryError, WattlineError
 from wattline.core.ledger.database import LedgerError, open_database
 from wattline.core.ledger.ledger import Ledger, open_ledger
-from wattline.core.lightning.signing import onchain_content, signed_text
+from wattline.core.lightning.node import onchain_content, signed_text
 from wattline.core.session.event import CableClosed
 from wattline.core.session.session import Session, Terms, opened
 from wattline.core.session.state import Method, State

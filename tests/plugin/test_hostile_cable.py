@@ -25,8 +25,7 @@ from tests.core.wire.messages import EVIL, SHAPES, TEXTS, either, fit, wild
 from tests.plugin.fakes import CABLE, SOCKET, Stall, hello, node_id, wait_until
 from tests.plugin.judged_node import SellingNode
 from tests.plugin.still_stall import Wallet
-from wattline.core.lightning.node import is_node_id
-from wattline.core.lightning.signing import onchain_content, signed_text
+from wattline.core.lightning.node import is_node_id, onchain_content, signed_text
 from wattline.core.wire.reading import admitted
 from wattline.plugin.limits import CountedLog
 from wattline.plugin.service import ChargingService

@@ -24,7 +24,7 @@ from tests.plugin.still_stall import (
 )
 from wattline.core.aggregate import MSAT_PER_SAT, AggregateStatus
 from wattline.core.bitcoin.chain import Tx
-from wattline.core.lightning.signing import sign, signed_text
+from wattline.core.lightning.node import sign, signed_text
 from wattline.core.session.event import CableLost, Tick
 from wattline.core.session.state import RefundStatus, State, StopReason
 from wattline.plugin.report import Report

@@ -16,7 +16,7 @@ from wattline.core.session.machine import restored
 from wattline.core.session.session import Session, Terms, opened
 from wattline.core.session.state import Method, State, StopReason
 from wattline.core.tariff import Tariff, cost_msat
-from wattline.device.controller.state import RelayState
+from wattline.device.controller.client import RelayState
 from wattline.device.meters.reading import MeterError, Reading
 from wattline.device.relays.relay import RelayError
 from wattline.plugin.outlet import OutletLoop

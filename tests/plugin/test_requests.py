@@ -26,8 +26,7 @@ from tests.plugin.fakes import (
 from tests.plugin.still_stall import Wallet
 from wattline.core.ledger.database import LedgerError
 from wattline.core.ledger.session_record import SessionRecord
-from wattline.core.lightning.node import NodeUnavailable
-from wattline.core.lightning.signing import signed_text
+from wattline.core.lightning.node import NodeUnavailable, signed_text
 from wattline.core.session.event import BooksClosed, CableClosed, CreditArrived, RefundOwed
 from wattline.core.session.machine import step
 from wattline.core.session.state import State

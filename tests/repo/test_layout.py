@@ -114,6 +114,17 @@ def test_what_runs_is_pinned_alike_for_users_and_for_tests() -> None:
     assert pins("requirements/run.txt") | pins("requirements/build.txt") <= pins("requirements/dev.txt")
 
 
+@pytest.mark.parametrize("page", sorted(path.name for path in [*CHECKOUT.glob("*.md"), *CHECKOUT.glob("docs/*.md")]))
+def test_every_source_that_a_page_names_is_there(page: str) -> None:
+    (text,) = [
+        path.read_text(encoding="utf-8") for path in (CHECKOUT / page, CHECKOUT / "docs" / page) if path.is_file()
+    ]
+    files = [f"/{path.relative_to(CHECKOUT).as_posix()}" for path in files_of_the_checkout()]
+    named = set(re.findall(r"`([a-z_/0-9]+\.py)`", text)) - {"wattline/__init__.py"}
+
+    assert [name for name in sorted(named) if not any(path.endswith(f"/{name}") for path in files)] == []
+
+
 def test_no_file_names_a_place_of_one_machine() -> None:
     found = [
         f"{path.relative_to(CHECKOUT)}: {match.group().decode()}"

@@ -41,11 +41,10 @@ from wattline.core.errors import RetryError
 from wattline.core.ledger.cable import CableSession
 from wattline.core.ledger.ledger import Ledger
 from wattline.core.ledger.outgoing import AlreadyPaying, Intent, Outgoing
-from wattline.core.lightning.node import CableNode, NodeInfo, NoRoute, SendStatus
+from wattline.core.lightning.node import CableNode, NodeInfo, NoRoute, SendStatus, sign
 from wattline.core.lightning.notes import LabelledPayment
 from wattline.core.lightning.onchain import PayingFunds
 from wattline.core.lightning.routes import FEE_PROBE_MSAT, FINAL_CLTV, least_msat
-from wattline.core.lightning.signing import sign
 from wattline.core.payer import Payer
 from wattline.core.record import Record, RecordError, parse_record
 from wattline.device.meters.reading import Meter, Reading

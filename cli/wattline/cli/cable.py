@@ -27,8 +27,7 @@ from wattline.cli.cable_check import Finding, Severity
 from wattline.cli.cable_check import check as run_check
 from wattline.cli.cable_view import LiveView, LogView, ending
 from wattline.cli.chart import Course
-from wattline.cli.error_line import tell_error
-from wattline.cli.interruption import LONGEST_S, handled
+from wattline.cli.command import LONGEST_S, handled, tell_error
 from wattline.cli.meter_config import cable_in
 from wattline.core.clock import WallWatch, since_boot_ns
 from wattline.core.errors import StopError, UsageError

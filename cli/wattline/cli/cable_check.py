@@ -36,8 +36,8 @@ from wattline.core.ledger.cable import CableAggregateStore
 from wattline.core.lightning.node import CableNode, NodeInfo
 from wattline.core.lightning.onchain import PayingFunds
 from wattline.core.lightning.routes import WaysOut, ways_out
-from wattline.core.quantities import power, sat
 from wattline.core.tariff import worth_msat
+from wattline.core.text import power, sat
 
 MS_PER_HOUR = 3_600_000
 

@@ -18,7 +18,7 @@ from rich.text import Text
 from wattline.cable.closing import Summary
 from wattline.cable.opening import Progress
 from wattline.cable.policy.rhythm import Hold
-from wattline.core.quantities import energy, power, sat
+from wattline.core.text import energy, power, sat
 
 log = logging.getLogger("wattline.cable")
 

@@ -10,7 +10,7 @@ from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
 from wattline.cable.opening import Listener, Progress
-from wattline.core.quantities import power, sat
+from wattline.core.text import power, sat
 
 BLOCKS, ASCII_BLOCKS = " ▁▂▃▄▅▆▇█", " .:#"
 """From nothing to a full cell."""

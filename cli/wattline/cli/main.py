@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from wattline.cli.error_line import tell_error
+from wattline.cli.command import tell_error
 from wattline.core.errors import UsageError, WattlineError
 
 VERBOSE = "--verbose"

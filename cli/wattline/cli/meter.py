@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from wattline.cli.interruption import LONGEST_S, interruptible
+from wattline.cli.command import LONGEST_S, interruptible
 from wattline.cli.meter_config import NamedMeter, meters_in
-from wattline.core.quantities import energy, power
+from wattline.core.text import energy, power
 from wattline.device.meters.opening import open_meter
 from wattline.device.meters.reading import Meter, MeterError, Reading
 

@@ -9,12 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from wattline.cli.interruption import interruptible
+from wattline.cli.command import interruptible
 from wattline.cli.meter import quantities
 from wattline.cli.meter_config import outlets_in
-from wattline.cli.outlet_found import find, put_back
 from wattline.cli.outlet_guard import check_not_beside_the_plugin, own_guard, relieve_left_over
-from wattline.cli.outlet_trial import Trial, try_out
+from wattline.cli.outlet_trial import Trial, find, put_back, try_out
 from wattline.core.errors import WattlineError
 from wattline.device.meters.reading import Reading
 from wattline.device.relays.relay import RelayError

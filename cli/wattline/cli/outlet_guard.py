@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from wattline.device.controller.client import GuardClient, spawn_guard
+from wattline.device.controller.client import GuardClient, GuardState, spawn_guard
 from wattline.device.controller.plugin_starter import is_running, process_start_time
 from wattline.device.controller.settings import GUARD_SOCKET, GuardSettings, ProcessSettings
-from wattline.device.controller.state import GuardState
 from wattline.device.relays.exclusion import check_unclaimed
 from wattline.device.relays.relay import RelayError
 from wattline.plugin.settings import OutletSettings

@@ -3,6 +3,7 @@
 Pure. What is escaped: control characters (C0, C1, DEL), line and paragraph separators, marks that turn the direction of
 writing (bidi), whatever has no width or no shape of its own, lone surrogates, and characters that Unicode has not
 assigned or leaves to private use. What is left stays on its line and is seen.
+Amounts, energy and power as people read them stand here, too.
 """
 
 from __future__ import annotations
@@ -71,3 +72,20 @@ def _escaped(code: int) -> str:
     if code <= 0xFF:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+def sat(amount_msat: int) -> str:
+    """An amount in sat with its msat as decimals: ``1 234.567 sat``."""
+    whole, rest = divmod(abs(amount_msat), 1000)
+    grouped = f"{whole:,}".replace(",", " ")
+    return f"{'-' if amount_msat < 0 else ''}{grouped}.{rest:03d} sat"
+
+
+def energy(energy_uwh: int) -> str:
+    """Energy in Wh, or kWh from 1 kWh on."""
+    return f"{energy_uwh / 1e6:.3f} Wh" if energy_uwh < 10**9 else f"{energy_uwh / 1e9:.4f} kWh"
+
+
+def power(power_mw: int) -> str:
+    """Power in W."""
+    return f"{power_mw / 1000:.1f} W"

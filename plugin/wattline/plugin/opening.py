@@ -14,8 +14,7 @@ from wattline.core.clock import Clock
 from wattline.core.ids import encode_session_id
 from wattline.core.ledger.ledger import Ledger
 from wattline.core.ledger.session_record import SessionRecord
-from wattline.core.lightning.node import Signer, is_node_id
-from wattline.core.lightning.signing import is_signed_by
+from wattline.core.lightning.node import Signer, is_node_id, is_signed_by
 from wattline.core.session.session import opened
 from wattline.core.session.state import Method, State
 from wattline.core.tariff import Tariff

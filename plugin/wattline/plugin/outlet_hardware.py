@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from wattline.core.clock import Clock
-from wattline.device.controller.client import GuardClient
-from wattline.device.controller.state import RelayState
+from wattline.device.controller.client import GuardClient, RelayState
 from wattline.device.meters.reading import MIN_VOLTAGE_MV, Meter, MeterError, Reading
 from wattline.device.relays.relay import RelayError
 

@@ -21,8 +21,7 @@ from wattline.core.ledger.ledger import Ledger
 from wattline.core.ledger.outgoing import Intent, IntentStatus, Purpose
 from wattline.core.ledger.payment import ORPHAN_REFUNDED, Booking
 from wattline.core.ledger.session_record import SessionRecord
-from wattline.core.lightning.node import NodeRefused, NodeUnavailable, SendStatus, Signer
-from wattline.core.lightning.signing import sign
+from wattline.core.lightning.node import NodeRefused, NodeUnavailable, SendStatus, Signer, sign
 from wattline.core.payer import FeeTooHigh, Payer
 from wattline.core.record import format_record
 from wattline.core.session.event import RefundKept, RefundOwed, RefundSent, WriteReceipt

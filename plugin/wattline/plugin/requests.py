@@ -10,8 +10,7 @@ import threading
 from wattline.core.clock import Clock
 from wattline.core.errors import RetryError, StopError
 from wattline.core.ledger.ledger import Ledger
-from wattline.core.lightning.node import Signer
-from wattline.core.lightning.signing import sign
+from wattline.core.lightning.node import Signer, sign
 from wattline.core.session.event import CableClosed, CableSeen
 from wattline.core.session.state import State
 from wattline.plugin.certificate import Identity

@@ -21,7 +21,7 @@ from wattline.core.lightning.node import is_node_id
 from wattline.core.session.session import Terms
 from wattline.core.settings import Settings
 from wattline.core.tariff import MAX_PRICE_MSAT, Tariff
-from wattline.device.i2c.opening import bus_name
+from wattline.device.i2c.linux import bus_name
 from wattline.device.meters.opening import MeterSettings
 from wattline.device.meters.reading import MIN_VOLTAGE_MV
 from wattline.device.relays.opening import RelaySettings, check_relays

@@ -17,8 +17,7 @@ from tests.core.ledger.samples import record, session_id
 from wattline.core.errors import UsageError
 from wattline.core.ledger.database import LedgerBusy, LedgerError, open_database
 from wattline.core.ledger.ledger import Ledger, open_ledger
-from wattline.core.ledger.migration import bring_up_to_date, statements_of_new
-from wattline.core.ledger.schema import SCHEMA_VERSION, metadata
+from wattline.core.ledger.schema import SCHEMA_VERSION, bring_up_to_date, metadata, statements_of_new
 
 
 class Interruption(Exception):

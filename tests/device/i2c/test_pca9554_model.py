@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from wattline.device.simulator.pca9554 import CONFIGURATION, INPUT, OUTPUT, POLARITY, Pca9554Model
+from wattline.device.simulator.expanders import CONFIGURATION, INPUT, OUTPUT, POLARITY, Pca9554Model
 
 
 def register(chip: Pca9554Model, address: int) -> int:

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from wattline.device.simulator import ina219, ina226
-from wattline.device.simulator.ina219 import Ina219Model
-from wattline.device.simulator.ina226 import Ina226Model
-from wattline.device.simulator.power_monitor import CALIBRATION, CONFIG, CURRENT, POWER, VBUS, VSHUNT, PowerMonitorModel
+from wattline.device.simulator import power_monitors as ina219
+from wattline.device.simulator import power_monitors as ina226
+from wattline.device.simulator.power_monitors import (
+    CALIBRATION,
+    CONFIG,
+    CURRENT,
+    POWER,
+    VBUS,
+    VSHUNT,
+    Ina219Model,
+    Ina226Model,
+    PowerMonitorModel,
+)
 
 SECOND = 1_000_000_000
 

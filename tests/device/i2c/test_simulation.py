@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from wattline.device.i2c.bus import BusError
-from wattline.device.i2c.opening import check_bus_spec, open_bus
+from wattline.device.i2c.linux import check_bus_spec, open_bus
 from wattline.device.i2c.simulated import Place
 from wattline.device.simulator.control import SimulatedWorld
 from wattline.device.simulator.world import MeterFault

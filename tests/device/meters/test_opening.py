@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter
 
-from wattline.device.i2c.opening import open_bus
+from wattline.device.i2c.linux import open_bus
 from wattline.device.meters.ina228_calibration import Ina228Settings
 from wattline.device.meters.opening import MeterSettings, open_meter
 from wattline.device.meters.reading import MeterError

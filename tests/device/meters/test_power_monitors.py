@@ -11,7 +11,7 @@ from wattline.device.i2c.bus import BusError
 from wattline.device.meters.reading import MeterError, Reading
 from wattline.device.meters.sampling import SampledMeter
 from wattline.device.meters.trust import TrustedMeter
-from wattline.device.simulator.power_monitor import CALIBRATION, CONFIG
+from wattline.device.simulator.power_monitors import CALIBRATION, CONFIG
 from wattline.device.simulator.world import EXPANDER, MeterFault, WorldBus
 
 CHIPS = {"ina226": 0x48, "ina219": 0x4A}

@@ -21,7 +21,7 @@ from wattline.core.unixsocket import connect_unix
 from wattline.device.controller.client import GuardClient, guard_for, spawn_guard
 from wattline.device.controller.plugin_starter import is_running, process_start_time
 from wattline.device.controller.settings import GuardSettings, LightningdSettings
-from wattline.device.i2c.opening import open_bus
+from wattline.device.i2c.linux import open_bus
 from wattline.device.relays.relay import RelayError
 from wattline.device.simulator.control import SimulatedWorld
 from wattline.device.simulator.world import RelayFault, Switching

@@ -27,8 +27,7 @@ from wattline.cable.policy.offer import Offer, OfferedOutlet, OfferError
 from wattline.cable.settings import SocketAddress
 from wattline.core.aggregate import OnchainRules
 from wattline.core.errors import RetryError, StopError
-from wattline.core.lightning.node import Signer
-from wattline.core.lightning.signing import is_signed_by
+from wattline.core.lightning.node import Signer, is_signed_by
 from wattline.core.tariff import Tariff
 from wattline.core.text import printable
 from wattline.core.wire.reading import OutOfRange, admitted

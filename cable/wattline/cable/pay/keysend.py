@@ -15,8 +15,8 @@ from wattline.core.errors import WattlineError
 from wattline.core.ledger.outgoing import Intent, IntentStatus, Outgoing, Purpose
 from wattline.core.lightning.node import Journal, SendStatus
 from wattline.core.payer import BelowMinimum, FeeTooHigh, Outcome, Payer
-from wattline.core.quantities import sat
 from wattline.core.record import DESCRIPTION_PREFIX, format_record
+from wattline.core.text import sat
 
 PURPOSE = Purpose.INCREMENT
 

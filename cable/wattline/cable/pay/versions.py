@@ -17,9 +17,8 @@ from wattline.core.bitcoin.psbt import unsigned_tx
 from wattline.core.clock import Moment
 from wattline.core.errors import StopError, WattlineError
 from wattline.core.ledger.cable import CableAggregate, CableAggregateStatus, CableAggregateStore
-from wattline.core.lightning.node import CableNode, NodeRefused
+from wattline.core.lightning.node import CableNode, NodeRefused, onchain_content, sign
 from wattline.core.lightning.onchain import RESERVE_BLOCKS, Base, PayingFunds
-from wattline.core.lightning.signing import onchain_content, sign
 
 RENEW_BLOCKS = RESERVE_BLOCKS // 2
 """The inputs are reserved anew after so many blocks."""

@@ -25,16 +25,16 @@ from wattline.core.aggregate_step import (
 )
 from wattline.core.bitcoin.chain import Outpoint
 from wattline.core.errors import StopError
-from wattline.core.ledger.aggregate_record import (
+from wattline.core.ledger.aggregate_version import (
+    VersionStore,
     aggregate_values,
     find_aggregate,
     find_held,
     read_aggregate,
     write_aggregate,
 )
-from wattline.core.ledger.aggregate_version import VersionStore
+from wattline.core.ledger.database import Store
 from wattline.core.ledger.schema import aggregate_versions, aggregates, refused_cables, refused_inputs, sessions
-from wattline.core.ledger.store import Store
 from wattline.core.session.state import State
 
 

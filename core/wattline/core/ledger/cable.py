@@ -20,9 +20,8 @@ from wattline.core.checks import check_whole
 from wattline.core.clock import Moment
 from wattline.core.errors import StopError
 from wattline.core.ledger import boots
-from wattline.core.ledger.database import LedgerError
+from wattline.core.ledger.database import LedgerError, Store
 from wattline.core.ledger.schema import cable_aggregates, cable_sessions
-from wattline.core.ledger.store import Store
 from wattline.core.tariff import Tariff
 
 _TOKEN = re.compile(r"[0-9a-f]{64}")

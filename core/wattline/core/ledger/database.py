@@ -19,7 +19,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 
 from wattline.core.errors import RetryError, StopError, UsageError
-from wattline.core.ledger.migration import bring_up_to_date
+from wattline.core.ledger.schema import bring_up_to_date
 from wattline.core.ownership import ForeignFile, check_folder
 
 _READING = "wattline_reading"
@@ -228,3 +228,11 @@ def _named(error: DBAPIError, name: str) -> LedgerError | LedgerBusy:
         return LedgerBusy("ledger_busy", f"{name}: another process keeps the database locked")
     code = _SQLITE_CODES.get(primary, "ledger_failed")
     return LedgerError(code, f"{name}: {_SQLITE_MESSAGES[code]}: {cause}")
+
+
+class Store:
+    """A part of the ledger, by concern. Every method is a unit of work of its own, or a part of the caller's; each may
+    raise LedgerBusy and LedgerError."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database

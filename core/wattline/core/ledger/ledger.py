@@ -10,8 +10,7 @@ from types import TracebackType
 from wattline.core.ledger.aggregate import AggregateStore
 from wattline.core.ledger.cable import CableAggregateStore, CableSessionStore
 from wattline.core.ledger.database import Database, open_database
-from wattline.core.ledger.document import DocumentStore
-from wattline.core.ledger.history import EventStore, ReportStore, TariffStore
+from wattline.core.ledger.history import DocumentStore, EventStore, ReportStore, TariffStore
 from wattline.core.ledger.outgoing import Outgoing
 from wattline.core.ledger.payment import PaymentStore
 from wattline.core.ledger.session_record import SessionStore

@@ -18,8 +18,8 @@ from wattline.core.checks import NODE_ID, check_hex32, check_whole
 from wattline.core.clock import Moment
 from wattline.core.errors import StopError
 from wattline.core.ledger import boots
+from wattline.core.ledger.database import Store
 from wattline.core.ledger.schema import intents
-from wattline.core.ledger.store import Store
 
 
 class Purpose(StrEnum):

@@ -12,8 +12,8 @@ from sqlalchemy import Connection, Row, exists, func, insert, select, update
 from sqlalchemy.sql import ColumnElement
 
 from wattline.core.errors import StopError
+from wattline.core.ledger.database import Store
 from wattline.core.ledger.schema import events, journal_cursor, payments, sessions
-from wattline.core.ledger.store import Store
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 ORPHAN_REFUNDED, ORPHAN_KEPT = "orphan_refunded", "orphan_kept"

@@ -12,9 +12,9 @@ from sqlalchemy.sql import ColumnElement
 
 from wattline.core.aggregate import MSAT_PER_SAT
 from wattline.core.errors import StopError
+from wattline.core.ledger.database import Store
 from wattline.core.ledger.payment import Kind
 from wattline.core.ledger.schema import aggregate_versions, aggregates, payments, receipts, sessions, statements
-from wattline.core.ledger.store import Store
 from wattline.core.session.session import Account, Session, Terms
 from wattline.core.session.state import Method, RefundStatus, State, StopReason
 from wattline.core.tariff import Tariff

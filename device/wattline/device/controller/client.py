@@ -1,6 +1,5 @@
-"""The guard's client: it holds relays closed by renewing leases.
-
-Starting a guard, and finding the one that runs.
+"""The guard's client: it starts a guard or finds the one that runs, holds relays closed by renewing leases, and reads
+what the guard knows of relays.
 """
 
 from __future__ import annotations
@@ -13,13 +12,63 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from wattline.core.unixsocket import connect_unix
 from wattline.device.controller.settings import GuardSettings
-from wattline.device.controller.state import GuardState, RelayState
 from wattline.device.relays.relay import RelayError
+
+
+@dataclass(frozen=True, slots=True)
+class RelayState:
+    """One relay as the guard last saw it."""
+
+    outlet_id: str
+    closed: bool
+    """As read back from the hardware; True as well while that is not known, which is the worst it can be."""
+    confirmed: bool
+    """The hardware has said so since it was last switched."""
+    at_ms: int
+    """Monotonic clock of the machine when it was seen."""
+    lease_ends_ms: int | None
+    """Until when it is held closed at the most, on the same clock; None when nobody holds it."""
+    fault: str
+    """What is wrong with it, for people; empty when nothing is."""
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Self:
+        """From JSON. Raises TypeError, KeyError."""
+        return cls(**values)
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class GuardState:
+    """The guard and all its relays."""
+
+    pid: int
+    fingerprint: str
+    """Of the settings with which it was started: another one guards other relays."""
+    leaving: bool
+    """It ends as soon as every relay is confirmed open."""
+    held: bool
+    """A client is connected that has taken the guard."""
+    plugin_starts: int
+    """How often it has tried to start the plugin since a client last lived for long."""
+    relays: tuple[RelayState, ...]
+
+    @classmethod
+    def of(cls, values: dict[str, Any]) -> Self:
+        """From JSON. Raises TypeError, KeyError."""
+        return cls(**{**values, "relays": tuple(RelayState.of(item) for item in values["relays"])})
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
 
 TIMEOUT_S = 2.0
 

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from wattline.device.controller.state import RelayState
+from wattline.device.controller.client import RelayState
 from wattline.device.relays.opening import RelaySettings
 from wattline.device.relays.relay import Relay, RelayError
 

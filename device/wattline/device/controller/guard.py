@@ -36,11 +36,10 @@ from wattline.core.errors import UsageError
 from wattline.core.ownership import check_folder, open_own
 from wattline.core.settings import parse_settings, read_text
 from wattline.core.unixsocket import listen_unix
-from wattline.device.controller.client import GuardClient
+from wattline.device.controller.client import GuardClient, GuardState
 from wattline.device.controller.contacts import Contacts
 from wattline.device.controller.plugin_starter import PluginStarter, is_running
 from wattline.device.controller.settings import GuardSettings
-from wattline.device.controller.state import GuardState
 from wattline.device.relays.exclusion import claimed
 from wattline.device.relays.opening import Expanders, open_relay
 from wattline.device.relays.relay import RelayError

@@ -1,4 +1,6 @@
-"""The I2C buses of a Linux machine (``/dev/i2c-N``) through smbus2."""
+"""The I2C buses of a Linux machine (``/dev/i2c-N``) through smbus2, and from the ``bus`` of a configuration file
+to a bus, real or simulated.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,8 @@ from typing import Any, Protocol, TypeVar
 
 from smbus2 import SMBus, i2c_msg
 
-from wattline.device.i2c.bus import BusError
+from wattline.device.i2c.bus import BusError, I2CBus
+from wattline.device.i2c.simulated import Place, SimulatedBus
 
 T = TypeVar("T")
 
@@ -122,3 +125,32 @@ class LinuxBus:
 def _swapped(word: int) -> int:
     """SMBus sends the low byte of a word first, the chips their high byte: this is the one place that swaps."""
     return (word & 0xFF) << 8 | word >> 8
+
+
+HIGHEST_BUS = 255
+
+
+def open_bus(spec: int | str) -> I2CBus:
+    """Bus N of the machine for an int; a simulated one for ``"sim:PROFILE"`` or ``"sim:PROFILE/INSTANCE"``.
+
+    Raises BusError when it cannot be opened, ValueError when ``spec`` is no such thing.
+    """
+    check_bus_spec(spec)
+    if isinstance(spec, int):
+        return LinuxBus(spec)
+    return SimulatedBus(Place.of(spec))
+
+
+def bus_name(spec: int | str) -> int | str:
+    """``spec`` as every other way to write the same bus becomes, too. Raises ValueError when it names none."""
+    return spec if isinstance(spec, int) else Place.of(spec).spec
+
+
+def check_bus_spec(spec: int | str) -> int | str:
+    """``spec`` itself when it names a bus. Raises ValueError saying what is allowed."""
+    if isinstance(spec, int):
+        if not 0 <= spec <= HIGHEST_BUS:
+            raise ValueError(f"bus {spec}: the number of an I2C bus is 0 to {HIGHEST_BUS}")
+        return spec
+    Place.of(spec)
+    return spec

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from wattline.core.settings import Settings
 from wattline.device.i2c.bus import BusError, I2CBus, Register
-from wattline.device.i2c.opening import check_bus_spec
+from wattline.device.i2c.linux import check_bus_spec
 from wattline.device.meters.reading import MeterError
 
 T = TypeVar("T")

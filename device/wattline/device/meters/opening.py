@@ -7,7 +7,7 @@ from typing import Annotated, TypeAlias
 from pydantic import Discriminator
 
 from wattline.device.i2c.bus import BusError, I2CBus
-from wattline.device.i2c.opening import open_bus
+from wattline.device.i2c.linux import open_bus
 from wattline.device.meters.ina219 import Ina219Settings, open_ina219
 from wattline.device.meters.ina226 import Ina226Settings, open_ina226
 from wattline.device.meters.ina228 import Ina228

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from wattline.core.settings import Settings
 from wattline.device.i2c.bus import BusError, I2CBus
-from wattline.device.i2c.opening import check_bus_spec
+from wattline.device.i2c.linux import check_bus_spec
 from wattline.device.relays.relay import RelayError
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from typing import Annotated, TypeAlias
 from pydantic import Discriminator
 
 from wattline.device.i2c.bus import BusError, I2CBus
-from wattline.device.i2c.opening import bus_name, open_bus
+from wattline.device.i2c.linux import bus_name, open_bus
 from wattline.device.relays.expander import Expander, ExpanderRelay, ExpanderSettings
 from wattline.device.relays.gpio import GpioRelay, GpioRelaySettings, found_closed
 from wattline.device.relays.pca9554 import Pca9554, Pca9554RelaySettings

@@ -9,11 +9,9 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from wattline.device.i2c.bus import BusError
-from wattline.device.simulator.ina219 import Ina219Model
-from wattline.device.simulator.ina226 import Ina226Model
+from wattline.device.simulator.expanders import Pca9554Model, Pcf8574Model
 from wattline.device.simulator.ina228 import Ina228Model
-from wattline.device.simulator.pca9554 import Pca9554Model
-from wattline.device.simulator.pcf8574 import Pcf8574Model
+from wattline.device.simulator.power_monitors import Ina219Model, Ina226Model
 from wattline.device.simulator.profile import LoadTime, Scenery, load_of
 
 CIRCUITS = 4

@@ -17,9 +17,8 @@ from wattline.core.bitcoin.chain import Chain, ChainRefused, ChainUnavailable, N
 from wattline.core.bitcoin.psbt import finalized_psbt, signed_tx
 from wattline.core.ledger.database import LedgerError
 from wattline.core.ledger.ledger import Ledger
-from wattline.core.lightning.node import Signer
+from wattline.core.lightning.node import Signer, is_signed_by, onchain_content
 from wattline.core.lightning.onchain import ReceivingFunds
-from wattline.core.lightning.signing import is_signed_by, onchain_content
 from wattline.core.version_check import Proven
 from wattline.plugin.certificate import Identity
 from wattline.plugin.crediting import Crediting

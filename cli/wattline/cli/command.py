@@ -1,11 +1,22 @@
-"""Commands that a signal ends in good order."""
+"""What commands have in common: how an error looks, and ending in good order on a signal."""
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+import typer
+
+
+def tell_error(text: str) -> None:
+    """``text`` is the code and what there is to say of it: ``config_missing: x.toml: no such file``."""
+    # Where nobody can be told, the exit status still says it.
+    with contextlib.suppress(OSError):
+        typer.echo(f"wattline: error: {' '.join(text.split())}", err=True)
+
 
 LONGEST_S = 10 * 365 * 86_400
 """What runs until it is interrupted may be told to end by itself, after ten years at the latest."""
