@@ -73,7 +73,7 @@ demo: $(VENV)/.running ## Toast a slice of bread: socket, cable and payments on 
 	$(BIN)/wattline demo $(DEMO_ARGS)
 
 .PHONY: lint
-lint: types style imports protocol ## Check style, types, import rules, sizes and the protocol, without running tests
+lint: types style imports counts protocol ## Check style, types, import rules, sizes and the protocol, without running tests
 
 .PHONY: types
 types: $(VENV)/.installed

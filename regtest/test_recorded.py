@@ -29,7 +29,7 @@ OTHER_CALLS = ("wattline/core/bitcoin/", "wattline/device/i2c/simulated.py", "wa
 PASSES_ON = {"wattline/core/lightning/rpc.py"}
 """Where the method that is called is a variable."""
 ANY_ERROR = "errors"
-ANSWERS = {"getroutes", "listinvoices", "listsendpays", "waitanyinvoice", "waitsendpay"}
+ANSWERS = {"getroutes", "listinvoices", "listsendpays", "waitsendpay"}
 READERS: Mapping[str, set[str]] = {
     "wattline/core/lightning/cln.py": ANSWERS | {"listpeerchannels", ANY_ERROR},
     "wattline/core/lightning/cln_onchain.py": {"feerates", "listfunds", "listtransactions", ANY_ERROR},

@@ -269,12 +269,6 @@ class FakeLightning(FakeSigner):
         self._check()
         return [row for row in self.invoices if row.updated_index > updated_index][:limit]
 
-    def wait_paid(self, pay_index: int, timeout_s: float) -> int | None:
-        del timeout_s
-        return max(
-            (row.pay_index for row in self.invoices if row.pay_index and row.pay_index > pay_index), default=None
-        )
-
     def receive(self, description: str, amount_msat: int) -> None:
         number = len(self.invoices) + 1
         self.invoices.append(

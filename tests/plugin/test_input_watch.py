@@ -606,7 +606,7 @@ def test_a_coin_that_is_gone_without_a_spender_ends_the_session_and_accuses_nobo
     stall.chain.mine()
     assert stall.look()
     assert stall.session(session).stop_reason is StopReason.INPUT_GONE
-    assert not stall.session(session).relay_held
+    assert stall.session(session).state is not State.DELIVERING
     assert stall.ledger.refused_cable(CABLE) is None
 
 

@@ -105,7 +105,6 @@ JUDGE: dict[str, Callable[[Mapping[str, Any]], bool]] = {
     "signpsbt": lambda p: is_psbt(p["psbt"]),
     "unreserveinputs": lambda p: is_psbt(p["psbt"]) and is_amount(p["reserve"], 2**31),
     "utxopsbt": lambda p: all(is_outpoint(item) for item in p["utxos"]) and 0 < len(p["utxos"]) <= 1_000,
-    "waitanyinvoice": lambda p: is_amount(p["lastpay_index"], 2**63) and is_amount(p["timeout"], 2**31),
     "waitsendpay": lambda p: is_hex(p["payment_hash"], 32) and is_amount(p["timeout"], 2**31),
     "withdraw": lambda p: is_address(p["destination"]) and all(is_outpoint(item) for item in p["utxos"]),
 }

@@ -253,7 +253,7 @@ def test_a_failure_whose_reason_is_lost_is_unknown(server: FakeLightningd, node:
     server.error("waitsendpay", rpc_code, "Payment failure reason unknown")
     failure = node.wait(HASH, 1)
     assert isinstance(failure, SendFailure)
-    assert (failure.code, failure.at_destination, failure.transient) == ("unknown", False, True)
+    assert (failure.code, failure.at_destination) == ("unknown", False)
 
 
 def test_waiting_for_a_payment_that_was_never_made_is_refused(server: FakeLightningd, node: CoreLightning) -> None:
@@ -346,16 +346,6 @@ def test_the_journal_is_read_from_behind_the_cursor(server: FakeLightningd, node
     assert server.params("listinvoices") == {"index": "updated", "start": 8, "limit": 50}
     assert rows[0] == PaidInvoice(8, 4, "keysend-1.2", f"keysend: {RECORD}", HASH, 5000, 1700000000, True)
     assert rows[1] == PaidInvoice(9, None, "x", "", "00" * 32, 0, 0, False)
-
-
-def test_waiting_for_the_next_paid_invoice_tells_its_index_or_nothing(
-    server: FakeLightningd, node: CoreLightning
-) -> None:
-    server.result("waitanyinvoice", {"pay_index": 5})
-    assert node.wait_paid(4, 0.5) == 5
-    assert server.params("waitanyinvoice") == {"lastpay_index": 4, "timeout": 1}
-    server.error("waitanyinvoice", 904, "Timed out")
-    assert node.wait_paid(5, 0) is None
 
 
 @pytest.mark.parametrize(

@@ -150,7 +150,6 @@ def test_hashes_texts_and_numbers_have_their_form(text: str, number: int, other:
         lambda: node.sent(text),
         lambda: node.wait(text, number),
         lambda: node.paid_since(number, other),
-        lambda: node.wait_paid(number, other),
     ):
         with ours():
             call()

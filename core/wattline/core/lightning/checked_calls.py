@@ -136,7 +136,6 @@ CALLS: Mapping[str, Mapping[str, Check]] = {
         "locktime": one_of(0),
         "reserve": _BLOCKS,
     },
-    "waitanyinvoice": {"lastpay_index": _INDEX, "timeout": _SECONDS},
     "waitsendpay": {"payment_hash": _HASH, "timeout": _SECONDS, "partid": one_of(0), "groupid": one_of(1)},
     "withdraw": {
         "destination": is_address,

@@ -235,17 +235,6 @@ class CoreLightning:
         with reading("listinvoices"):
             return [paid_invoice_of(row) for row in answer["invoices"]]
 
-    def wait_paid(self, pay_index: int, timeout_s: float) -> int | None:
-        seconds = max(0, math.ceil(timeout_s))
-        try:
-            row = self.rpc.call("waitanyinvoice", {"lastpay_index": pay_index, "timeout": seconds}, takes_s=seconds)
-        except RpcRefused as error:
-            if error.rpc_code == 904:
-                return None
-            raise
-        with reading("waitanyinvoice"):
-            return int(row["pay_index"])
-
     def autoclean_paid_age_s(self) -> int | None:
         """After how many seconds autoclean deletes paid invoices (the journal); None when it never does."""
         return self._autoclean_age_s("autoclean-paidinvoices-age")

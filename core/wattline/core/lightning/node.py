@@ -126,9 +126,6 @@ class SentPayment:
 
 
 # BOLT #4, "Failure Messages": those by which a destination says that it does not want the payment as it is.
-_REFUSALS = frozenset(
-    {"incorrect_or_unknown_payment_details", "required_node_feature_missing", "permanent_node_failure"}
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,13 +137,6 @@ class SendFailure:
     message: str
     at_destination: bool
     """The destination itself refused it; another route will not help."""
-
-    @property
-    def transient(self) -> bool:
-        """Whether a later payment may well pass: the way was blocked, or the destination was just starting (it then
-        answers ``invalid_onion_payload`` or ``temporary_node_failure``). False when the destination, asked properly,
-        does not want this payment."""
-        return self.code not in _REFUSALS
 
 
 @dataclass(frozen=True, slots=True)

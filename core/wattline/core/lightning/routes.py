@@ -11,7 +11,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from wattline.core.errors import RetryError
 from wattline.core.lightning.node import ChannelBalance, NoRoute, Route, Wallet
@@ -26,13 +25,6 @@ DOUBLINGS = 10
 """How far above an amount without a route the smallest one with a route is looked for."""
 LOOK_AGAIN_S = 5.0
 """How often that is done for one destination."""
-
-
-class RouteFinder(Protocol):
-    """A node, as far as it finds ways."""
-
-    def find_route(self, destination: str, amount_msat: int, maxfee_msat: int, final_cltv: int) -> Route:
-        """Raises NoRoute, NodeUnavailable."""
 
 
 class FeeTooHigh(RetryError):
@@ -55,7 +47,7 @@ class BelowMinimum(RetryError):
         self.least_msat = least_msat
 
 
-def least_msat(wallet: RouteFinder, destination: str, amount_msat: int) -> int | None:
+def least_msat(wallet: Wallet, destination: str, amount_msat: int) -> int | None:
     """For an amount without a route: about the smallest larger one that has one, whatever its fee. None when the amount
     is too large, not too small, or nothing gets through. Raises NodeUnavailable, NodeRefused."""
 

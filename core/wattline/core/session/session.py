@@ -205,11 +205,6 @@ class Session:
             raise self._invalid(f"state {self.state} with refund status {self.refund_status}")
 
     @property
-    def relay_held(self) -> bool:
-        """Whether the relay is to be closed."""
-        return self.state is State.DELIVERING
-
-    @property
     def takes_credit(self) -> bool:
         """Whether CreditArrived is welcome: until the refund was issued or the session is CLOSED. (New payments are
         better refused as soon as the state is not live.)"""
