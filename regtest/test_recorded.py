@@ -41,6 +41,8 @@ READERS: Mapping[str, set[str]] = {
 }
 """Who reads what a node says, and whose answers or messages. A function that asks itself reads what it asked for."""
 NOT_RECORDED = {
+    # Of what we answer ourselves.
+    ("wattline/plugin/main.py", "error"),
     # What an older lightningd calls node_id_out and cltv_in.
     ("wattline/core/lightning/rpc.py", "next_node_id"),
     ("wattline/core/lightning/rpc.py", "delay"),

@@ -17,7 +17,7 @@ def subpackages() -> dict[str, Path]:
         f"wattline.{folder.name}": folder
         for root in SOURCE_ROOTS
         for folder in sorted((CHECKOUT / root / "wattline").iterdir())
-        if folder.is_dir() and folder.name != "__pycache__"
+        if any(path.parent.name != "__pycache__" for path in folder.rglob("*.py*") if path.suffix in (".py", ".pyi"))
     }
 
 
