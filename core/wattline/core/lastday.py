@@ -1,4 +1,4 @@
-"""What of the last 24 hours is, by the boots of the machine: budgets of a day.
+"""What is of the last 24 hours, reckoned by the boots of the machine: for budgets of a day.
 
 Pure. Within one boot durations are exact. Across boots only the wall clock tells how long the machine was off, as far
 as it was set: a machine without a clock chip starts in 1970, or where it was left. Where it was not, only the time

@@ -196,9 +196,8 @@ class AggregateStore(VersionStore, RefusalStore):
         """Decide that nothing is broadcast, because nothing is owed: OPEN becomes VOID, and all versions but the newest
         are forgotten, which cost nobody anything. The first decision stands: the aggregate as it is then."""
         with self._database.unit() as connection:
-            before = find_held(connection, session_id)
             after = self._step(session_id, Voided(str(reason), at))
-            if after != before:
+            if after.aggregate.status is AggregateStatus.VOID:
                 columns = aggregate_versions.c
                 kept = [version.number for version in after.versions]
                 others = (columns.session_id == session_id) & columns.number.not_in(kept)

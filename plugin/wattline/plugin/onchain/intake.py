@@ -108,8 +108,7 @@ class VersionIntake:
 
     def hand_over(self, session_id: str, message: pb.AggregateVersion) -> pb.VersionAccepted:
         """Take a version: checked, stored, credited. Raises VersionRefused."""
-        aggregate = self._ledger.aggregate(session_id)
-        if aggregate is None:
+        if self._ledger.aggregate(session_id) is None:
             raise VersionRefused("not_invited", "ask for an address first (OnchainRequest)")
         if not 0 < message.number < 2**31:
             raise VersionRefused("bad_version", f"versions are numbered from 1 on, not {message.number}")
@@ -118,7 +117,7 @@ class VersionIntake:
         except NotATransaction as error:
             raise VersionRefused("not_signed", error.message) from error
         try:
-            version = self._take(aggregate, message.number, tx, is_final=message.is_final)
+            version = self._take(session_id, message.number, tx, is_final=message.is_final)
         except (ChainUnavailable, ChainRefused) as error:
             raise VersionRefused("onchain_unavailable", "the socket cannot look at the chain just now") from error
         except LedgerError as error:
@@ -145,10 +144,9 @@ class VersionIntake:
         if reason is not None:
             raise VersionRefused("not_invited", f"this socket takes nothing on the chain from that cable: {reason}")
 
-    def _take(self, aggregate: Aggregate, number: int, tx: Tx, *, is_final: bool) -> Version:
+    def _take(self, session_id: str, number: int, tx: Tx, *, is_final: bool) -> Version:
         """The chain is asked while the aggregate is not locked: a bitcoind that hangs holds up this version,
         and neither the session's end nor the watch."""
-        session_id = aggregate.session_id
         with self._open.of(session_id).lock:
             known = self._ledger.version(session_id, number)
             if known is not None and known.txid == tx.txid:
